@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * abi.h - the one boundary between C and Lua: every struct, enum and function that Lua may see.
+ *
+ * The build preprocesses this file (with TW_CDEF defined, so no #include and no attribute
+ * survives) and embeds the text as the FFI cdef of every Lua VM; sizes and offsets are asserted
+ * on both sides. No DPDK, libbpf or Lua type may appear here.
+ *
+ * Conventions: functions return 0 or a negative errno (or NULL) and leave a sentence in
+ * tw_error(): what, which value, why, what to do. Sizes are bytes, times are nanoseconds of
+ * the monotonic clock unless a name says otherwise.
+ */
+#pragma once
+
+#ifndef TW_CDEF
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#define TW_ALIGNED(n) __attribute__((aligned(n)))
+#endif
+
+/* ABI version: bump with every incompatible change; the Lua half refuses another one. */
+enum { TW_ABI_VERSION = 1 };
+
+enum tw_limit {
+	TW_BURST_MAX = 64,     /* packets per burst */
+	TW_PORTS_MAX = 64,     /* ports per instance */
+	TW_CHAINS_MAX = 32,    /* chains per instance */
+	TW_STAGES_MAX = 24,    /* NFs per chain; stage TW_STAGE_ENGINE is the engine itself */
+	TW_STAGE_ENGINE = 23,  /* accounting slot for drops decided by the engine (tx full, ...) */
+	TW_REASONS_MAX = 192,  /* distinct drop reasons per instance */
+	TW_LCORES_MAX = 64,    /* lcore threads per instance */
+	TW_RINGS_MAX = 32,     /* rings between chains per instance */
+	TW_NAME_LEN = 48,      /* names, NUL included */
+	TW_PORT_NONE = 0xffff, /* "no port" in tw_pkt.out */
+};
+
+/* What happens to a packet. tw_pkt.verdict = kind | argument << 8. */
+enum tw_verdict {
+	TW_NEXT = 0,  /* no verdict yet: the next NF */
+	TW_DROP = 1,  /* argument: reason id (tw_reason_id) */
+	TW_PORT = 2,  /* argument: port index */
+	TW_FLOOD = 3, /* one copy to every port of the chain but the ingress port */
+	TW_PASS = 4,  /* to the kernel stack (the port's exception path) */
+	TW_PUNT = 5,  /* to punt() of the NF at tw_pkt.stage, after the burst, same lcore */
+	TW_HOLD = 6,  /* argument: hold queue slot; kept by C until released or timed out */
+	TW_SINK = 7,  /* end of the chain: to tw_pkt.out if set, else the chain's sink */
+};
+
+/* One packet of a burst as Lua sees it. Filled by C, verdict read back by C. */
+struct tw_pkt {
+	uint8_t *data;    /* first byte of the frame; moves with tw_pkt_adjust_head() */
+	uint32_t len;     /* frame length in bytes, all of it linear at data */
+	uint32_t verdict; /* enum tw_verdict | argument << 8 */
+	uint16_t port;    /* index of the ingress port */
+	uint16_t out;     /* index of the egress port chosen so far, or TW_PORT_NONE */
+	uint32_t hash;    /* RSS hash of the device, 0 when it has none */
+	uint32_t mark;    /* user metadata carried along the chain, 0 at ingress */
+	uint16_t stage;   /* index in the chain of the NF that gave the verdict */
+	uint16_t resume;  /* stage to resume at (punt, release of a held packet) */
+	void *mbuf;       /* owned by C; opaque to Lua */
+	uint64_t key;      /* hold key (TW_HOLD) */
+	uint64_t reserved;
+};
+
+/* The burst a VM works on; one per lcore VM, its address is given to Lua at build time. */
+struct tw_burst {
+	uint64_t now;     /* monotonic ns, taken once per burst */
+	uint32_t count;   /* packets in pkts[] */
+	uint32_t stage;   /* NF being run: written by the chain before each NF, read by the fence */
+	uint32_t index;   /* packet being run by resume/punt */
+	uint16_t chain;   /* index of the chain being run */
+	uint16_t lcore;   /* slot of the lcore */
+	struct tw_pkt pkts[TW_BURST_MAX];
+};
+
+/* ---- counters: shared memory, one writer per word, read by `top` without a protocol ---- */
+
+struct tw_port_stats { /* per lcore and port */
+	uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes;
+	uint64_t tx_full; /* packets the device did not take; also a drop of the sending chain */
+};
+
+struct tw_chain_stats { /* per lcore and chain */
+	uint64_t rx;        /* packets received from ports and rings */
+	uint64_t rx_bytes;
+	uint64_t originated; /* packets made by NFs (ARP requests, ICMP errors, flood copies) */
+	uint64_t sent;       /* packets handed to a port or ring */
+	uint64_t sent_bytes;
+	uint64_t dropped; /* sum of drops[][] of this lcore and chain */
+	uint64_t held;    /* in flight now: packets in hold queues */
+	uint64_t bursts;  /* entries into the chain with at least one packet */
+	uint64_t cycles;  /* TSC cycles spent in the chain, rx and tx excluded */
+	uint64_t punted;
+	uint64_t faults; /* NF faults (raise, stall, memory) */
+};
+
+struct tw_lcore_stats {
+	uint64_t heartbeat;   /* loop iterations */
+	uint64_t idle_loops;  /* iterations that found no packet */
+	uint64_t busy_cycles; /* TSC cycles in iterations that moved packets */
+	uint64_t idle_cycles; /* TSC cycles in the others, sleep included */
+	uint64_t generation;  /* plan generation that runs */
+	int32_t cpu;          /* CPU the thread is pinned to, -1: slot unused */
+	uint32_t vm_rebuilds;
+	struct tw_port_stats port[TW_PORTS_MAX];
+	struct tw_chain_stats chain[TW_CHAINS_MAX];
+	uint64_t stage_in[TW_CHAINS_MAX][TW_STAGES_MAX];                   /* packets entering each NF */
+	uint64_t drops[TW_CHAINS_MAX][TW_STAGES_MAX][TW_REASONS_MAX]; /* by NF and reason */
+};
+
+struct tw_port_info { /* written by the control thread when a port starts */
+	char name[TW_NAME_LEN];   /* name in the script, e.g. "lan" */
+	char device[TW_NAME_LEN]; /* DPDK device name */
+	char driver[TW_NAME_LEN];
+	char mode[TW_NAME_LEN]; /* what was really got: "native XDP, zero-copy", ... */
+	uint8_t mac[6];
+	uint16_t rx_queues, tx_queues, mtu;
+	uint32_t speed; /* Mbit/s, 0 unknown */
+	uint64_t imissed, ierrors, rx_nombuf, oerrors; /* device counters, refreshed twice a second */
+};
+
+struct tw_chain_info {
+	char name[TW_NAME_LEN];
+	uint32_t stages;
+	char stage[TW_STAGES_MAX][TW_NAME_LEN];    /* NF names in order, made unique ("nat", "nat#2") */
+	uint8_t quarantined[TW_STAGES_MAX]; /* 1: this NF was taken out by the fence */
+};
+
+struct tw_ring_info {
+	char name[TW_NAME_LEN];
+	uint32_t size, used; /* entries; used is refreshed by the control thread */
+};
+
+struct tw_stats { /* the mapped file: <run dir>/stats */
+	char magic[8]; /* "tideway" */
+	uint32_t abi;
+	int32_t pid;
+	uint64_t tsc_hz;
+	uint64_t start_ns;   /* CLOCK_REALTIME at start */
+	uint64_t generation; /* plan published last */
+	uint32_t ports, chains, rings, lcores, reasons, running;
+	char instance[TW_NAME_LEN];
+	char script[256];
+	char reason[TW_REASONS_MAX][TW_NAME_LEN];
+	struct tw_port_info port[TW_PORTS_MAX];
+	struct tw_chain_info chain[TW_CHAINS_MAX];
+	struct tw_ring_info ring[TW_RINGS_MAX];
+	struct tw_lcore_stats lcore[TW_LCORES_MAX];
+};
+
+/* ---- general ---- */
+const char *tw_error(void); /* last error of this thread, one sentence, never NULL */
+uint64_t tw_now(void);      /* CLOCK_MONOTONIC, ns */
+void tw_clock_advance(uint64_t ns); /* moves the engine's clock ahead; specs of timeouts */
+uint64_t tw_tsc(void);
+uint64_t tw_tsc_hz(void);
+int tw_reason_id(const char *name); /* finds or registers a drop reason; -ENOSPC when full */
+struct tw_stats *tw_stats(void);    /* this instance's counters */
+
+/* ---- packets ---- */
+int tw_pkt_adjust_head(struct tw_pkt *pkt, int delta); /* delta < 0 grows; as bpf_xdp_adjust_head */
+int tw_pkt_adjust_tail(struct tw_pkt *pkt, int delta); /* delta > 0 grows; as bpf_xdp_adjust_tail */
+
+/* Slow path only (punt, tick): a new zeroed frame that leaves by a port; NULL when the pool is
+ * empty or len does not fit a buffer. The frame is sent after the current call returns. */
+struct tw_pkt *tw_emit(uint16_t port, uint32_t len);
+
+/* Hold queues: packets waiting for an event (address resolution). C owns them. */
+int tw_hold_new(uint32_t slots, uint32_t per_key, uint64_t timeout); /* queue id or -errno */
+int tw_hold_release(int queue, uint64_t key); /* number of packets re-injected at their NF */
+void tw_hold_free(int queue);
+
+/* ---- engine: control thread only ---- */
+enum tw_idle { TW_IDLE_SPIN, TW_IDLE_PAUSE, TW_IDLE_SLEEP, TW_IDLE_INTERRUPT };
+
+struct tw_options { /* set before the first port is opened or, where noted, before start */
+	uint32_t burst;     /* packets per rx burst, 1..TW_BURST_MAX (before start) */
+	uint32_t idle;      /* enum tw_idle (before start) */
+	uint32_t memory_mb; /* memory for --no-huge mode and upper bound otherwise */
+	uint32_t mbufs;     /* buffers per NUMA node; 0: as many as the queues need */
+	uint32_t mbuf_size; /* data room of a buffer, bytes */
+	uint32_t rx_desc, tx_desc; /* descriptors per queue; 0: the device's own default */
+	uint32_t tx_retries; /* times a full tx queue is tried again before dropping (before start) */
+	uint32_t stall_ms;   /* CPU time an NF may take for one burst before the fence acts */
+	uint32_t vm_memory_mb; /* Lua heap limit of an lcore VM */
+	uint32_t tick_ms;      /* interval of tick() */
+	bool no_huge;          /* do not use hugepages */
+	bool verbose;          /* pass on EAL, libbpf and driver messages */
+};
+struct tw_options *tw_options(void);
+
+/* What EAL got. */
+struct tw_eal_info {
+	bool started, hugepages;
+	uint32_t memory_mb, free_huge_mb;
+	char note[160]; /* one line for the user */
+};
+int tw_eal_ensure(void);
+const struct tw_eal_info *tw_eal_info(void);
+
+struct tw_port_caps {
+	uint16_t max_rx_queues, max_tx_queues, max_mtu, socket;
+	bool rx_interrupt, rss, wire;
+};
+int tw_port_open(const char *name, const char *devargs); /* port index or -errno */
+int tw_port_caps(int port, struct tw_port_caps *caps);
+int tw_port_start(int port, uint16_t rx_queues, uint16_t tx_queues);
+void tw_port_close(int port);
+void tw_ports_refresh(void); /* copies device counters to tw_stats */
+
+/* A "wire" port is an ethdev over two rings whose far end is the caller: tests, the REPL. */
+int tw_wire_inject(int port, const void *frame, uint32_t len);
+int tw_wire_collect(int port, void *frame, uint32_t size); /* length, 0 when none */
+
+int tw_ring_open(const char *name, uint32_t size); /* ring index or -errno */
+void tw_ring_close(int ring);
+
+enum tw_endpoint { TW_END_NONE, TW_END_PORT, TW_END_RING };
+
+struct tw_chain_spec {
+	uint16_t chain;     /* index, < TW_CHAINS_MAX */
+	uint16_t sink_kind; /* enum tw_endpoint */
+	uint16_t sink;      /* port or ring index */
+	uint16_t kernel;    /* port for TW_PASS, or TW_PORT_NONE */
+	uint16_t stages;
+	uint16_t code;       /* 0: no NF, packets go straight to the sink */
+	uint64_t flood_ports; /* bit per port index */
+	uint8_t bypass[TW_STAGES_MAX]; /* 1: an NF that faults is bypassed, 0: it drops */
+	char where[TW_STAGES_MAX][96]; /* file:line of each NF */
+};
+
+struct tw_input_spec {
+	uint16_t kind; /* enum tw_endpoint */
+	uint16_t index;
+	uint16_t queue;
+	uint16_t chain; /* position in the lcore's chain list */
+};
+
+/* A plan is built off the data path, published with one pointer per lcore, acknowledged by
+ * generation, and retired after the acknowledgement. */
+struct tw_plan;
+struct tw_plan *tw_plan_new(void);
+/* cpu >= 0: a thread pinned to that CPU; cpu -1: stepped by the caller with tw_lcore_step().
+ * blob: what tideway.transfer packed; the lcore's VM is built from it. Returns lcore slot. */
+int tw_plan_add_lcore(struct tw_plan *plan, int cpu, const struct tw_chain_spec *chains,
+		      uint32_t n_chains, const struct tw_input_spec *inputs, uint32_t n_inputs,
+		      const char *blob, size_t blob_len);
+void tw_plan_free(struct tw_plan *plan);   /* one that was never published */
+int tw_plan_publish(struct tw_plan *plan); /* takes ownership; returns when acknowledged */
+int tw_engine_stop(void);                  /* stops lcores, drains rings, closes nothing else */
+void tw_engine_close(void);                /* closes ports, rings, tables; counters go on */
+int tw_lcore_step(int slot);               /* one loop iteration; packets moved or -errno */
+
+int tw_stats_open(const char *dir, const char *instance, const char *script);
+void tw_stats_close(void);
+
+/* Signals arrive as flags polled by the control thread. */
+int tw_signal_pending(void); /* 0, or the signal number that asked for a stop */
+int tw_sleep_ms(uint32_t ms); /* returns early, with 1, when a signal came */
+/* Next message of the lcores for the user's log (faults, quarantines); 0 when none. */
+int tw_log_next(char *line, size_t size);
+
+/* ---- lcore VM: written by lua/tideway/lcore.lua, read by the fence and by `top` ---- */
+enum { TW_TRACES_MAX = 2048, TW_WHERE_LEN = 96 };
+
+struct tw_trace { /* machine code of one LuaJIT trace and where in the source it starts */
+	uint64_t start, end;
+	char where[TW_WHERE_LEN]; /* file:line */
+};
+
+struct tw_jit {
+	uint32_t traces;  /* made since the VM was built */
+	uint32_t aborts;  /* recordings that failed */
+	uint32_t flushes; /* times all traces were thrown away */
+	uint32_t reserved;
+	char last_abort[TW_WHERE_LEN]; /* where the last one failed */
+	struct tw_trace trace[TW_TRACES_MAX];
+};
+const struct tw_jit *tw_lcore_jit(int slot); /* NULL when the lcore has no VM */
+
+#include "abi_table.h"

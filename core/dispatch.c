@@ -1,0 +1,468 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* dispatch.c - from verdicts to ports, rings, holds and drops, with exact accounting. */
+#include "lcore.h"
+#include "eal.h"
+#include "error.h"
+#include "port.h"
+#include "stats.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include <rte_cycles.h>
+
+#define CYCLE_SAMPLE 16 /* one burst in so many is timed; the TSC costs as much as an NF */
+
+static inline struct tw_chain_stats *chain_stats(struct tw_lcore *lcore, unsigned chain)
+{
+	return &lcore->stats->chain[lcore->plan->chain[chain].chain];
+}
+
+void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
+		      struct rte_mbuf *mbuf)
+{
+	unsigned id = lcore->plan->chain[chain].chain;
+
+	if (stage >= TW_STAGES_MAX)
+		stage = TW_STAGE_ENGINE;
+	if (reason >= TW_REASONS_MAX)
+		reason = TW_R_BAD_VERDICT;
+	lcore->stats->drops[id][stage][reason]++;
+	lcore->stats->chain[id].dropped++;
+	if (lcore->n_dead == RTE_DIM(lcore->dead))
+		tw_dispatch_bury(lcore);
+	if (mbuf)
+		lcore->dead[lcore->n_dead++] = mbuf;
+}
+
+/* Dropped packets are freed together, once per burst. */
+void tw_dispatch_bury(struct tw_lcore *lcore)
+{
+	if (lcore->n_dead)
+		rte_pktmbuf_free_bulk(lcore->dead, lcore->n_dead);
+	lcore->n_dead = 0;
+}
+
+void tw_dispatch_fill(struct tw_lcore *lcore, uint16_t port, struct rte_mbuf **mbufs, unsigned n)
+{
+	struct tw_pkt *pkts = lcore->burst.pkts;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct rte_mbuf *m = mbufs[i];
+
+		pkts[i].data = rte_pktmbuf_mtod(m, uint8_t *);
+		pkts[i].len = m->data_len;
+		pkts[i].verdict = TW_NEXT;
+		pkts[i].port = port == TW_PORT_NONE ? m->port : port;
+		pkts[i].out = TW_PORT_NONE;
+		pkts[i].hash = m->hash.rss;
+		pkts[i].mark = 0;
+		pkts[i].stage = TW_STAGE_ENGINE;
+		pkts[i].resume = 0;
+		pkts[i].mbuf = m;
+	}
+	lcore->burst.count = n;
+}
+
+/* ---- sending ---- */
+
+/* Offer mbufs to a port; what it does not take is dropped as tx_full. */
+static void port_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
+		      struct rte_mbuf **mbufs, unsigned n)
+{
+	struct tw_chain_stats *stats = chain_stats(lcore, chain);
+	struct tw_port_stats *pstats = &lcore->stats->port[index];
+	struct tw_port *port = &tw_port_table[index];
+	uint16_t queue = lcore->plan->tx_queue[index];
+	bool shared = lcore->plan->tx_shared[index];
+	uint64_t bytes = 0, lost = 0;
+	unsigned sent, retries = tw_options()->tx_retries;
+
+	for (unsigned i = 0; i < n; i++)
+		bytes += mbufs[i]->pkt_len;
+	if (shared)
+		rte_spinlock_lock(&port->tx_lock[queue]);
+	sent = rte_eth_tx_burst(port->ethdev, queue, mbufs, n);
+	while (sent < n && retries--)
+		sent += rte_eth_tx_burst(port->ethdev, queue, mbufs + sent, n - sent);
+	if (shared)
+		rte_spinlock_unlock(&port->tx_lock[queue]);
+	for (unsigned i = sent; i < n; i++) {
+		lost += mbufs[i]->pkt_len;
+		tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_TX_FULL, mbufs[i]);
+	}
+	pstats->tx_packets += sent;
+	pstats->tx_bytes += bytes - lost;
+	pstats->tx_full += n - sent;
+	stats->sent += sent;
+	stats->sent_bytes += bytes - lost;
+}
+
+static void ring_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
+		      struct rte_mbuf **mbufs, unsigned n)
+{
+	struct tw_chain_stats *stats = chain_stats(lcore, chain);
+	uint32_t len[TW_BURST_MAX * 2];
+	unsigned sent;
+
+	/* After the enqueue the other side owns them: take the lengths first. */
+	for (unsigned i = 0; i < n; i++)
+		len[i] = mbufs[i]->pkt_len;
+	sent = rte_ring_enqueue_burst(tw_ring_table[index].ring, (void **)mbufs, n, NULL);
+	for (unsigned i = 0; i < sent; i++)
+		stats->sent_bytes += len[i];
+	stats->sent += sent;
+	for (unsigned i = sent; i < n; i++)
+		tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_RING_FULL, mbufs[i]);
+}
+
+static void flush(struct tw_lcore *lcore, unsigned chain)
+{
+	while (lcore->tx_dirty) {
+		unsigned port = __builtin_ctzll(lcore->tx_dirty);
+		struct tw_tx *tx = &lcore->tx[port];
+
+		lcore->tx_dirty &= lcore->tx_dirty - 1;
+		port_send(lcore, chain, port, tx->mbuf, tx->count);
+		tx->count = 0;
+	}
+}
+
+static void queue_to_port(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned port,
+			  struct rte_mbuf *mbuf)
+{
+	struct tw_tx *tx;
+
+	if (port >= TW_PORTS_MAX || !tw_port_table[port].started) {
+		tw_dispatch_drop(lcore, chain, stage, TW_R_BAD_PORT, mbuf);
+		return;
+	}
+	tx = &lcore->tx[port];
+	if (tx->count == RTE_DIM(tx->mbuf)) {
+		port_send(lcore, chain, port, tx->mbuf, tx->count);
+		tx->count = 0;
+	}
+	tx->mbuf[tx->count++] = mbuf;
+	lcore->tx_dirty |= 1ull << port;
+}
+
+void tw_dispatch_direct(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs, unsigned n)
+{
+	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
+
+	if (spec->sink_kind == TW_END_PORT)
+		port_send(lcore, chain, spec->sink, mbufs, n);
+	else if (spec->sink_kind == TW_END_RING)
+		ring_send(lcore, chain, spec->sink, mbufs, n);
+	else
+		for (unsigned i = 0; i < n; i++)
+			tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_NO_SINK, mbufs[i]);
+}
+
+/* One deep copy to every port of the chain but the one it came from. */
+static void flood(struct tw_lcore *lcore, unsigned chain, const struct tw_pkt *pkt)
+{
+	uint64_t ports = lcore->plan->chain[chain].flood_ports & ~(1ull << (pkt->port & 63));
+	struct tw_chain_stats *stats = chain_stats(lcore, chain);
+	struct rte_mbuf *mbuf = pkt->mbuf, *copy;
+
+	if (!ports) {
+		tw_dispatch_drop(lcore, chain, pkt->stage, TW_R_NO_SINK, mbuf);
+		return;
+	}
+	while (ports & (ports - 1)) {
+		unsigned port = __builtin_ctzll(ports);
+
+		ports &= ports - 1;
+		stats->originated++;
+		/* Not a clone: drivers that own their buffers (AF_XDP) send only direct ones. */
+		copy = rte_pktmbuf_copy(mbuf, mbuf->pool, 0, UINT32_MAX);
+		if (copy)
+			queue_to_port(lcore, chain, pkt->stage, port, copy);
+		else
+			tw_dispatch_drop(lcore, chain, pkt->stage, TW_R_NO_BUFFER, NULL);
+	}
+	queue_to_port(lcore, chain, pkt->stage, __builtin_ctzll(ports), mbuf);
+}
+
+/* ---- verdicts ---- */
+
+static void to_sink(struct tw_lcore *lcore, unsigned chain, const struct tw_pkt *pkt)
+{
+	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
+	struct rte_mbuf *mbuf = pkt->mbuf;
+
+	if (pkt->out != TW_PORT_NONE)
+		queue_to_port(lcore, chain, TW_STAGE_ENGINE, pkt->out, mbuf);
+	else if (spec->sink_kind == TW_END_PORT)
+		queue_to_port(lcore, chain, TW_STAGE_ENGINE, spec->sink, mbuf);
+	else if (spec->sink_kind == TW_END_RING)
+		ring_send(lcore, chain, spec->sink, &mbuf, 1);
+	else
+		tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_NO_SINK, mbuf);
+}
+
+static void settle(struct tw_lcore *lcore, unsigned chain, struct tw_pkt *pkt)
+{
+	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
+	unsigned kind = pkt->verdict & 0xff, arg = pkt->verdict >> 8;
+	int err;
+
+	switch (kind) {
+	case TW_SINK:
+		to_sink(lcore, chain, pkt);
+		return;
+	case TW_DROP:
+		tw_dispatch_drop(lcore, chain, pkt->stage, arg, pkt->mbuf);
+		return;
+	case TW_PORT:
+		queue_to_port(lcore, chain, pkt->stage, arg, pkt->mbuf);
+		return;
+	case TW_FLOOD:
+		flood(lcore, chain, pkt);
+		return;
+	case TW_PASS:
+		if (spec->kernel != TW_PORT_NONE)
+			queue_to_port(lcore, chain, pkt->stage, spec->kernel, pkt->mbuf);
+		else
+			tw_dispatch_drop(lcore, chain, pkt->stage, TW_R_NO_KERNEL, pkt->mbuf);
+		return;
+	case TW_HOLD:
+		err = tw_hold_put(arg, lcore, chain, pkt);
+		if (err < 0)
+			tw_dispatch_drop(lcore, chain, pkt->stage, TW_R_HOLD_FULL, pkt->mbuf);
+		return;
+	case TW_PUNT:
+		tw_dispatch_drop(lcore, chain, pkt->stage, TW_R_NO_PUNT, pkt->mbuf);
+		return;
+	default:
+		tw_dispatch_drop(lcore, chain, pkt->stage, TW_R_BAD_VERDICT, pkt->mbuf);
+	}
+}
+
+void tw_dispatch_emits(struct tw_lcore *lcore)
+{
+	for (unsigned i = 0; i < lcore->n_emits; i++) {
+		struct tw_pkt *pkt = &lcore->emit[i];
+		unsigned chain = lcore->emit_chain[i];
+
+		chain_stats(lcore, chain)->originated++;
+		queue_to_port(lcore, chain, TW_STAGE_ENGINE, pkt->out, pkt->mbuf);
+		if (i + 1 == lcore->n_emits || lcore->emit_chain[i + 1] != chain)
+			flush(lcore, chain);
+	}
+	lcore->n_emits = 0;
+}
+
+/* Packets entering each NF: all of them, less those with a verdict at an earlier one. */
+static void count_stages(struct tw_lcore *lcore, unsigned chain, bool resumed)
+{
+	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
+	uint64_t *in = lcore->stats->stage_in[spec->chain];
+	const struct tw_pkt *pkts = lcore->burst.pkts;
+	uint32_t count = lcore->burst.count, left[TW_STAGES_MAX] = { 0 };
+
+	for (unsigned i = 0; i < count; i++) {
+		unsigned last = pkts[i].stage;
+
+		if (resumed)
+			for (unsigned s = pkts[i].resume; s < spec->stages && s <= last; s++)
+				in[s]++;
+		else if (last < TW_STAGES_MAX)
+			left[last]++;
+	}
+	if (resumed)
+		return;
+	for (unsigned s = 0; s < spec->stages; s++) {
+		in[s] += count;
+		count -= left[s];
+	}
+}
+
+/* An NF faulted: the packet it had in hand is the first without a verdict. It gets the NF's
+ * policy, the ones behind it go through the rebuilt chain. */
+static void after_fault(struct tw_lcore *lcore, unsigned chain)
+{
+	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
+	struct tw_burst *burst = &lcore->burst;
+	unsigned stage = burst->stage;
+	bool first = true;
+
+	for (unsigned i = 0; i < burst->count; i++) {
+		struct tw_pkt *pkt = &burst->pkts[i];
+
+		if ((pkt->verdict & 0xff) != TW_NEXT)
+			continue;
+		if (!lcore->plan->vm) {
+			pkt->verdict = TW_DROP | TW_R_VM_LOST << 8;
+			pkt->stage = TW_STAGE_ENGINE;
+		} else if (first && stage < spec->stages && spec->bypass[stage]) {
+			pkt->resume = stage + 1;
+		} else if (first) {
+			pkt->verdict = TW_DROP | TW_R_NF_FAULT << 8;
+			pkt->stage = stage;
+		}
+		first = false;
+	}
+}
+
+static void run_chain(struct tw_lcore *lcore, unsigned chain, bool resumed)
+{
+	struct tw_burst *burst = &lcore->burst;
+	unsigned tries = 0;
+
+	if (!lcore->plan->vm) {
+		after_fault(lcore, chain);
+		return;
+	}
+	if (tw_fence_enter(lcore, resumed ? TW_VM_RESUME : (int)(TW_VM_CHAIN + chain)) != 0) {
+		do {
+			after_fault(lcore, chain);
+		} while (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_RESUME) != 0 &&
+			 ++tries < TW_STAGES_MAX);
+		if (!lcore->plan->vm || tries == TW_STAGES_MAX)
+			after_fault(lcore, chain);
+	}
+	(void)burst;
+}
+
+/* Slow path: packets that asked for the punt() of their NF. */
+static void run_punts(struct tw_lcore *lcore, unsigned chain)
+{
+	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
+	uint64_t *in = lcore->stats->stage_in[spec->chain], punted = 0;
+	struct tw_burst *burst = &lcore->burst;
+	unsigned tries = 0;
+
+	for (unsigned i = 0; i < burst->count; i++)
+		if ((burst->pkts[i].verdict & 0xff) == TW_PUNT) {
+			burst->pkts[i].resume = burst->pkts[i].stage + 1;
+			punted |= 1ull << i;
+		}
+	chain_stats(lcore, chain)->punted += __builtin_popcountll(punted);
+	while (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_PUNT) != 0 && ++tries < TW_STAGES_MAX) {
+		after_fault(lcore, chain);
+		if (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_RESUME) != 0)
+			after_fault(lcore, chain);
+	}
+	if (!lcore->plan->vm)
+		after_fault(lcore, chain);
+	for (; punted; punted &= punted - 1) {
+		const struct tw_pkt *pkt = &burst->pkts[__builtin_ctzll(punted)];
+
+		for (unsigned s = pkt->resume; s < spec->stages && s <= pkt->stage; s++)
+			in[s]++;
+	}
+}
+
+void tw_dispatch_burst(struct tw_lcore *lcore, unsigned chain, bool resumed)
+{
+	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
+	struct tw_burst *burst = &lcore->burst;
+	struct tw_chain_stats *stats = chain_stats(lcore, chain);
+	struct tw_pkt *pkts = burst->pkts;
+	unsigned count = burst->count, odd = 0, punts = 0;
+
+	burst->chain = chain;
+	burst->stage = 0;
+	if (__builtin_expect(stats->bursts % CYCLE_SAMPLE == 0, 0)) {
+		uint64_t tsc = rte_rdtsc();
+
+		run_chain(lcore, chain, resumed);
+		stats->cycles += (rte_rdtsc() - tsc) * CYCLE_SAMPLE;
+	} else {
+		run_chain(lcore, chain, resumed);
+	}
+	for (unsigned i = 0; i < count; i++) {
+		odd |= (pkts[i].verdict ^ TW_SINK) | (pkts[i].out ^ TW_PORT_NONE);
+		punts |= (pkts[i].verdict & 0xff) == TW_PUNT;
+	}
+	if (!odd && !resumed && spec->sink_kind == TW_END_PORT) {
+		struct rte_mbuf *mbufs[TW_BURST_MAX];
+		uint64_t *in = lcore->stats->stage_in[spec->chain];
+
+		for (unsigned s = 0; s < spec->stages; s++)
+			in[s] += count;
+		for (unsigned i = 0; i < count; i++)
+			mbufs[i] = pkts[i].mbuf;
+		port_send(lcore, chain, spec->sink, mbufs, count);
+		return;
+	}
+	count_stages(lcore, chain, resumed);
+	if (punts)
+		run_punts(lcore, chain);
+	for (unsigned i = 0; i < count; i++)
+		settle(lcore, chain, &pkts[i]);
+	flush(lcore, chain);
+	if (lcore->n_emits)
+		tw_dispatch_emits(lcore);
+}
+
+/* ---- what Lua calls on packets ---- */
+
+int tw_pkt_adjust_head(struct tw_pkt *pkt, int delta)
+{
+	struct rte_mbuf *mbuf = pkt->mbuf;
+	char *data;
+
+	if (delta > 0 && (uint32_t)delta >= pkt->len)
+		return tw_fail(EINVAL, "adjust_head(%d): the frame has %u bytes", delta, pkt->len);
+	data = delta > 0 ? rte_pktmbuf_adj(mbuf, delta) : rte_pktmbuf_prepend(mbuf, -delta);
+	if (!data)
+		return tw_fail(ENOSPC, "adjust_head(%d): the buffer has %u bytes of headroom", delta,
+			       rte_pktmbuf_headroom(mbuf));
+	pkt->data = (uint8_t *)data;
+	pkt->len = mbuf->data_len;
+	return 0;
+}
+
+int tw_pkt_adjust_tail(struct tw_pkt *pkt, int delta)
+{
+	struct rte_mbuf *mbuf = pkt->mbuf;
+	char *data;
+
+	if (delta < 0) {
+		if ((uint32_t)-delta >= pkt->len || rte_pktmbuf_trim(mbuf, -delta) < 0)
+			return tw_fail(EINVAL, "adjust_tail(%d): the frame has %u bytes", delta, pkt->len);
+	} else if (delta > 0) {
+		data = delta > UINT16_MAX ? NULL : rte_pktmbuf_append(mbuf, delta);
+		if (!data)
+			return tw_fail(ENOSPC, "adjust_tail(%d): the buffer has %u bytes of tailroom", delta,
+				       rte_pktmbuf_tailroom(mbuf));
+		memset(data, 0, delta);
+	}
+	pkt->len = mbuf->data_len;
+	return 0;
+}
+
+struct tw_pkt *tw_emit(uint16_t port, uint32_t len)
+{
+	struct tw_lcore *lcore = tw_self;
+	struct rte_mempool *pool;
+	struct rte_mbuf *mbuf;
+	struct tw_pkt *pkt;
+	char *data;
+
+	if (!lcore || lcore->n_emits == TW_EMIT_MAX || port >= TW_PORTS_MAX ||
+	    !tw_port_table[port].started)
+		return NULL;
+	pool = tw_pool(tw_port_table[port].socket);
+	mbuf = pool ? rte_pktmbuf_alloc(pool) : NULL;
+	data = mbuf && len <= UINT16_MAX ? rte_pktmbuf_append(mbuf, len) : NULL;
+	if (!data) {
+		rte_pktmbuf_free(mbuf);
+		return NULL;
+	}
+	memset(data, 0, len);
+	lcore->emit_chain[lcore->n_emits] = lcore->burst.chain;
+	pkt = &lcore->emit[lcore->n_emits++];
+	*pkt = (struct tw_pkt){
+		.data = (uint8_t *)data,
+		.len = len,
+		.verdict = TW_PORT | (uint32_t)port << 8,
+		.port = TW_PORT_NONE,
+		.out = port,
+		.mbuf = mbuf,
+	};
+	return pkt;
+}

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* eal.c - start of the DPDK environment (EAL) and its memory: pools per NUMA node. */
+#include "eal.h"
+#include "error.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <bpf/libbpf.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_log.h>
+#include <rte_mbuf.h>
+#include <rte_mbuf_pool_ops.h>
+#include <rte_memory.h>
+#include <rte_mempool.h>
+
+#define RUNTIME_DIR "/var/run/dpdk"
+#define FILE_PREFIX "tideway-"
+#define POOL_MIN 8192u
+#define POOL_CACHE 256u
+
+static struct tw_options options = {
+	.burst = 32,
+	.idle = TW_IDLE_SLEEP,
+	.memory_mb = 512,
+	.mbuf_size = 2048,
+	.stall_ms = 10,
+	.vm_memory_mb = 256,
+	.tick_ms = 100,
+};
+static struct tw_eal_info info;
+static struct rte_mempool *pools[RTE_MAX_NUMA_NODES];
+static uint32_t pool_need;
+
+struct tw_options *tw_options(void)
+{
+	return &options;
+}
+
+const struct tw_eal_info *tw_eal_info(void)
+{
+	return &info;
+}
+
+/* Free hugepage memory of all sizes, in MiB. */
+static uint32_t free_hugepages_mb(void)
+{
+	uint64_t kb = 0;
+	DIR *dir = opendir("/sys/kernel/mm/hugepages");
+	struct dirent *entry;
+
+	if (!dir)
+		return 0;
+	while ((entry = readdir(dir))) {
+		unsigned long size_kb, pages = 0;
+		char path[320];
+		FILE *file;
+
+		if (sscanf(entry->d_name, "hugepages-%lukB", &size_kb) != 1)
+			continue;
+		snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/%s/free_hugepages", entry->d_name);
+		file = fopen(path, "re");
+		if (!file)
+			continue;
+		if (fscanf(file, "%lu", &pages) == 1)
+			kb += (uint64_t)size_kb * pages;
+		fclose(file);
+	}
+	closedir(dir);
+	return kb / 1024;
+}
+
+static void remove_runtime_dir(const char *name)
+{
+	char path[320], file[640];
+	struct dirent *entry;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), RUNTIME_DIR "/%s", name);
+	dir = opendir(path);
+	if (!dir)
+		return;
+	while ((entry = readdir(dir))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		snprintf(file, sizeof(file), "%s/%s", path, entry->d_name);
+		unlink(file);
+	}
+	closedir(dir);
+	rmdir(path);
+}
+
+/* EAL leaves its runtime directory (telemetry socket) behind; ours carry the pid. Memory itself
+ * leaves nothing: --in-memory maps hugepages without files. */
+static void remove_stale_dirs(void)
+{
+	DIR *dir = opendir(RUNTIME_DIR);
+	struct dirent *entry;
+
+	if (!dir)
+		return;
+	while ((entry = readdir(dir))) {
+		int pid;
+
+		if (sscanf(entry->d_name, FILE_PREFIX "%d", &pid) != 1)
+			continue;
+		if (pid == getpid() || (kill(pid, 0) < 0 && errno == ESRCH))
+			remove_runtime_dir(entry->d_name);
+	}
+	closedir(dir);
+}
+
+static void remove_own_dir(void)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), FILE_PREFIX "%d", getpid());
+	remove_runtime_dir(name);
+}
+
+static int quiet_libbpf(enum libbpf_print_level level, const char *fmt, va_list ap)
+{
+	(void)level;
+	(void)fmt;
+	(void)ap;
+	return 0;
+}
+
+int tw_eal_ensure(void)
+{
+	char prefix[64], memory[32], lcores[64], level[32];
+	char *argv[20];
+	int argc = 0, err;
+	cpu_set_t cpus;
+
+	if (info.started)
+		return 0;
+	remove_stale_dirs();
+	info.free_huge_mb = free_hugepages_mb();
+	info.hugepages = !options.no_huge && info.free_huge_mb >= 64;
+	snprintf(prefix, sizeof(prefix), "--file-prefix=" FILE_PREFIX "%d", getpid());
+	/* Logical core 0 is this control thread, floating over every CPU it may use; the lcores are
+	 * threads of our own, registered with rte_thread_register(). */
+	snprintf(lcores, sizeof(lcores), "--lcores=0@(0-%ld)", sysconf(_SC_NPROCESSORS_CONF) - 1);
+	snprintf(level, sizeof(level), "--log-level=*:%s", options.verbose ? "info" : "error");
+	argv[argc++] = (char *)"tideway";
+	argv[argc++] = lcores;
+	argv[argc++] = prefix;
+	argv[argc++] = level;
+	argv[argc++] = (char *)"--no-shconf";
+	/* Only the devices a script names: no PCI scan grabs a NIC that nobody asked for. */
+	argv[argc++] = (char *)"-a";
+	argv[argc++] = (char *)"ffff:ff:1f.7";
+	if (info.hugepages) {
+		argv[argc++] = (char *)"--in-memory";
+	} else {
+		snprintf(memory, sizeof(memory), "%u", options.memory_mb);
+		argv[argc++] = (char *)"--no-huge";
+		argv[argc++] = (char *)"-m";
+		argv[argc++] = memory;
+	}
+	if (!options.verbose)
+		libbpf_set_print(quiet_libbpf);
+	sched_getaffinity(0, sizeof(cpus), &cpus);
+	argv[argc] = NULL;
+	err = rte_eal_init(argc, argv);
+	if (err < 0)
+		return tw_fail(rte_errno ? rte_errno : EIO,
+			       "EAL does not start (%s) with %u MB of free hugepages; run `tideway doctor`, or "
+			       "add --no-huge",
+			       rte_strerror(rte_errno), info.free_huge_mb);
+	sched_setaffinity(0, sizeof(cpus), &cpus);
+	info.started = true;
+	info.memory_mb = info.hugepages ? info.free_huge_mb : options.memory_mb;
+	atexit(remove_own_dir);
+	if (info.hugepages)
+		snprintf(info.note, sizeof(info.note), "EAL: hugepages (%u MB free)", info.free_huge_mb);
+	else
+		snprintf(info.note, sizeof(info.note),
+			 "EAL: no hugepages (%s), %u MB of normal memory; slower, and fine for a trial",
+			 options.no_huge ? "--no-huge was given"
+					 : "none free: echo 512 > /proc/sys/vm/nr_hugepages",
+			 options.memory_mb);
+	return 0;
+}
+
+void tw_pool_reserve(uint32_t buffers)
+{
+	pool_need += buffers;
+}
+
+struct rte_mempool *tw_pool(int socket)
+{
+	struct rte_mempool *pool;
+	uint32_t need, count;
+	char name[32];
+
+	if (socket < 0 || socket >= RTE_MAX_NUMA_NODES)
+		socket = 0;
+	if (pools[socket])
+		return pools[socket];
+	need = pool_need + POOL_CACHE * 2;
+	count = options.mbufs ? options.mbufs : RTE_MAX(POOL_MIN, need);
+	if (count < need) {
+		tw_fail(ENOSPC,
+			"a pool of %u buffers is too small: the queues and rings of this script hold up to %u; "
+			"use tw.options { mbufs = %u } or fewer descriptors (rx_desc, tx_desc)",
+			count, need, need);
+		return NULL;
+	}
+	snprintf(name, sizeof(name), "tw-mbuf-%d", socket);
+	pool = rte_pktmbuf_pool_create(name, count, POOL_CACHE, 0,
+				       options.mbuf_size + RTE_PKTMBUF_HEADROOM, socket);
+	if (!pool)
+		tw_fail(rte_errno,
+			"no memory for %u packet buffers of %u bytes on NUMA node %d (%s): reserve hugepages "
+			"(echo 1024 > /proc/sys/vm/nr_hugepages), raise --memory, or lower tw.options{mbufs}",
+			count, options.mbuf_size, socket, rte_strerror(rte_errno));
+	pools[socket] = pool;
+	return pool;
+}
+
+void tw_pools_free(void)
+{
+	for (int i = 0; i < RTE_MAX_NUMA_NODES; i++) {
+		rte_mempool_free(pools[i]);
+		pools[i] = NULL;
+	}
+	pool_need = 0;
+}

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * fence.c - the fence around Lua on an lcore: an NF that raises, eats memory, writes through a
+ * wild pointer or loops for ever costs its own packets their policy, never the engine.
+ *
+ * A raise and an exhausted heap come back through lua_pcall. An endless loop is found by the
+ * watchdog thread, which measures CPU time (not wall time: a thread the kernel has taken off its
+ * CPU is not stalled). It first asks for a Lua hook, which ends interpreted code with its line;
+ * machine code of LuaJIT never looks at hooks, so next the signal handler jumps out. It does so
+ * only when the interrupted instruction is LuaJIT's own code or machine code of a trace: there no
+ * lock of C code can be held. The VM is then in an unknown state and is abandoned whole.
+ */
+#include "error.h"
+#include "lcore.h"
+
+#include <link.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <lauxlib.h>
+
+#define STALL_SIGNAL (SIGRTMIN + 3)
+#define ALT_STACK (64 * 1024)
+
+static pthread_t watchdog;
+static _Atomic bool watchdog_stop;
+static bool watchdog_up;
+static uintptr_t luajit_start, luajit_end;
+
+/* ---- where is the program counter? ---- */
+
+struct lookup {
+	uintptr_t pc, start, end;
+	bool found;
+};
+
+static int find_object(struct dl_phdr_info *info, size_t size, void *data)
+{
+	struct lookup *lookup = data;
+
+	(void)size;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+		uintptr_t start = info->dlpi_addr + ph->p_vaddr;
+
+		if (ph->p_type != PT_LOAD || !(ph->p_flags & PF_X) || lookup->pc < start ||
+		    lookup->pc >= start + ph->p_memsz)
+			continue;
+		lookup->start = start;
+		lookup->end = start + ph->p_memsz;
+		lookup->found = true;
+		return 1;
+	}
+	return 0;
+}
+
+/* LuaJIT's library, or no library at all: machine code of a trace. dl_iterate_phdr takes a lock
+ * of the loader, so the handler uses the table of objects taken at start. */
+#define OBJECTS_MAX 512
+static struct {
+	uintptr_t start, end;
+} objects[OBJECTS_MAX];
+static unsigned n_objects;
+
+static int note_object(struct dl_phdr_info *info, size_t size, void *data)
+{
+	(void)size;
+	(void)data;
+	for (int i = 0; i < info->dlpi_phnum && n_objects < OBJECTS_MAX; i++) {
+		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+
+		if (ph->p_type != PT_LOAD || !(ph->p_flags & PF_X))
+			continue;
+		objects[n_objects].start = info->dlpi_addr + ph->p_vaddr;
+		objects[n_objects++].end = info->dlpi_addr + ph->p_vaddr + ph->p_memsz;
+	}
+	return 0;
+}
+
+static bool in_lua_code(uintptr_t pc)
+{
+	if (pc >= luajit_start && pc < luajit_end)
+		return true;
+	for (unsigned i = 0; i < n_objects; i++)
+		if (pc >= objects[i].start && pc < objects[i].end)
+			return false;
+	return true;
+}
+
+/* ---- signals, on the lcore's own thread ---- */
+
+static void raise_hook(lua_State *L, lua_Debug *ar)
+{
+	(void)ar;
+	lua_sethook(L, NULL, 0, 0);
+	luaL_error(L, "ran for more than %d ms of CPU time in one burst", (int)tw_options()->stall_ms);
+}
+
+static void on_stall(int sig, siginfo_t *si, void *context)
+{
+	struct tw_lcore *lcore = tw_self;
+	const ucontext_t *uc = context;
+	uint64_t seq;
+
+	(void)sig;
+	(void)si;
+	if (!lcore)
+		return;
+	seq = atomic_load_explicit(&lcore->seq, memory_order_relaxed);
+	if (!(seq & 1) || seq != atomic_load_explicit(&lcore->stall_seq, memory_order_relaxed))
+		return; /* it came back in the meantime */
+	if (atomic_load_explicit(&lcore->phase, memory_order_relaxed) == TW_FENCE_HOOK) {
+		lua_sethook(lcore->plan->vm->L, raise_hook, LUA_MASKCOUNT | LUA_MASKLINE, 1);
+		return;
+	}
+	lcore->fault_pc = uc->uc_mcontext.gregs[REG_RIP];
+	if (!in_lua_code(lcore->fault_pc))
+		return; /* inside C code that may hold a lock: the watchdog asks again */
+	lcore->fault_signal = 0;
+	siglongjmp(lcore->jump, 1);
+}
+
+static void on_crash(int sig, siginfo_t *si, void *context)
+{
+	struct tw_lcore *lcore = tw_self;
+	const ucontext_t *uc = context;
+
+	(void)si;
+	if (lcore && (atomic_load_explicit(&lcore->seq, memory_order_relaxed) & 1) &&
+	    in_lua_code(uc->uc_mcontext.gregs[REG_RIP])) {
+		lcore->fault_pc = uc->uc_mcontext.gregs[REG_RIP];
+		lcore->fault_signal = sig;
+		siglongjmp(lcore->jump, 1);
+	}
+	/* Not ours: let it do what it would have done. */
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
+
+void tw_fence_thread_init(void)
+{
+	static _Thread_local char stack[ALT_STACK];
+	stack_t ss = { .ss_sp = stack, .ss_size = sizeof(stack) };
+
+	sigaltstack(&ss, NULL);
+}
+
+/* ---- watchdog ---- */
+
+/* CPU time of the thread, ns; wall time where an lcore is stepped by the caller's thread. */
+static uint64_t cpu_time(clockid_t clock)
+{
+	struct timespec ts;
+
+	if (clock_gettime(clock, &ts) < 0)
+		return 0;
+	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+struct watch {
+	uint64_t seq, since;
+};
+
+static void watch_lcore(struct tw_lcore *lcore, struct watch *watch)
+{
+	uint64_t seq = atomic_load_explicit(&lcore->seq, memory_order_relaxed);
+	uint64_t now, limit = tw_options()->stall_ms * 1000000ull;
+
+	if (!(seq & 1)) {
+		watch->seq = seq;
+		return;
+	}
+	now = cpu_time(lcore->cpu_clock);
+	if (seq != watch->seq) {
+		watch->seq = seq;
+		watch->since = now;
+		return;
+	}
+	if (now - watch->since < limit)
+		return;
+	atomic_store_explicit(&lcore->stall_seq, seq, memory_order_relaxed);
+	atomic_store_explicit(&lcore->phase,
+			      now - watch->since < limit + limit / 2 ? TW_FENCE_HOOK : TW_FENCE_JUMP,
+			      memory_order_relaxed);
+	pthread_kill(lcore->thread, STALL_SIGNAL);
+}
+
+static void *watchdog_main(void *arg)
+{
+	static struct watch watch[TW_LCORES_MAX];
+	struct timespec nap = { .tv_nsec = 2000000 };
+
+	(void)arg;
+	pthread_setname_np(pthread_self(), "tw-watchdog");
+	while (!atomic_load_explicit(&watchdog_stop, memory_order_relaxed)) {
+		for (int i = 0; i < TW_LCORES_MAX; i++)
+			if (tw_lcore_table[i] && atomic_load(&tw_lcore_table[i]->up))
+				watch_lcore(tw_lcore_table[i], &watch[i]);
+		nanosleep(&nap, NULL);
+	}
+	return NULL;
+}
+
+int tw_fence_start(void)
+{
+	struct lookup lookup = { .pc = (uintptr_t)lua_pcall };
+	struct sigaction sa = { .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+	sigset_t all, old;
+
+	if (watchdog_up)
+		return 0;
+	dl_iterate_phdr(find_object, &lookup);
+	luajit_start = lookup.start;
+	luajit_end = lookup.end;
+	n_objects = 0;
+	dl_iterate_phdr(note_object, NULL);
+	sa.sa_sigaction = on_stall;
+	sigaction(STALL_SIGNAL, &sa, NULL);
+	sa.sa_sigaction = on_crash;
+	sigaction(SIGSEGV, &sa, NULL);
+	sigaction(SIGBUS, &sa, NULL);
+	sigaction(SIGFPE, &sa, NULL);
+	atomic_store(&watchdog_stop, false);
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &old);
+	watchdog_up = pthread_create(&watchdog, NULL, watchdog_main, NULL) == 0;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return watchdog_up ? 0 : tw_fail(EAGAIN, "no thread for the watchdog");
+}
+
+void tw_fence_stop(void)
+{
+	if (!watchdog_up)
+		return;
+	atomic_store(&watchdog_stop, true);
+	pthread_join(watchdog, NULL);
+	watchdog_up = false;
+}
+
+/* ---- entry and recovery ---- */
+
+static const char *trace_at(const struct tw_jit *jit, uint64_t pc)
+{
+	for (unsigned i = 0; i < TW_TRACES_MAX; i++)
+		if (pc >= jit->trace[i].start && pc < jit->trace[i].end)
+			return jit->trace[i].where;
+	return NULL;
+}
+
+static void describe_jump(struct tw_lcore *lcore)
+{
+	const char *where = trace_at(lcore->plan->vm->jit, lcore->fault_pc);
+
+	if (lcore->fault_signal)
+		snprintf(lcore->fault, sizeof(lcore->fault), "%s%s: memory fault (%s)", where ? "at " : "",
+			 where ? where : "", strsignal(lcore->fault_signal));
+	else
+		snprintf(lcore->fault, sizeof(lcore->fault),
+			 "%s%sran for more than %u ms of CPU time in one burst", where ? where : "",
+			 where ? ": " : "", tw_options()->stall_ms);
+}
+
+/* Take the NF that was running out of its chain and build a new VM without it. */
+static void recover(struct tw_lcore *lcore, bool jumped)
+{
+	struct tw_lcore_plan *plan = lcore->plan;
+	unsigned chain = lcore->burst.chain < plan->n_chains ? lcore->burst.chain : 0;
+	const struct tw_chain_spec *spec = &plan->chain[chain];
+	struct tw_chain_info *info = &lcore->shared->chain[spec->chain];
+	unsigned stage = lcore->burst.stage;
+	uint32_t quarantine[TW_CHAINS_MAX];
+
+	if (jumped)
+		tw_vm_abandon(plan->vm);
+	else
+		tw_vm_free(plan->vm);
+	lcore->stats->chain[spec->chain].faults++;
+	lcore->stats->vm_rebuilds++;
+	if (stage < spec->stages && !(plan->quarantine[chain] & 1u << stage)) {
+		/* The same instance may stand in several places; take all of its NF's places on this
+		 * chain out one by one as they fault. */
+		plan->quarantine[chain] |= 1u << stage;
+		info->quarantined[stage] = 1;
+		tw_log("NF %s (%s) in chain %s on cpu %d: %s; it is taken out, its packets are %s from here on",
+		       info->stage[stage], spec->where[stage], info->name, lcore->cpu, lcore->fault,
+		       spec->bypass[stage] ? "passed by" : "dropped (nf_quarantined)");
+		memcpy(quarantine, plan->quarantine, sizeof(quarantine));
+		plan->vm = tw_vm_new(plan->blob, plan->blob_len, &lcore->burst, plan->n_chains, quarantine);
+	} else {
+		plan->vm = NULL; /* not an NF: the engine's own Lua failed, do not try for ever */
+	}
+	if (!plan->vm)
+		tw_log("cpu %d has no Lua VM any more (%s: %s); packets of its chains are dropped (vm_lost)",
+		       lcore->cpu, lcore->fault, stage < spec->stages ? tw_error() : "outside of any NF");
+	lcore->next_tick = 0;
+}
+
+int tw_fence_enter(struct tw_lcore *lcore, int function)
+{
+	struct tw_vm *vm = lcore->plan->vm;
+	uint64_t seq = atomic_load_explicit(&lcore->seq, memory_order_relaxed);
+	lua_State *L;
+	int rc;
+
+	if (!vm)
+		return 1;
+	L = vm->L;
+	if (sigsetjmp(lcore->jump, 0)) {
+		sigset_t set;
+
+		atomic_store_explicit(&lcore->seq, (seq | 1) + 1, memory_order_relaxed);
+		sigemptyset(&set);
+		sigaddset(&set, STALL_SIGNAL);
+		sigaddset(&set, SIGSEGV);
+		sigaddset(&set, SIGBUS);
+		sigaddset(&set, SIGFPE);
+		pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+		describe_jump(lcore);
+		recover(lcore, true);
+		return 1;
+	}
+	lua_pushvalue(L, function);
+	atomic_store_explicit(&lcore->seq, seq + 1, memory_order_relaxed);
+	atomic_signal_fence(memory_order_seq_cst);
+	rc = lua_pcall(L, 0, 0, 0);
+	atomic_signal_fence(memory_order_seq_cst);
+	atomic_store_explicit(&lcore->seq, seq + 2, memory_order_relaxed);
+	if (__builtin_expect(rc == 0, 1))
+		return 0;
+	if (rc == LUA_ERRMEM)
+		snprintf(lcore->fault, sizeof(lcore->fault), "its Lua heap passed the limit of %u MB",
+			 tw_options()->vm_memory_mb);
+	else
+		snprintf(lcore->fault, sizeof(lcore->fault), "%s",
+			 lua_isstring(L, -1) ? lua_tostring(L, -1) : "raised an error that is not a string");
+	recover(lcore, false);
+	return 1;
+}

@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* lcore.c - the poll loop: rx burst, one entry into Lua, dispatch, heartbeat, plan check. */
+#include "lcore.h"
+#include "error.h"
+#include "port.h"
+#include "rcu.h"
+#include "stats.h"
+#include "table.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#include <rte_cycles.h>
+#include <rte_errno.h>
+#include <rte_interrupts.h>
+#include <rte_lcore.h>
+#include <rte_pause.h>
+
+#define IDLE_SPIN_TURNS 256   /* empty turns before backing off */
+#define IDLE_SLEEP_MIN_NS 2000
+#define IDLE_SLEEP_MAX_NS 100000
+#define SWEEP_BUDGET 256 /* table entries looked at per turn of the sweep */
+
+struct tw_lcore *tw_lcore_table[TW_LCORES_MAX];
+_Thread_local struct tw_lcore *tw_self;
+_Atomic bool tw_lcore_draining; /* ports are not read any more, rings are */
+
+/* ---- clock: monotonic ns from the TSC, set right again at every tick ---- */
+
+struct tsc_clock {
+	uint64_t tsc, ns;
+	double ns_per_tick;
+};
+static _Thread_local struct tsc_clock clk;
+
+static void clock_set(uint64_t tsc)
+{
+	clk.tsc = tsc;
+	clk.ns = tw_now();
+	clk.ns_per_tick = 1e9 / (double)tw_tsc_hz();
+}
+
+static inline uint64_t clock_ns(uint64_t tsc)
+{
+	return clk.ns + (uint64_t)((double)(int64_t)(tsc - clk.tsc) * clk.ns_per_tick);
+}
+
+/* ---- one turn ---- */
+
+/* Frames in several segments become one, or are dropped: views need linear frames. */
+static unsigned linearize(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs, unsigned n)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (mbufs[i]->nb_segs > 1 && rte_pktmbuf_linearize(mbufs[i]) < 0)
+			tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_TOO_LONG, mbufs[i]);
+		else
+			mbufs[kept++] = mbufs[i];
+	}
+	return kept;
+}
+
+static unsigned run_input(struct tw_lcore *lcore, const struct tw_input_spec *in)
+{
+	const struct tw_chain_spec *spec = &lcore->plan->chain[in->chain];
+	struct tw_chain_stats *stats = &lcore->stats->chain[spec->chain];
+	struct rte_mbuf *mbufs[TW_BURST_MAX];
+	unsigned n, burst = tw_options()->burst, segments = 0;
+	uint64_t bytes = 0;
+
+	if (in->kind == TW_END_PORT) {
+		if (__builtin_expect(atomic_load_explicit(&tw_lcore_draining, memory_order_relaxed), 0))
+			return 0;
+		n = rte_eth_rx_burst(tw_port_table[in->index].ethdev, in->queue, mbufs, burst);
+	} else {
+		n = rte_ring_dequeue_burst(tw_ring_table[in->index].ring, (void **)mbufs, burst, NULL);
+	}
+	if (!n)
+		return 0;
+	for (unsigned i = 0; i < n; i++) {
+		bytes += mbufs[i]->pkt_len;
+		segments |= mbufs[i]->nb_segs;
+	}
+	if (in->kind == TW_END_PORT) {
+		lcore->stats->port[in->index].rx_packets += n;
+		lcore->stats->port[in->index].rx_bytes += bytes;
+		if (spec->sink_kind == TW_END_RING) /* the next chain wants to know it too */
+			for (unsigned i = 0; i < n; i++)
+				mbufs[i]->port = in->index;
+	}
+	stats->rx += n;
+	stats->rx_bytes += bytes;
+	stats->bursts++;
+	lcore->burst.now = clock_ns(rte_rdtsc());
+	if (__builtin_expect(segments > 1, 0)) {
+		unsigned kept = linearize(lcore, in->chain, mbufs, n);
+
+		if (!kept)
+			return n;
+		n = kept;
+	}
+	if (spec->code) {
+		tw_dispatch_fill(lcore, in->kind == TW_END_PORT ? in->index : TW_PORT_NONE, mbufs, n);
+		tw_dispatch_burst(lcore, in->chain, false);
+	} else {
+		tw_dispatch_direct(lcore, in->chain, mbufs, n);
+	}
+	return n;
+}
+
+/* NF timers, hold timeouts, table expiry; some ten times a second. */
+static void tick(struct tw_lcore *lcore, uint64_t now)
+{
+	lcore->next_tick = now + tw_options()->tick_ms * 1000000ull;
+	lcore->burst.now = now;
+	tw_hold_expire(lcore, now);
+	tw_tables_sweep(now, SWEEP_BUDGET);
+	if (lcore->plan->vm)
+		tw_fence_enter(lcore, TW_VM_TICK);
+	if (lcore->n_emits)
+		tw_dispatch_emits(lcore);
+}
+
+unsigned tw_lcore_turn(struct tw_lcore *lcore)
+{
+	struct tw_lcore_plan *plan = lcore->plan;
+	unsigned moved = 0, chain;
+	uint64_t tsc = rte_rdtsc(), now = clock_ns(tsc);
+
+	if (__builtin_expect(now >= lcore->next_tick, 0)) {
+		clock_set(tsc);
+		tick(lcore, now);
+	}
+	for (unsigned i = 0; i < plan->n_inputs; i++)
+		moved += run_input(lcore, &plan->input[i]);
+	while (__builtin_expect(tw_hold_collect(lcore, &chain), 0))
+		tw_dispatch_burst(lcore, chain, true);
+	tw_dispatch_bury(lcore);
+	lcore->stats->heartbeat++;
+	tsc = rte_rdtsc() - tsc;
+	if (moved)
+		lcore->stats->busy_cycles += tsc;
+	else
+		lcore->stats->idle_cycles += tsc;
+	return moved;
+}
+
+/* ---- idling ---- */
+
+static void sleep_ns(struct tw_lcore *lcore, long ns)
+{
+	struct timespec ts = { .tv_nsec = ns };
+	uint64_t tsc = rte_rdtsc();
+
+	nanosleep(&ts, NULL);
+	lcore->stats->idle_cycles += rte_rdtsc() - tsc;
+}
+
+static void interrupts_set(const struct tw_lcore_plan *plan, bool on)
+{
+	for (unsigned i = 0; i < plan->n_inputs; i++) {
+		const struct tw_input_spec *in = &plan->input[i];
+
+		if (in->kind != TW_END_PORT)
+			continue;
+		if (on)
+			rte_eth_dev_rx_intr_enable(tw_port_table[in->index].ethdev, in->queue);
+		else
+			rte_eth_dev_rx_intr_disable(tw_port_table[in->index].ethdev, in->queue);
+	}
+}
+
+static void interrupts_init(struct tw_lcore *lcore)
+{
+	const struct tw_lcore_plan *plan = lcore->plan;
+
+	lcore->epoll_ready = 1;
+	for (unsigned i = 0; i < plan->n_inputs; i++) {
+		const struct tw_input_spec *in = &plan->input[i];
+
+		if (rte_eth_dev_rx_intr_ctl_q(tw_port_table[in->index].ethdev, in->queue,
+					      RTE_EPOLL_PER_THREAD, RTE_INTR_EVENT_ADD, NULL) < 0) {
+			tw_log("port %s gives no rx interrupts; cpu %d sleeps between polls instead",
+			       lcore->shared->port[in->index].name, lcore->cpu);
+			lcore->epoll_ready = -1;
+			return;
+		}
+	}
+}
+
+static void wait_interrupt(struct tw_lcore *lcore)
+{
+	struct rte_epoll_event events[TW_INPUTS_MAX];
+	uint64_t tsc = rte_rdtsc();
+
+	interrupts_set(lcore->plan, true);
+	/* A packet that came before the interrupt was armed raises none: look once more. */
+	if (!tw_lcore_turn(lcore)) {
+		tw_rcu_offline(lcore->slot);
+		rte_epoll_wait(RTE_EPOLL_PER_THREAD, events, RTE_DIM(events), tw_options()->tick_ms);
+		tw_rcu_online(lcore->slot);
+	}
+	interrupts_set(lcore->plan, false);
+	lcore->stats->idle_cycles += rte_rdtsc() - tsc;
+}
+
+static void idle(struct tw_lcore *lcore)
+{
+	uint32_t streak = ++lcore->idle_streak;
+	long ns;
+
+	lcore->stats->idle_loops++;
+	switch (tw_options()->idle) {
+	case TW_IDLE_SPIN:
+		return;
+	case TW_IDLE_PAUSE:
+		for (int i = 0; i < 16; i++)
+			rte_pause();
+		return;
+	case TW_IDLE_INTERRUPT:
+		if (streak < IDLE_SPIN_TURNS)
+			return;
+		if (!lcore->epoll_ready)
+			interrupts_init(lcore);
+		if (lcore->epoll_ready > 0) {
+			wait_interrupt(lcore);
+			return;
+		}
+		/* fall through */
+	default:
+		if (streak < IDLE_SPIN_TURNS) {
+			rte_pause();
+			return;
+		}
+		ns = IDLE_SLEEP_MIN_NS * (long)(streak - IDLE_SPIN_TURNS + 1);
+		sleep_ns(lcore, ns < IDLE_SLEEP_MAX_NS ? ns : IDLE_SLEEP_MAX_NS);
+	}
+}
+
+/* ---- thread ---- */
+
+static void plan_take(struct tw_lcore *lcore)
+{
+	struct tw_lcore_plan *plan = atomic_load_explicit(&lcore->next, memory_order_acquire);
+
+	if (plan == lcore->plan)
+		return;
+	lcore->plan = plan;
+	lcore->epoll_ready = 0;
+	lcore->stats->generation = plan->generation;
+	atomic_store_explicit(&lcore->acked, plan->generation, memory_order_release);
+}
+
+void tw_lcore_leave(struct tw_lcore *lcore)
+{
+	if (!lcore->plan)
+		return;
+	if (lcore->plan->vm)
+		tw_fence_enter(lcore, TW_VM_STOP);
+	if (lcore->n_emits)
+		tw_dispatch_emits(lcore);
+	tw_hold_flush(lcore);
+	tw_dispatch_bury(lcore);
+}
+
+static void *lcore_main(void *arg)
+{
+	struct tw_lcore *lcore = arg;
+	char name[16];
+
+	snprintf(name, sizeof(name), "tw-lcore-%d", lcore->cpu);
+	pthread_setname_np(pthread_self(), name);
+	prctl(PR_SET_TIMERSLACK, 1000UL); /* short sleeps that are short */
+	rte_thread_register();
+	tw_fence_thread_init();
+	tw_self = lcore;
+	pthread_getcpuclockid(pthread_self(), &lcore->cpu_clock);
+	clock_set(rte_rdtsc());
+	tw_rcu_register(lcore->slot);
+	atomic_store(&lcore->up, true);
+	while (!atomic_load_explicit(&lcore->stop, memory_order_relaxed)) {
+		plan_take(lcore);
+		if (tw_lcore_turn(lcore))
+			lcore->idle_streak = 0;
+		else
+			idle(lcore);
+		tw_rcu_quiescent(lcore->slot);
+	}
+	tw_lcore_leave(lcore);
+	atomic_store(&lcore->up, false);
+	tw_rcu_unregister(lcore->slot);
+	tw_self = NULL;
+	rte_thread_unregister();
+	return NULL;
+}
+
+int tw_lcore_thread_start(struct tw_lcore *lcore)
+{
+	pthread_attr_t attr;
+	sigset_t all, old;
+	cpu_set_t cpus;
+	int err;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(lcore->cpu, &cpus);
+	pthread_attr_init(&attr);
+	pthread_attr_setaffinity_np(&attr, sizeof(cpus), &cpus);
+	/* Stop signals go to the control thread; faults and the fence's own come here. */
+	sigemptyset(&all);
+	sigaddset(&all, SIGINT);
+	sigaddset(&all, SIGTERM);
+	sigaddset(&all, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &all, &old);
+	err = pthread_create(&lcore->thread, &attr, lcore_main, lcore);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	if (err)
+		return tw_fail(err, "no thread on CPU %d: %s", lcore->cpu, strerror(err));
+	lcore->threaded = true;
+	return 0;
+}
+
+int tw_lcore_step(int slot)
+{
+	struct tw_lcore *lcore = slot >= 0 && slot < TW_LCORES_MAX ? tw_lcore_table[slot] : NULL;
+	unsigned moved;
+
+	if (!lcore || lcore->threaded)
+		return tw_fail(EINVAL, "slot %d is no lcore that is stepped by hand", slot);
+	tw_self = lcore;
+	clock_set(rte_rdtsc()); /* sees tw_clock_advance() at once */
+	plan_take(lcore);
+	moved = tw_lcore_turn(lcore);
+	tw_rcu_quiescent(slot);
+	tw_self = NULL;
+	return moved;
+}
+
+const struct tw_jit *tw_lcore_jit(int slot)
+{
+	struct tw_lcore *lcore = slot >= 0 && slot < TW_LCORES_MAX ? tw_lcore_table[slot] : NULL;
+
+	return lcore && lcore->plan && lcore->plan->vm ? lcore->plan->vm->jit : NULL;
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* main.c - starts the control VM and hands the command line to tideway.cli. */
+#include "abi.h"
+#include "vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <lauxlib.h>
+
+static volatile sig_atomic_t stop_signal;
+static int wake[2] = { -1, -1 };
+
+static void on_stop(int sig)
+{
+	int saved = errno;
+
+	stop_signal = sig;
+	if (write(wake[1], "", 1) < 0) {
+		/* full: the control thread wakes anyway */
+	}
+	errno = saved;
+}
+
+int tw_signal_pending(void)
+{
+	return stop_signal;
+}
+
+int tw_sleep_ms(uint32_t ms)
+{
+	struct pollfd fd = { .fd = wake[0], .events = POLLIN };
+	char buf[16];
+
+	if (stop_signal)
+		return 1;
+	if (poll(&fd, 1, (int)ms) > 0 && read(wake[0], buf, sizeof(buf)) < 0) {
+		/* nothing to do: the flag tells */
+	}
+	return stop_signal != 0;
+}
+
+static int traceback(lua_State *L)
+{
+	if (lua_isstring(L, 1))
+		luaL_traceback(L, L, lua_tostring(L, 1), 1);
+	return 1;
+}
+
+int main(int argc, char **argv)
+{
+	struct sigaction sa = { .sa_handler = on_stop };
+	lua_State *L = tw_vm_control();
+	int code = 1;
+
+	if (!L) {
+		fprintf(stderr, "tideway: %s\n", tw_error());
+		return 1;
+	}
+	if (pipe2(wake, O_CLOEXEC | O_NONBLOCK) < 0) {
+		perror("tideway: pipe");
+		return 1;
+	}
+	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGTERM, &sa, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	lua_pushcfunction(L, traceback);
+	lua_getglobal(L, "require");
+	lua_pushliteral(L, "tideway.cli");
+	if (lua_pcall(L, 1, 1, 1) != 0)
+		goto out;
+	lua_getfield(L, -1, "main");
+	lua_createtable(L, argc, 0);
+	for (int i = 0; i < argc; i++) {
+		lua_pushstring(L, argv[i]);
+		lua_rawseti(L, -2, i);
+	}
+	if (lua_pcall(L, 1, 1, 1) == 0) {
+		code = (int)lua_tointeger(L, -1);
+		lua_pop(L, 1);
+	}
+out:
+	if (lua_isstring(L, -1))
+		fprintf(stderr, "tideway: internal error: %s\n", lua_tostring(L, -1));
+	tw_engine_close();
+	tw_stats_close();
+	lua_close(L);
+	return code;
+}

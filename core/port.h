@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* port.h - ports: DPDK ethernet devices by index, and rings between chains. */
+#pragma once
+#include "abi.h"
+
+#include <rte_ethdev.h>
+#include <rte_ring.h>
+#include <rte_spinlock.h>
+
+struct tw_port {
+	bool used, started;
+	bool owns_device; /* probed by us, so removed by us */
+	uint16_t ethdev;
+	uint16_t rx_queues, tx_queues;
+	int socket;
+	struct rte_ring *wire_in, *wire_out; /* wire ports: far ends */
+	rte_spinlock_t tx_lock[16];          /* by tx queue, where lcores have to share one */
+};
+
+struct tw_ring {
+	bool used;
+	struct rte_ring *ring;
+};
+
+extern struct tw_port tw_port_table[TW_PORTS_MAX];
+extern struct tw_ring tw_ring_table[TW_RINGS_MAX];
+
+/* The mode the kernel gave to an AF_XDP port: "native XDP, zero-copy" and so on. */
+void tw_xdp_mode(const char *ifname, char *text, size_t size);

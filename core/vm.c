@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* vm.c - Lua VMs: the control VM and one VM per lcore with a heap limit. */
+#include "vm.h"
+#include "error.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <lauxlib.h>
+#include <lualib.h>
+
+extern const char tw_abi_cdef[], tw_abi_hash[];
+
+/* Every block of an lcore VM is on a list, so that an abandoned VM can be freed without it. */
+struct tw_block {
+	struct tw_block *prev, *next;
+};
+
+static void block_link(struct tw_vm *vm, struct tw_block *block)
+{
+	block->prev = NULL;
+	block->next = vm->blocks;
+	if (vm->blocks)
+		vm->blocks->prev = block;
+	vm->blocks = block;
+}
+
+static void block_unlink(struct tw_vm *vm, struct tw_block *block)
+{
+	if (block->prev)
+		block->prev->next = block->next;
+	else
+		vm->blocks = block->next;
+	if (block->next)
+		block->next->prev = block->prev;
+}
+
+/* lua_Alloc: over the limit it returns NULL, and Lua raises "not enough memory". */
+static void *vm_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
+{
+	struct tw_block *block = ptr ? (struct tw_block *)ptr - 1 : NULL, *moved;
+	struct tw_vm *vm = ud;
+
+	if (nsize == 0) {
+		if (block) {
+			block_unlink(vm, block);
+			vm->used -= osize;
+			free(block);
+		}
+		return NULL;
+	}
+	if (!block)
+		osize = 0;
+	if (nsize > osize && vm->used + nsize - osize > vm->limit)
+		return NULL;
+	if (block)
+		block_unlink(vm, block);
+	moved = realloc(block, sizeof(*block) + nsize);
+	if (!moved) {
+		if (block)
+			block_link(vm, block);
+		return NULL;
+	}
+	block_link(vm, moved);
+	vm->used += nsize - osize;
+	return moved + 1;
+}
+
+const char *tw_lua_root(void)
+{
+	static char root[PATH_MAX];
+	static const char *const places[] = { "../lua", "../share/tideway/lua", "../../lua" };
+	char exe[PATH_MAX - 64], probe[PATH_MAX];
+	const char *env = getenv("TIDEWAY_LUA");
+	ssize_t len;
+
+	if (root[0])
+		return root;
+	if (env) {
+		snprintf(root, sizeof(root), "%s", env);
+		return root;
+	}
+	len = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+	if (len <= 0)
+		return NULL;
+	exe[len] = '\0';
+	*strrchr(exe, '/') = '\0';
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		snprintf(probe, sizeof(probe), "%s/%s", exe, places[i]);
+		if (!realpath(probe, root))
+			continue;
+		snprintf(probe, sizeof(probe), "%.*s/tideway/init.lua", PATH_MAX - 32, root);
+		if (access(probe, R_OK) == 0)
+			return root;
+	}
+	root[0] = '\0';
+	tw_fail(ENOENT, "the Lua half of Tideway is not at %s/../lua nor %s/../share/tideway/lua; set TIDEWAY_LUA",
+		exe, exe);
+	return NULL;
+}
+
+/* require "tideway.core": what only C knows. */
+static int open_core(lua_State *L)
+{
+	lua_createtable(L, 0, 4);
+	lua_pushstring(L, tw_abi_cdef);
+	lua_setfield(L, -2, "cdef");
+	lua_pushstring(L, tw_abi_hash);
+	lua_setfield(L, -2, "abi_hash");
+	lua_pushinteger(L, TW_ABI_VERSION);
+	lua_setfield(L, -2, "abi_version");
+	lua_pushstring(L, tw_lua_root());
+	lua_setfield(L, -2, "root");
+	return 1;
+}
+
+static void open_libs(lua_State *L)
+{
+	const char *root = tw_lua_root();
+
+	luaL_openlibs(L);
+	lua_getglobal(L, "package");
+	lua_getfield(L, -1, "preload");
+	lua_pushcfunction(L, open_core);
+	lua_setfield(L, -2, "tideway.core");
+	lua_pop(L, 1);
+	lua_getfield(L, -1, "path");
+	lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;%s", root, root, lua_tostring(L, -1));
+	lua_setfield(L, -3, "path");
+	lua_pop(L, 2);
+}
+
+lua_State *tw_vm_control(void)
+{
+	lua_State *L;
+
+	if (!tw_lua_root())
+		return NULL;
+	L = luaL_newstate();
+	if (!L) {
+		tw_fail(ENOMEM, "no memory for the control VM");
+		return NULL;
+	}
+	open_libs(L);
+	return L;
+}
+
+struct build_args {
+	struct tw_vm *vm;
+	const char *blob;
+	size_t len;
+	struct tw_burst *burst;
+	uint32_t n_chains;
+	const uint32_t *quarantine;
+};
+
+/* Calls tideway.lcore.build(blob, burst address, jit address, quarantine) -> resume, punt, tick,
+ * stop, chain functions..., which stay on the stack. */
+static int build(lua_State *L)
+{
+	struct build_args *args = lua_touserdata(L, 1);
+
+	lua_settop(L, 0);
+	open_libs(L);
+	lua_getglobal(L, "require");
+	lua_pushliteral(L, "tideway.lcore");
+	lua_call(L, 1, 1);
+	lua_getfield(L, -1, "build");
+	lua_remove(L, 1);
+	lua_pushlstring(L, args->blob, args->len);
+	lua_pushnumber(L, (lua_Number)(uintptr_t)args->burst);
+	lua_pushnumber(L, (lua_Number)(uintptr_t)args->vm->jit);
+	lua_createtable(L, args->n_chains, 0);
+	for (uint32_t i = 0; i < args->n_chains; i++) {
+		lua_pushnumber(L, args->quarantine[i]);
+		lua_rawseti(L, -2, i + 1);
+	}
+	lua_call(L, 4, TW_VM_CHAIN - 1 + args->n_chains);
+	return TW_VM_CHAIN - 1 + args->n_chains;
+}
+
+struct tw_vm *tw_vm_new(const char *blob, size_t len, struct tw_burst *burst, uint32_t n_chains,
+			const uint32_t *quarantine)
+{
+	struct build_args args = { NULL, blob, len, burst, n_chains, quarantine };
+	struct tw_vm *vm = calloc(1, sizeof(*vm));
+
+	if (vm)
+		vm->jit = calloc(1, sizeof(*vm->jit));
+	if (!vm || !vm->jit) {
+		free(vm);
+		tw_fail(ENOMEM, "no memory for an lcore VM");
+		return NULL;
+	}
+	vm->limit = (size_t)tw_options()->vm_memory_mb << 20;
+	vm->L = lua_newstate(vm_alloc, vm);
+	if (!vm->L) {
+		tw_vm_abandon(vm);
+		tw_fail(ENOMEM, "no memory for an lcore VM");
+		return NULL;
+	}
+	args.vm = vm;
+	lua_pushcfunction(vm->L, build);
+	lua_pushlightuserdata(vm->L, &args);
+	if (lua_pcall(vm->L, 1, TW_VM_CHAIN - 1 + n_chains, 0) != 0) {
+		const char *text = lua_tostring(vm->L, -1);
+
+		tw_fail(EINVAL, "%s", text ? text : "an lcore VM could not be built");
+		tw_vm_free(vm);
+		return NULL;
+	}
+	return vm;
+}
+
+void tw_vm_free(struct tw_vm *vm)
+{
+	if (!vm)
+		return;
+	lua_close(vm->L);
+	free(vm->jit);
+	free(vm);
+}
+
+void tw_vm_abandon(struct tw_vm *vm)
+{
+	struct tw_block *block = vm->blocks;
+
+	while (block) {
+		struct tw_block *next = block->next;
+
+		free(block);
+		block = next;
+	}
+	free(vm->jit);
+	free(vm);
+}

@@ -1,0 +1,140 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Chains: sources, NFs in order, sink, and where they are pinned.
+
+local model = require "tideway.model"
+local nfs = require "tideway.nf"
+local ports = require "tideway.port"
+
+local STAGES_MAX = 22
+
+local M = {}
+
+---@class tideway.chain
+---@field name string
+---@field sources table[] ports or rings
+---@field sink table? port or ring
+---@field stages tideway.nf.instance[]
+---@field lcores? (integer|"step")[]
+---@field where string file:line of its declaration
+local Chain = {}
+Chain.__index = Chain
+Chain.__tostring = function(self) return "chain " .. self.name end
+
+local function is_endpoint(value) return ports.is_port(value) or ports.is_ring(value) end
+
+local function check_lcore(chain, value)
+   if type(value) ~= "number" or value < 0 or value % 1 ~= 0 then
+      error(("chain %s: lcore must be a CPU number, or a list of them, not %s"):format(chain.name, tostring(value)), 4)
+   end
+   return value
+end
+
+local function lcore_list(chain, value)
+   local list, seen = {}, {}
+   for _, cpu in ipairs(type(value) == "table" and value or { value }) do
+      check_lcore(chain, cpu)
+      if seen[cpu] then error(("chain %s: lcore %d is named twice"):format(chain.name, cpu), 3) end
+      seen[cpu] = true
+      list[#list + 1] = cpu
+   end
+   if #list == 0 then error(("chain %s: an empty list of lcores"):format(chain.name), 3) end
+   return list
+end
+
+--- Pin the chain: `{ lcore = 1 }`, `{ lcore = { 0, 1 } }` (one copy per lcore, a receive queue each), or
+--- `{ step = true }` (no thread: the script calls tideway.engine's step()).
+---@param place table
+---@return tideway.chain self
+function Chain:pin(place)
+   if type(place) ~= "table" then error(("chain %s: pin takes a table such as { lcore = 1 }"):format(self.name), 2) end
+   for key in pairs(place) do
+      if key ~= "lcore" and key ~= "step" then
+         error(("chain %s: cannot pin to %q; this version knows lcore"):format(self.name, tostring(key)), 2)
+      end
+   end
+   if place.step then
+      self.lcores = { "step" }
+   elseif place.lcore ~= nil then
+      self.lcores = lcore_list(self, place.lcore)
+   else
+      error(("chain %s: pin { lcore = N } is missing its lcore"):format(self.name), 2)
+   end
+   return self
+end
+
+--- Where packets go that an NF passes to the kernel (`pkt:pass()`): a port whose other end is the kernel.
+---@param port tideway.port
+---@return tideway.chain self
+function Chain:kernel(port)
+   if not ports.is_port(port) then error(("chain %s: kernel takes a port"):format(self.name), 2) end
+   self.kernel_port = port
+   return self
+end
+
+--- Name of a stage as counters show it: a second place of the same NF gets "#2".
+local function stage_names(stages)
+   local names, seen = {}, {}
+   for i, nf in ipairs(stages) do
+      seen[nf.name] = (seen[nf.name] or 0) + 1
+      names[i] = seen[nf.name] == 1 and nf.name or ("%s#%d"):format(nf.name, seen[nf.name])
+   end
+   return names
+end
+
+local function sources_of(name, first)
+   local list = is_endpoint(first) and { first } or first
+   if type(list) ~= "table" or #list == 0 then
+      error(("tw.chain(%q, ...): the second argument is its source: a port, a ring, or a list of them"):format(name), 3)
+   end
+   for i, source in ipairs(list) do
+      if not is_endpoint(source) then
+         error(("tw.chain(%q, ...): source %d is %s, not a port or a ring"):format(name, i, tostring(source)), 3)
+      end
+   end
+   return list
+end
+
+--- Declare a chain.
+---@param name string
+---@param source table port, ring, or list of them
+---@param ... any NF instances (or plain packet functions), at the end optionally the sink: a port or ring
+---@return tideway.chain
+function M.chain(name, source, ...)
+   if type(name) ~= "string" or name == "" then error("tw.chain: the name must be a string", 2) end
+   for _, other in ipairs(model.chains) do
+      if other.name == name then
+         error(("tw.chain: the name %q is taken by the chain declared at %s"):format(name, other.where), 2)
+      end
+   end
+   local chain = setmetatable({
+      name = name, index = #model.chains, sources = sources_of(name, source), stages = {}, where = model.where(2),
+   }, Chain)
+   local n = select("#", ...)
+   for i = 1, n do
+      local item = select(i, ...)
+      if is_endpoint(item) then
+         if i ~= n then
+            error(("tw.chain(%q, ...): %s stands before other NFs; a sink is the last argument"):format(name, tostring(item)), 2)
+         end
+         chain.sink = item
+      elseif type(item) == "function" then
+         chain.stages[#chain.stages + 1] = nfs.instance(("function%d"):format(i), item, 2)
+      elseif nfs.is_instance(item) then
+         chain.stages[#chain.stages + 1] = item
+      else
+         error(("tw.chain(%q, ...): argument %d is %s; expected an NF instance, such as tw.nf.count {}, a function, "
+            .. "or the sink"):format(name, i + 2, item == nil and "nil" or tostring(item)), 2)
+      end
+   end
+   if #chain.stages > STAGES_MAX then
+      error(("tw.chain(%q, ...): %d NFs are more than a chain takes (%d)"):format(name, #chain.stages, STAGES_MAX), 2)
+   end
+   if #chain.stages == 0 and not chain.sink then
+      error(("tw.chain(%q, ...): it has neither an NF nor a sink"):format(name), 2)
+   end
+   chain.stage_names = stage_names(chain.stages)
+   model.chains[#model.chains + 1] = chain
+   return chain
+end
+
+return M

@@ -1,0 +1,254 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Runs a script: load, validate, start, watch, stop, report.
+
+local ffi = require "ffi"
+local abi = require "tideway.abi"
+local model = require "tideway.model"
+local options = require "tideway.options"
+local plan = require "tideway.plan"
+local rundir = require "tideway.rundir"
+local stats = require "tideway.stats"
+local transfer = require "tideway.transfer"
+
+local C = abi.C
+local M = {}
+
+transfer.record_cdefs()
+
+-- ---- pieces that specs use too ----
+
+--- Start what was declared with tw.port, tw.chain, ...
+---@return { cpu: integer|"step", slot: integer }[] lcores
+function M.start()
+   M.lcores = plan.start()
+   return M.lcores
+end
+
+--- One turn of every lcore that is pinned with { step = true }.
+---@return integer moved packets
+function M.step()
+   local moved = 0
+   for _, entry in ipairs(M.lcores) do
+      if entry.cpu == "step" then
+         local n = C.tw_lcore_step(entry.slot)
+         if n < 0 then error(abi.error(), 2) end
+         moved = moved + n
+      end
+   end
+   return moved
+end
+
+--- Messages of lcores since the last call.
+---@return string[]
+function M.log()
+   local line, list = ffi.new "char[512]", {}
+   while C.tw_log_next(line, 512) == 1 do list[#list + 1] = ffi.string(line) end
+   return list
+end
+
+--- Counters now.
+function M.snapshot()
+   C.tw_ports_refresh()
+   return stats.snapshot(C.tw_stats())
+end
+
+--- Stop lcores, close ports, rings and tables, forget the model.
+function M.close()
+   C.tw_engine_close()
+   model.reset()
+   M.lcores = {}
+end
+
+-- ---- scripts ----
+
+-- Scripts' directories come first, so that `require` finds modules beside the script.
+local function load_script(path, args)
+   local chunk, err = loadfile(path)
+   if not chunk then return nil, err end
+   local dir = path:match "^(.*)/[^/]*$" or "."
+   package.path = ("%s/?.lua;%s/?/init.lua;%s"):format(dir, dir, package.path)
+   local arg = { [0] = path }
+   for i, value in ipairs(args) do arg[i] = value end
+   rawset(_G, "arg", arg)
+   local ok, message = xpcall(function() chunk(unpack(args)) end, function(e)
+      return type(e) == "string" and e or tostring(e)
+   end)
+   if not ok then return nil, message end
+   return true
+end
+
+local function complain(...) io.stderr:write("tideway: ", string.format(...), "\n") end
+
+local function apply(opts)
+   local list = {}
+   list.idle, list.burst, list.memory_mb = opts.idle, opts.burst, opts.memory
+   if opts.no_huge then list.no_huge = true end
+   options.command_line(list)
+end
+
+local function instance_name(path, opts)
+   return opts.name or path:match "([^/]*)$":gsub("%.lua$", "")
+end
+
+local function describe()
+   local lines = { ffi.string(C.tw_eal_info().note) }
+   for _, port in ipairs(model.ports) do
+      local info = C.tw_stats().port[port.index]
+      lines[#lines + 1] = ("port %s: %s, %s, %d rx and %d tx queue(s)"):format(port.name, ffi.string(info.driver),
+         ffi.string(info.mode), info.rx_queues, info.tx_queues)
+   end
+   local cpus = plan.cpus()
+   for _, chain in ipairs(model.chains) do
+      local names, sources = {}, {}
+      for i, source in ipairs(chain.sources) do sources[i] = source.name end
+      for i, name in ipairs(chain.stage_names) do names[i] = name end
+      names[#names + 1] = chain.sink and chain.sink.name or "(no sink)"
+      lines[#lines + 1] = ("chain %s on lcore %s: %s -> %s"):format(chain.name, table.concat(chain.lcores, ", "),
+         table.concat(sources, ", "), table.concat(names, " -> "))
+   end
+   local threads = {}
+   for _, entry in ipairs(M.lcores) do threads[#threads + 1] = entry.cpu end
+   if #threads == #cpus then
+      lines[#lines + 1] = "every CPU has an lcore: the control thread shares one with it"
+   end
+   return lines
+end
+
+-- Until a signal or the end of --for: print logs and, with --stats, rates.
+local function watch(opts, say)
+   local start = tonumber(C.tw_now())
+   local deadline = opts.duration and start + opts.duration * 1e9
+   local before, before_at = M.snapshot(), start
+   while true do
+      local now = tonumber(C.tw_now())
+      if deadline and now >= deadline then return end
+      local nap = 200
+      if deadline then nap = math.min(nap, math.ceil((deadline - now) / 1e6)) end
+      if C.tw_sleep_ms(nap) == 1 then return end
+      for _, line in ipairs(M.log()) do complain("%s", line) end
+      C.tw_ports_refresh()
+      now = tonumber(C.tw_now())
+      if opts.stats and now - before_at >= opts.stats * 1e9 then
+         local snapshot = M.snapshot()
+         say("%6.1f s  %s", (now - start) / 1e9, stats.line(stats.rates(before, snapshot, (now - before_at) / 1e9)))
+         before, before_at = snapshot, now
+      end
+   end
+end
+
+local function report(opts, seconds)
+   for _, line in ipairs(M.log()) do complain("%s", line) end
+   local snapshot = stats.snapshot(C.tw_stats())
+   snapshot.seconds = seconds
+   if opts.json then
+      print(require("tideway.json").encode(snapshot))
+   elseif not opts.quiet then
+      io.write(stats.final_table(snapshot))
+   end
+   return stats.adds_up(snapshot)
+end
+
+local function run(path, args, opts)
+   local dir, name = rundir.claim(instance_name(path, opts), opts.name ~= nil)
+   if not dir then
+      complain("%s", name)
+      return 1
+   end
+   if C.tw_stats_open(dir, name, path) < 0 then
+      complain("%s", abi.error())
+      return 1
+   end
+   local quiet = opts.quiet or opts.json
+   local function say(...)
+      if quiet then return end
+      io.write(string.format(...), "\n")
+      io.flush()
+   end
+   local ok, err = load_script(path, args)
+   if ok then ok, err = pcall(M.start) end
+   if not ok then
+      complain("%s", err)
+      return 2
+   end
+   for _, line in ipairs(describe()) do say("%s", line) end
+   local start = tonumber(C.tw_now())
+   say("ready: instance %s, pid %d; stop with Ctrl-C", name, C.tw_stats().pid)
+   watch(opts, say)
+   C.tw_engine_stop()
+   local exact = report(opts, (tonumber(C.tw_now()) - start) / 1e9)
+   if not exact then complain "the counters do not add up; this is a bug, please report it" end
+   return exact and 0 or 1
+end
+
+--- `tideway run`.
+---@return integer exit code
+function M.run(path, args, opts)
+   local ok, err = pcall(apply, opts)
+   if not ok then
+      complain("%s", err)
+      return 2
+   end
+   local code = run(path, args, opts)
+   M.close()
+   C.tw_stats_close()
+   return code
+end
+
+local function check_report()
+   local out = { chains = {}, ports = {} }
+   for _, port in ipairs(model.ports) do
+      out.ports[#out.ports + 1] = { name = port.name, devargs = port.devargs, where = port.where }
+   end
+   for _, chain in ipairs(model.chains) do
+      local nfs = {}
+      for i, nf in ipairs(chain.stages) do
+         nfs[i] = {
+            name = chain.stage_names[i], where = nf.where, on_fault = nf.on_fault,
+            place = nf.packet and "lcore (packet)" or "lcore only (burst)",
+         }
+      end
+      local sources = {}
+      for i, source in ipairs(chain.sources) do sources[i] = source.name end
+      out.chains[#out.chains + 1] = {
+         name = chain.name, where = chain.where, sources = sources, sink = chain.sink and chain.sink.name,
+         lcores = chain.lcores, nfs = nfs,
+      }
+   end
+   return out
+end
+
+local function print_check(path, result)
+   print(("%s: valid; %d port(s), %d chain(s)"):format(path, #result.ports, #result.chains))
+   for _, port in ipairs(result.ports) do print(("port %-12s %s"):format(port.name, port.devargs)) end
+   for _, chain in ipairs(result.chains) do
+      print(("chain %s (%s): %s -> %s on lcore %s"):format(chain.name, chain.where, table.concat(chain.sources, ", "),
+         chain.sink or "(where NFs send)", table.concat(chain.lcores, ", ")))
+      for _, nf in ipairs(chain.nfs) do
+         print(("   %-16s %-20s on fault: %-8s %s"):format(nf.name, nf.place, nf.on_fault, nf.where))
+      end
+   end
+end
+
+--- `tideway check`: everything but opening devices.
+---@return integer exit code
+function M.check(path, args, opts)
+   model.dry = true
+   local ok, err = load_script(path, args)
+   if ok then ok, err = pcall(plan.validate) end
+   if ok then
+      ok, err = pcall(function()
+         for _, chain in ipairs(model.chains) do transfer.pack(chain.stages, "chain " .. chain.name) end
+      end)
+   end
+   if not ok then
+      if opts.json then print(require("tideway.json").encode { valid = false, error = err })
+      else complain("%s", err) end
+      return 2
+   end
+   local result = check_report()
+   result.valid = true
+   if opts.json then print(require("tideway.json").encode(result)) else print_check(path, result) end
+   return 0
+end
+
+return M

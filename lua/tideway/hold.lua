@@ -1,0 +1,45 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Slow-path packets: new frames made by NFs, and packets held until something is known.
+
+local abi = require "tideway.abi"
+local model = require "tideway.model"
+
+local C = abi.C
+local M = {}
+
+---@class tideway.hold_queue
+---@field id integer
+local Hold = {}
+Hold.__index = Hold
+Hold.__transfer = function(self) return "tideway.hold", "attach", { self.id } end
+
+function M.attach(id) return setmetatable({ id = id }, Hold) end
+
+--- A queue for `pkt:hold(queue, key)`: packets that wait, for example for address resolution.
+---@param options? { slots?: integer, per_key?: integer, timeout?: number } timeout in seconds (default 3)
+---@return tideway.hold_queue
+function M.hold_queue(options)
+   options = options or {}
+   if model.dry then return M.attach(0) end
+   local timeout = (options.timeout or 3) * 1e9
+   local id = C.tw_hold_new(options.slots or 256, options.per_key or 0, timeout)
+   if id < 0 then error("tw.hold_queue: " .. abi.error(), 2) end
+   return M.attach(id)
+end
+
+--- Send the packets held under a key through the NF that held them again.
+---@param key number
+---@return integer released
+function Hold:release(key) return C.tw_hold_release(self.id, key) end
+
+--- In punt() or tick(): a new zeroed frame that leaves by a port when the function returns.
+---@param port integer port index
+---@param len integer bytes
+---@return tideway.pkt? nil when no packet buffer is free
+function M.emit(port, len)
+   local pkt = C.tw_emit(port, len)
+   if pkt == nil then return nil end
+   return pkt[0]
+end
+
+return M

@@ -1,0 +1,47 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- tideway: the module scripts and NFs require. Everything public is reached from here.
+
+local M = { version = require "tideway.version" }
+
+-- Loaded on first use, so that an lcore's VM holds only what its NFs need.
+local FROM = {
+   ["tideway.nf"] = { "nf", "args" },
+   ["tideway.port"] = { "port", "ring" },
+   ["tideway.chain"] = { "chain" },
+   ["tideway.options"] = { "options" },
+   ["tideway.hold"] = { "hold_queue", "emit" },
+   ["tideway.table"] = { "hash", "lru", "lpm", "array", "counters", "meter", "tables" },
+   ["tideway.packet"] = {
+      "ip4", "ip6", "mac", "prefix", "ip4_string", "ip6_string", "mac_string", "header", "csum", "headers",
+   },
+}
+local source = {}
+for module, names in pairs(FROM) do
+   for _, name in ipairs(names) do source[name] = module end
+end
+
+--- Time of the monotonic clock, ns (exact up to 2^53).
+---@return number
+function M.now() return tonumber(require("tideway.abi").C.tw_now()) end
+
+--- The names this module offers, in order.
+---@return string[]
+function M.names()
+   local list = { "names", "now", "version" }
+   for name in pairs(source) do list[#list + 1] = name end
+   table.sort(list)
+   return list
+end
+
+return setmetatable(M, {
+   __index = function(_, name)
+      local module = source[name]
+      if not module then
+         error(("tideway has no %q; there are: %s"):format(tostring(name), table.concat(M.names(), ", ")), 2)
+      end
+      local value = require(module)[name]
+      rawset(M, name, value)
+      return value
+   end,
+   __tostring = function() return "tideway " .. M.version end,
+})

@@ -1,0 +1,224 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Runs in an lcore's VM: builds, from what the control VM packed, the functions that C calls.
+--
+-- The chain function is entered once per burst. It writes burst.stage before each NF, so that the
+-- fence knows whom to blame, and leaves a verdict other than TW_NEXT on every packet it finished,
+-- so that the first packet without one is the one in hand when something goes wrong.
+
+local ffi = require "ffi"
+local bit = require "bit"
+local util = require "jit.util"
+local abi = require "tideway.abi"
+local packet = require "tideway.packet"
+local transfer = require "tideway.transfer"
+
+local C = abi.C
+local M = {}
+
+-- Room for large NFs: the defaults of LuaJIT 2.1 are for scripts.
+local JIT_OPTIONS = {
+   "maxtrace=8000", "maxrecord=20000", "maxirconst=8000", "maxside=1000", "maxsnap=2000", "hotloop=28",
+   "hotexit=6", "sizemcode=256", "maxmcode=32768", "loopunroll=24", "maxmcode=16384",
+}
+
+-- ---- what the JIT compiler does, for the fence and for top ----
+
+local function watch_jit(jit_info)
+   local started = {}
+   local function where(fn, pc)
+      local info = util.funcinfo(fn, pc)
+      return info.loc or (info.addr and "C function") or "?"
+   end
+   jit.attach(function(what, trace, fn, pc)
+      if what == "start" then
+         started[trace] = where(fn, pc)
+      elseif what == "stop" then
+         jit_info.traces = jit_info.traces + 1
+         local code, address = util.tracemc(trace)
+         if code and trace < C.TW_TRACES_MAX then
+            local slot = jit_info.trace[trace]
+            slot.start = address < 0 and address + 2 ^ 64 or address
+            slot["end"] = slot.start + #code
+            ffi.copy(slot.where, (started[trace] or "?"):sub(-C.TW_WHERE_LEN + 1))
+         end
+      elseif what == "abort" then
+         jit_info.aborts = jit_info.aborts + 1
+         ffi.copy(jit_info.last_abort, where(fn, pc):sub(-C.TW_WHERE_LEN + 1))
+      elseif what == "flush" then
+         jit_info.flushes = jit_info.flushes + 1
+      end
+   end, "trace")
+end
+
+-- ---- stages ----
+
+local function quarantined(stage)
+   local verdict = bit.bor(C.TW_DROP, bit.lshift(C.tw_reason_id "nf_quarantined", 8))
+   if stage.bypass then return { packet = function() end } end
+   return { packet = function(pkt) pkt.verdict = verdict end }
+end
+
+-- The NF instances of a chain, those in quarantine replaced by their policy.
+local function stages_of(chain, mask)
+   local list = {}
+   for i, stage in ipairs(chain.stages) do
+      local out = bit.band(mask, bit.lshift(1, i - 1)) ~= 0
+      list[i] = out and quarantined(stage) or stage.nf
+   end
+   return list
+end
+
+-- ---- code for one chain ----
+
+local PACKET_STAGE = [[
+burst.stage = %d
+f%d(pkt)
+if pkt.verdict == 0 then
+%s
+else pkt.stage = %d end
+]]
+
+-- A run of packet NFs becomes one loop with every NF inside.
+local function packet_loop(first, last, guard, is_last)
+   local body = is_last and "pkt.verdict = 7" or ""
+   for i = last, first, -1 do body = PACKET_STAGE:format(i - 1, i, body, i - 1) end
+   if guard then body = "if pkt.verdict == 0 then\n" .. body .. "end\n" end
+   return "for i = 0, burst.count - 1 do\nlocal pkt = pkts[i]\n" .. body .. "end\n"
+end
+
+-- A burst NF sees the whole burst; verdicts it gave are marked as its own afterwards.
+local function burst_call(i, is_last)
+   local mark = ("if pkt.verdict ~= 0 and pkt.stage == %d then pkt.stage = %d end"):format(C.TW_STAGE_ENGINE, i - 1)
+   local done = is_last and "if pkt.verdict == 0 then pkt.verdict = 7 end" or ""
+   return ("burst.stage = %d\nf%d(burst)\nfor i = 0, burst.count - 1 do\nlocal pkt = pkts[i]\n%s\n%s\nend\n")
+      :format(i - 1, i, mark, done)
+end
+
+--- The source of a chain's burst function; `stages` is a list of NF instances.
+---@param stages table[]
+---@return string
+function M.chain_source(stages)
+   local names, parts, i = {}, {}, 1
+   for k = 1, #stages do names[k] = "f" .. k end
+   while i <= #stages do
+      if stages[i].packet then
+         local last = i
+         while last < #stages and stages[last + 1].packet do last = last + 1 end
+         parts[#parts + 1] = packet_loop(i, last, i > 1, last == #stages)
+         i = last + 1
+      else
+         parts[#parts + 1] = burst_call(i, i == #stages)
+         i = i + 1
+      end
+   end
+   return ("local burst, pkts%s%s = ...\nreturn function()\n%send\n")
+      :format(#names > 0 and ", " or "", table.concat(names, ", "), table.concat(parts))
+end
+
+local function compile(chain, stages, burst)
+   local functions = {}
+   for i, nf in ipairs(stages) do functions[i] = nf.packet or nf.burst end
+   local chunk = assert(loadstring(M.chain_source(stages), "=chain " .. chain.name))
+   return chunk(burst, ffi.cast("struct tw_pkt *", burst.pkts), unpack(functions))
+end
+
+-- ---- slow paths ----
+
+-- Run one packet from its resume stage to its verdict.
+local function run_from(burst, pkt, stages)
+   for s = pkt.resume, #stages - 1 do
+      burst.stage = s
+      local nf = stages[s + 1]
+      if nf.packet then nf.packet(pkt) end
+      if pkt.verdict ~= C.TW_NEXT then
+         pkt.stage = s
+         return
+      end
+   end
+   pkt.verdict = C.TW_SINK
+end
+
+local function make_resume(burst, chains)
+   return function()
+      local stages = chains[burst.chain + 1]
+      for i = 0, burst.count - 1 do
+         local pkt = burst.pkts[i]
+         if pkt.verdict == C.TW_NEXT then run_from(burst, pkt, stages) end
+      end
+   end
+end
+
+local function punt_one(burst, pkt, stages)
+   local s = pkt.stage
+   local nf = stages[s + 1]
+   local punt = nf.punt
+   pkt.resume = s + 1
+   if not punt then
+      if nf.packet and not nf.punt and pkt.verdict ~= C.TW_PUNT then return end
+      pkt.verdict = bit.bor(C.TW_DROP, bit.lshift(C.tw_reason_id "no_punt", 8))
+      return
+   end
+   pkt.verdict = C.TW_NEXT
+   burst.stage = s
+   punt(pkt)
+   if pkt.verdict == C.TW_NEXT then run_from(burst, pkt, stages) end
+end
+
+local function make_punt(burst, chains)
+   return function()
+      local stages = chains[burst.chain + 1]
+      for i = 0, burst.count - 1 do
+         local pkt = burst.pkts[i]
+         burst.index = i
+         local guard = #stages
+         while bit.band(pkt.verdict, 0xff) == C.TW_PUNT and guard > 0 do
+            punt_one(burst, pkt, stages)
+            guard = guard - 1
+         end
+      end
+   end
+end
+
+-- Calls `method` of every NF that has it; an instance that stands in several places once.
+local function make_each(burst, chains, method)
+   return function()
+      local done = {}
+      for c, stages in ipairs(chains) do
+         for s, nf in ipairs(stages) do
+            local fn = nf[method]
+            if fn and not done[nf] then
+               done[nf] = true
+               burst.chain, burst.stage = c - 1, s - 1
+               fn(tonumber(burst.now))
+            end
+         end
+      end
+   end
+end
+
+--- Build everything C needs from this VM.
+---@param blob string from tideway.transfer, a list of chains
+---@param burst_address number of struct tw_burst
+---@param jit_address number of struct tw_jit
+---@param quarantine integer[] bit mask of stages per chain
+---@return function resume
+---@return function punt
+---@return function tick
+---@return function stop
+---@return function ... one per chain
+function M.build(blob, burst_address, jit_address, quarantine)
+   jit.opt.start(unpack(JIT_OPTIONS))
+   watch_jit(ffi.cast("struct tw_jit *", jit_address))
+   local burst = ffi.cast("struct tw_burst *", burst_address)
+   packet.set_burst(burst)
+   local list = transfer.unpack(blob)
+   local chains, functions = {}, {}
+   for i, chain in ipairs(list) do
+      chains[i] = stages_of(chain, quarantine[i])
+      functions[i] = compile(chain, chains[i], burst)
+   end
+   return make_resume(burst, chains), make_punt(burst, chains), make_each(burst, chains, "tick"),
+      make_each(burst, chains, "stop"), unpack(functions)
+end
+
+return M

@@ -1,0 +1,163 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Network functions: how they are declared, made and found.
+
+local model = require "tideway.model"
+
+local M = {}
+
+-- Functions an instance may offer, and other keys the engine knows.
+local METHODS = {
+   packet = true, burst = true, message = true, punt = true, tick = true, export = true, import = true, stop = true,
+}
+
+---@class tideway.nf.instance
+---@field name string
+---@field where string file:line of its packet (or burst) function
+---@field packet? fun(pkt: tideway.pkt)
+---@field burst? fun(batch: table)
+---@field punt? fun(pkt: tideway.pkt)
+---@field tick? fun(now: number)
+---@field stop? fun()
+---@field on_fault "drop"|"bypass"
+local Instance = {}
+Instance.__index = Instance
+Instance.__tostring = function(self) return "NF " .. self.name end
+
+local function position(fn)
+   local info = debug.getinfo(fn, "S")
+   return ("%s:%d"):format(info.short_src, info.linedefined)
+end
+
+--- Make an instance from what a constructor returned.
+---@param name string
+---@param value table|function functions by name; a function is `packet` alone
+---@param level integer error level of the script that is to blame
+---@return tideway.nf.instance
+function M.instance(name, value, level)
+   if getmetatable(value) == Instance then return value end
+   if type(value) == "function" then value = { packet = value } end
+   if type(value) ~= "table" then
+      error(("NF %q: the constructor must return a table of functions, not %s"):format(name, type(value)), level + 1)
+   end
+   for key in pairs(METHODS) do
+      if value[key] ~= nil and type(value[key]) ~= "function" then
+         error(("NF %q: %s must be a function, not %s"):format(name, key, type(value[key])), level + 1)
+      end
+   end
+   if value.packet and value.burst then
+      error(("NF %q offers packet and burst; give one of them"):format(name), level + 1)
+   end
+   local main = value.packet or value.burst or value.message
+   if not main then
+      error(("NF %q has neither packet(pkt) nor burst(batch)"):format(name), level + 1)
+   end
+   local policy = value.on_fault or "drop"
+   if policy ~= "drop" and policy ~= "bypass" then
+      error(("NF %q: on_fault is \"drop\" or \"bypass\", not %s"):format(name, tostring(policy)), level + 1)
+   end
+   value.name, value.on_fault, value.where = name, policy, position(main)
+   return setmetatable(value, Instance)
+end
+
+--- Is it an instance?
+function M.is_instance(value) return getmetatable(value) == Instance end
+
+---@class tideway.nf.constructor
+local Constructor = {}
+Constructor.__index = Constructor
+Constructor.__tostring = function(self) return "NF constructor " .. self.name end
+Constructor.__call = function(self, config)
+   if config ~= nil and type(config) ~= "table" then
+      error(("%s: the configuration must be a table, not %s"):format(self.name, type(config)), 2)
+   end
+   local ok, result = pcall(self.construct, config or {})
+   -- A message that a constructor raises with level 0 or 2 is about the caller's configuration.
+   if not ok then error(type(result) == "string" and result or tostring(result), type(result) == "string" and
+      result:find "^[^\n]-:%d+: " and 0 or 2) end
+   local instance = M.instance(self.name, result, 2)
+   instance.made_at = model.where(2)
+   return instance
+end
+
+local function declare(name, construct)
+   if type(name) ~= "string" or name == "" then error("tw.nf: the name must be a string", 3) end
+   if type(construct) ~= "function" then
+      error(("tw.nf(%q, ...): the second argument must be a function(cfg), not %s"):format(name, type(construct)), 3)
+   end
+   return setmetatable({ name = name, construct = construct, where = model.where(3) }, Constructor)
+end
+
+--- Declare an NF: `tw.nf("name", function(cfg) return { packet = function(pkt) ... end } end)` returns its
+--- constructor. `tw.nf.firewall { ... }` finds those of the library (tideway/nf/*.lua).
+---@type table
+M.nf = setmetatable({}, {
+   __call = function(_, name, construct) return declare(name, construct) end,
+   __index = function(self, name)
+      local module = "tideway.nf." .. tostring(name)
+      local ok, value = pcall(require, module)
+      if not ok then
+         if tostring(value):find("module '" .. module .. "' not found", 1, true) then
+            error(("there is no NF %q in the library; there are: %s"):format(name, table.concat(M.library(), ", ")), 2)
+         end
+         error(value, 0)
+      end
+      rawset(self, name, value)
+      return value
+   end,
+})
+
+--- Names of the NFs in the library.
+---@return string[]
+function M.library()
+   local lfs, list = require "lfs", {}
+   for file in lfs.dir(require("tideway.abi").root .. "/tideway/nf") do
+      local name = file:match "^([%w_]+)%.lua$"
+      if name then list[#list + 1] = name end
+   end
+   table.sort(list)
+   return list
+end
+
+local function check_value(nf, key, value, spec)
+   if value == nil then
+      if spec.default ~= nil then return spec.default end
+      if spec.required then
+         error(("%s: %s is missing: %s"):format(nf, key, spec.doc or "it is required"), 0)
+      end
+      return nil
+   end
+   if spec.type and spec.type ~= "any" and type(value) ~= spec.type then
+      error(("%s: %s must be a %s, not %s (%s)"):format(nf, key, spec.type, type(value), tostring(value)), 0)
+   end
+   if spec.one_of then
+      for _, choice in ipairs(spec.one_of) do
+         if choice == value then return value end
+      end
+      error(("%s: %s is %q; it can be %s"):format(nf, key, tostring(value), table.concat(spec.one_of, ", ")), 0)
+   end
+   if (spec.min and value < spec.min) or (spec.max and value > spec.max) then
+      error(("%s: %s is %s; it must be from %s to %s"):format(nf, key, value, spec.min or "-inf", spec.max or "inf"), 0)
+   end
+   return value
+end
+
+--- Check a configuration against its parameters and fill in defaults; raises naming parameter and value.
+---@param nf string name of the NF
+---@param cfg table
+---@param params table<string, { type?: string, required?: boolean, default?: any, one_of?: any[], min?: number, max?: number, doc?: string }>
+---@return table checked a new table
+function M.args(nf, cfg, params)
+   local out = {}
+   for key in pairs(cfg) do
+      if not params[key] then
+         local known = {}
+         for name in pairs(params) do known[#known + 1] = name end
+         table.sort(known)
+         error(("%s: there is no parameter %q; there are: %s"):format(nf, tostring(key), table.concat(known, ", ")), 0)
+      end
+   end
+   for key, spec in pairs(params) do out[key] = check_value(nf, key, cfg[key], spec) end
+   return out
+end
+
+return M

@@ -1,0 +1,67 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Run-time options, from the script (tw.options {...}) and from the command line (which wins).
+
+local abi = require "tideway.abi"
+
+local M = {}
+
+local IDLE = { spin = "TW_IDLE_SPIN", pause = "TW_IDLE_PAUSE", sleep = "TW_IDLE_SLEEP", interrupt = "TW_IDLE_INTERRUPT" }
+
+-- name -> { minimum, maximum } of numbers; what each means stands in core/abi.h, struct tw_options.
+local NUMBERS = {
+   burst = { 1, 64 }, memory_mb = { 64, 1048576 }, mbufs = { 0, 2 ^ 26 }, mbuf_size = { 256, 65000 },
+   rx_desc = { 0, 65535 }, tx_desc = { 0, 65535 }, tx_retries = { 0, 1000000 }, stall_ms = { 1, 10000 },
+   vm_memory_mb = { 8, 65536 }, tick_ms = { 1, 10000 },
+}
+local FLAGS = { no_huge = true, verbose = true }
+local BEFORE_EAL = { memory_mb = true, no_huge = true, verbose = true, mbuf_size = true, mbufs = true }
+
+local from_command_line = {}
+
+local function refuse(level, ...) error("tw.options: " .. string.format(...), level + 1) end
+
+local function set(c, key, value, level)
+   if key == "idle" then
+      if not IDLE[value] then refuse(level + 1, "idle is spin, pause, sleep or interrupt, not %s", tostring(value)) end
+      c.idle = abi.C[IDLE[value]]
+   elseif NUMBERS[key] then
+      local min, max = NUMBERS[key][1], NUMBERS[key][2]
+      if type(value) ~= "number" or value % 1 ~= 0 or value < min or value > max then
+         refuse(level + 1, "%s must be a whole number from %d to %d, not %s", key, min, max, tostring(value))
+      end
+      c[key] = value
+   elseif FLAGS[key] then
+      if type(value) ~= "boolean" then refuse(level + 1, "%s is true or false, not %s", key, tostring(value)) end
+      c[key] = value
+   else
+      local known = { "idle" }
+      for name in pairs(NUMBERS) do known[#known + 1] = name end
+      for name in pairs(FLAGS) do known[#known + 1] = name end
+      table.sort(known)
+      refuse(level + 1, "there is no option %q; there are: %s", tostring(key), table.concat(known, ", "))
+   end
+end
+
+--- Set run-time options; those about memory before the first port is opened.
+---@param list table<string, any>
+function M.options(list)
+   local c = abi.C.tw_options()
+   for key, value in pairs(list) do
+      if BEFORE_EAL[key] and abi.C.tw_eal_info().started and c[key] ~= value then
+         refuse(2, "%s must be set before the first port is opened", key)
+      end
+      if not from_command_line[key] then set(c, key, value, 2) end
+   end
+end
+
+--- Set options that the script cannot override.
+---@param list table<string, any>
+function M.command_line(list)
+   local c = abi.C.tw_options()
+   for key, value in pairs(list) do
+      set(c, key, value, 1)
+      from_command_line[key] = true
+   end
+end
+
+return M

@@ -1,0 +1,131 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Ports (any DPDK device, by its devargs) and rings between chains.
+
+local ffi = require "ffi"
+local abi = require "tideway.abi"
+local model = require "tideway.model"
+
+local C = abi.C
+local M = {}
+
+---@class tideway.port
+---@field name string
+---@field index integer index of the port in packets (pkt.port, pkt:send(), pkt:route())
+---@field devargs string
+---@field where string file:line of its declaration
+local Port = {}
+Port.__index = Port
+Port.__tostring = function(self) return ("port %s (%s)"):format(self.name, self.devargs) end
+Port.__transfer = function(self) return "tideway.port", "attach", { self.name, self.index, self.devargs } end
+
+--- The same port in another VM (see tideway.transfer).
+function M.attach(name, index, devargs)
+   return setmetatable({ name = name, index = index, devargs = devargs }, Port)
+end
+
+local function find(list, field, value)
+   for _, item in ipairs(list) do
+      if item[field] == value then return item end
+   end
+end
+
+--- Put a frame on a wire port, as if it came from the network.
+---@param frame string
+---@return boolean ok
+---@return string? error
+function Port:inject(frame)
+   if C.tw_wire_inject(self.index, frame, #frame) < 0 then return false, abi.error() end
+   return true
+end
+
+local collect_buffer = ffi.new("char[?]", 65536)
+
+--- Take the next frame that the engine sent to a wire port.
+---@return string? frame nil when there is none
+function Port:collect()
+   local n = C.tw_wire_collect(self.index, collect_buffer, 65536)
+   if n <= 0 then return nil end
+   return ffi.string(collect_buffer, n)
+end
+
+--- Ethernet address of the device as a 48-bit number.
+---@return number
+function Port:mac()
+   local mac, value = C.tw_stats().port[self.index].mac, 0
+   for i = 0, 5 do value = value * 256 + mac[i] end
+   return value
+end
+
+--- What was really got, for example "native XDP, zero-copy". Empty before start.
+---@return string
+function Port:mode() return ffi.string(C.tw_stats().port[self.index].mode) end
+
+--- Open a port.
+---@param name string name in counters and messages; may be left out
+---@param devargs string DPDK devargs: net_af_packet0,iface=eth0 · net_af_xdp0,iface=eth0 · net_tap0 ·
+--- net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap · net_memif0 · net_ring0 · net_null0 · a PCI address · wire0
+--- (in-process, for tests)
+---@return tideway.port
+---@overload fun(devargs: string): tideway.port
+function M.port(name, devargs)
+   if devargs == nil then name, devargs = nil, name end
+   if type(devargs) ~= "string" or devargs == "" then
+      error(("tw.port: devargs must be a string such as \"net_af_packet0,iface=eth0\", not %s"):format(tostring(devargs)), 2)
+   end
+   name = name or devargs:match "iface=([^,]+)" or devargs:match "^[^,]+"
+   local same = find(model.ports, "name", name)
+   if same then error(("tw.port: the name %q is taken by the port declared at %s"):format(name, same.where), 2) end
+   local device = devargs:match "^[^,]+"
+   same = find(model.ports, "device", device)
+   if same then
+      error(("tw.port: device %s is given twice, first at %s; number the second one differently"):format(device, same.where), 2)
+   end
+   local iface = devargs:match ",iface=([^,]+)"
+   same = iface and not device:find "^net_tap" and find(model.ports, "iface", iface)
+   if same then error(("tw.port: interface %s is given twice, first at %s"):format(iface, same.where), 2) end
+   local index = #model.ports
+   if not model.dry then
+      index = C.tw_port_open(name, devargs)
+      if index < 0 then error("tw.port: " .. abi.error(), 2) end
+   end
+   local port = setmetatable({
+      name = name, index = index, devargs = devargs, device = device, iface = iface, where = model.where(2),
+   }, Port)
+   model.ports[#model.ports + 1] = port
+   return port
+end
+
+---@class tideway.ring
+---@field name string
+---@field index integer
+local Ring = {}
+Ring.__index = Ring
+Ring.__tostring = function(self) return "ring " .. self.name end
+
+--- A ring: sink of one chain and source of another, on the same or another lcore.
+---@param name string
+---@param options? { size: integer } entries, a power of two (default 1024)
+---@return tideway.ring
+function M.ring(name, options)
+   if type(name) ~= "string" then error("tw.ring: the name must be a string", 2) end
+   local same = find(model.rings, "name", name)
+   if same then error(("tw.ring: the name %q is taken by the ring declared at %s"):format(name, same.where), 2) end
+   local size = options and options.size or 1024
+   if type(size) ~= "number" or size < 2 or size % 1 ~= 0 then
+      error(("tw.ring: size %s is not a power of two"):format(tostring(size)), 2)
+   end
+   local index = #model.rings
+   if not model.dry then
+      index = C.tw_ring_open(name, size)
+      if index < 0 then error("tw.ring: " .. abi.error(), 2) end
+   end
+   local ring = setmetatable({ name = name, index = index, size = size, where = model.where(2) }, Ring)
+   model.rings[#model.rings + 1] = ring
+   return ring
+end
+
+--- Is it a port? a ring?
+function M.is_port(value) return getmetatable(value) == Port end
+function M.is_ring(value) return getmetatable(value) == Ring end
+
+return M

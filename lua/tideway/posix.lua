@@ -1,0 +1,256 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- The few system calls the commands need and Lua lacks: mmap, poll, terminals, signals, bpf(2).
+
+local ffi = require "ffi"
+local bit = require "bit"
+
+local M = {}
+
+-- Own names for C's, so that another module may declare the same functions in its own words.
+ffi.cdef [[
+struct tw_posix_pollfd { int fd; short events; short revents; };
+struct tw_posix_termios {
+   uint32_t iflag, oflag, cflag, lflag; uint8_t line; uint8_t cc[32]; uint32_t ispeed, ospeed;
+};
+struct tw_posix_winsize { uint16_t rows, cols, xpixel, ypixel; };
+struct tw_posix_timespec { int64_t sec, nsec; };
+struct tw_posix_rlimit { uint64_t soft, hard; };
+int tw_posix_open(const char *path, int flags, ...) __asm__("open");
+int tw_posix_close(int fd) __asm__("close");
+long tw_posix_read(int fd, void *buf, size_t count) __asm__("read");
+long tw_posix_readlink(const char *path, char *buf, size_t size) __asm__("readlink");
+void *tw_posix_mmap(void *addr, size_t len, int prot, int flags, int fd, long off) __asm__("mmap");
+int tw_posix_munmap(void *addr, size_t len) __asm__("munmap");
+int tw_posix_poll(struct tw_posix_pollfd *fds, unsigned long n, int ms) __asm__("poll");
+int tw_posix_tcgetattr(int fd, struct tw_posix_termios *t) __asm__("tcgetattr");
+int tw_posix_tcsetattr(int fd, int how, const struct tw_posix_termios *t) __asm__("tcsetattr");
+int tw_posix_ioctl(int fd, unsigned long request, ...) __asm__("ioctl");
+int tw_posix_isatty(int fd) __asm__("isatty");
+int tw_posix_clock_gettime(int clock, struct tw_posix_timespec *ts) __asm__("clock_gettime");
+int tw_posix_getpid(void) __asm__("getpid");
+unsigned tw_posix_geteuid(void) __asm__("geteuid");
+int tw_posix_access(const char *path, int mode) __asm__("access");
+int tw_posix_kill(int pid, int sig) __asm__("kill");
+int tw_posix_socket(int domain, int type, int protocol) __asm__("socket");
+int tw_posix_getrlimit(int resource, struct tw_posix_rlimit *r) __asm__("getrlimit");
+int tw_posix_sigprocmask(int how, const void *set, void *old) __asm__("sigprocmask");
+int tw_posix_sigemptyset(void *set) __asm__("sigemptyset");
+int tw_posix_sigaddset(void *set, int sig) __asm__("sigaddset");
+int tw_posix_signalfd(int fd, const void *set, int flags) __asm__("signalfd");
+long tw_posix_syscall(long number, ...) __asm__("syscall");
+const char *tw_posix_strerror(int err) __asm__("strerror");
+]]
+local C = ffi.C
+
+local O_RDONLY, O_CLOEXEC = 0, 0x80000
+local PROT_READ, MAP_SHARED = 1, 1
+local POLLIN = 1
+local EPERM, EINTR = 1, 4
+
+local function failure()
+   local err = ffi.errno()
+   return nil, ffi.string(C.tw_posix_strerror(err)), err
+end
+
+--- Map a whole file read-only and shared.
+---@param path string
+---@param size number bytes; the caller knows the file has as many
+---@return ffi.cdata*? address `const void *`; unmapped when it is collected
+---@return string? error
+---@return integer? errno
+function M.map_file(path, size)
+   local fd = C.tw_posix_open(path, O_RDONLY + O_CLOEXEC)
+   if fd < 0 then return failure() end
+   local address = C.tw_posix_mmap(nil, size, PROT_READ, MAP_SHARED, fd, 0)
+   local _, message, err = failure()
+   C.tw_posix_close(fd)
+   if ffi.cast("intptr_t", address) == -1 then return nil, message, err end
+   return ffi.gc(address, function(p) C.tw_posix_munmap(p, size) end)
+end
+
+--- Monotonic time in nanoseconds.
+---@return number
+function M.now()
+   local ts = ffi.new "struct tw_posix_timespec"
+   C.tw_posix_clock_gettime(1, ts)
+   return tonumber(ts.sec) * 1e9 + tonumber(ts.nsec)
+end
+
+--- Is there a process with this id? One of another user counts too.
+---@param pid integer
+---@return boolean
+function M.alive(pid)
+   return pid > 0 and (C.tw_posix_kill(pid, 0) == 0 or ffi.errno() == EPERM)
+end
+
+---@return integer
+function M.getpid() return C.tw_posix_getpid() end
+
+---@return integer
+function M.geteuid() return C.tw_posix_geteuid() end
+
+--- May this process write there? (Directories: make entries.)
+---@param path string
+---@return boolean
+function M.writable(path) return C.tw_posix_access(path, 2) == 0 end
+
+--- Where a symbolic link points to.
+---@param path string
+---@return string?
+function M.readlink(path)
+   local buf = ffi.new("char[?]", 4096)
+   local n = C.tw_posix_readlink(path, buf, 4096)
+   return n >= 0 and ffi.string(buf, n) or nil
+end
+
+--- A file's whole text, nil when it cannot be read.
+---@param path string
+---@return string?
+function M.slurp(path)
+   local f = io.open(path)
+   local text = f and f:read "*a"
+   if f then f:close() end
+   return text
+end
+
+---@param fd integer
+---@return boolean
+function M.isatty(fd) return C.tw_posix_isatty(fd) == 1 end
+
+--- Soft limit of a resource (RLIMIT_*), math.huge for none.
+---@param resource integer
+---@return number
+function M.rlimit(resource)
+   local r = ffi.new "struct tw_posix_rlimit"
+   C.tw_posix_getrlimit(resource, r)
+   return r.soft == 0xffffffffffffffffULL and math.huge or tonumber(r.soft)
+end
+
+--- Can a socket of this kind be made here?
+---@param domain integer
+---@param kind integer
+---@return boolean ok
+---@return string? error
+function M.probe_socket(domain, kind)
+   local fd = C.tw_posix_socket(domain, bit.bor(kind, O_CLOEXEC), 0)
+   if fd < 0 then
+      local _, message = failure()
+      return false, message
+   end
+   C.tw_posix_close(fd)
+   return true
+end
+
+--- Name of the kernel driver of a network device (ETHTOOL_GDRVINFO; virtual devices have one too).
+---@param name string
+---@return string? driver
+function M.net_driver(name)
+   local AF_INET, SOCK_DGRAM, SIOCETHTOOL, ETHTOOL_GDRVINFO = 2, 2, 0x8946, 3
+   if #name > 15 then return nil end
+   local fd = C.tw_posix_socket(AF_INET, bit.bor(SOCK_DGRAM, O_CLOEXEC), 0)
+   if fd < 0 then return nil end
+   local info, request = ffi.new "char[196]", ffi.new "char[40]" -- ethtool_drvinfo, ifreq
+   ffi.cast("uint32_t *", info)[0] = ETHTOOL_GDRVINFO
+   ffi.copy(request, name)
+   ffi.cast("void **", request + 16)[0] = info
+   local ok = C.tw_posix_ioctl(fd, SIOCETHTOOL, ffi.cast("void *", request)) == 0
+   C.tw_posix_close(fd)
+   return ok and ffi.string(info + 4) or nil
+end
+
+--- Load (and drop) the smallest BPF program there is: "r0 = 0; exit".
+---@param program_type integer BPF_PROG_TYPE_*
+---@return boolean ok
+---@return string? error
+function M.probe_bpf(program_type)
+   local numbers = { x64 = 321, arm64 = 280, arm64be = 280 }
+   local number = numbers[jit.arch]
+   if not number then return false, "unknown number of bpf(2) on " .. jit.arch end
+   local insns = ffi.new("uint64_t[2]", 0xb7ULL, 0x95ULL)
+   local license = ffi.new("char[4]", "BSD")
+   local attr = ffi.new "uint64_t[16]"
+   local words = ffi.cast("uint32_t *", attr)
+   words[0], words[1] = program_type, 2
+   attr[1] = ffi.cast("uintptr_t", insns)
+   attr[2] = ffi.cast("uintptr_t", license)
+   local BPF_PROG_LOAD = 5
+   local fd = tonumber(C.tw_posix_syscall(number, ffi.cast("int", BPF_PROG_LOAD),
+      ffi.cast("void *", attr), ffi.cast("unsigned", 72)))
+   if fd < 0 then
+      local _, message = failure()
+      return false, message
+   end
+   C.tw_posix_close(fd)
+   return true
+end
+
+--- Wait until one of the descriptors can be read.
+---@param fds integer[]
+---@param milliseconds integer
+---@return table<integer, boolean> ready by descriptor
+function M.poll(fds, milliseconds)
+   local set = ffi.new("struct tw_posix_pollfd[?]", #fds)
+   for i, fd in ipairs(fds) do
+      set[i - 1].fd, set[i - 1].events = fd, POLLIN
+   end
+   local ready = {}
+   if C.tw_posix_poll(set, #fds, milliseconds) > 0 then
+      for i, fd in ipairs(fds) do ready[fd] = set[i - 1].revents ~= 0 end
+   end
+   return ready
+end
+
+--- Up to `count` bytes from a descriptor; "" at its end.
+---@param fd integer
+---@param count integer
+---@return string
+function M.read(fd, count)
+   local buf = ffi.new("char[?]", count)
+   local n
+   repeat n = C.tw_posix_read(fd, buf, count) until n >= 0 or ffi.errno() ~= EINTR
+   return n > 0 and ffi.string(buf, n) or ""
+end
+
+--- Turn signals into a descriptor that can be polled; they no longer end the process.
+---@param signals integer[]
+---@return integer fd
+---@return fun() restore closes the descriptor and gives the signals back
+function M.signal_fd(signals)
+   local set, old = ffi.new "uint64_t[16]", ffi.new "uint64_t[16]"
+   C.tw_posix_sigemptyset(set)
+   for _, s in ipairs(signals) do C.tw_posix_sigaddset(set, s) end
+   C.tw_posix_sigprocmask(0, set, old)
+   local fd = C.tw_posix_signalfd(-1, set, O_CLOEXEC)
+   return fd, function()
+      C.tw_posix_close(fd)
+      C.tw_posix_sigprocmask(2, old, nil)
+   end
+end
+
+--- Keys arrive one by one and unseen; Ctrl-C stays a signal.
+---@param fd integer terminal
+---@return fun()? restore nil when fd is no terminal
+function M.raw_terminal(fd)
+   local saved = ffi.new "struct tw_posix_termios"
+   if C.tw_posix_tcgetattr(fd, saved) ~= 0 then return nil end
+   local raw = ffi.new("struct tw_posix_termios", saved)
+   local ICANON, ECHO, TCSANOW = 2, 8, 0
+   raw.lflag = bit.band(raw.lflag, bit.bnot(ICANON + ECHO))
+   C.tw_posix_tcsetattr(fd, TCSANOW, raw)
+   return function() C.tw_posix_tcsetattr(fd, TCSANOW, saved) end
+end
+
+--- Rows and columns of a terminal, 24 and 80 when unknown.
+---@param fd integer
+---@return integer rows
+---@return integer cols
+function M.terminal_size(fd)
+   local size = ffi.new "struct tw_posix_winsize"
+   local TIOCGWINSZ = 0x5413
+   if C.tw_posix_ioctl(fd, TIOCGWINSZ, ffi.cast("void *", size)) ~= 0 or size.rows == 0 then
+      return 24, 80
+   end
+   return size.rows, size.cols
+end
+
+return M

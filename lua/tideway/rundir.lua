@@ -1,0 +1,147 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- The run directory: where each running instance keeps its counters, and how others find it.
+--
+-- <base>/<instance>/stats, with base the first of $TIDEWAY_RUN_DIR, /run/tideway where it can be
+-- written, $XDG_RUNTIME_DIR/tideway, /tmp/tideway-<uid>.
+
+local lfs = require "lfs"
+local ffi = require "ffi"
+local posix = require "tideway.posix"
+
+local M = {}
+
+local SYSTEM = "/run/tideway"
+
+local function private_base()
+   local xdg = os.getenv "XDG_RUNTIME_DIR"
+   if xdg and posix.writable(xdg) then return xdg .. "/tideway" end
+   return "/tmp/tideway-" .. posix.geteuid()
+end
+
+--- The directory in which this process makes its instance's directory. Not made by this call.
+---@return string
+function M.base()
+   local set = os.getenv "TIDEWAY_RUN_DIR"
+   if set and set ~= "" then return set end
+   if posix.writable(SYSTEM) then return SYSTEM end
+   if not lfs.attributes(SYSTEM) and posix.writable "/run" then return SYSTEM end
+   return private_base()
+end
+
+--- The directories in which instances are looked for, each once.
+---@return string[]
+function M.bases()
+   local set = os.getenv "TIDEWAY_RUN_DIR"
+   if set and set ~= "" then return { set } end
+   local own = M.base()
+   return own == SYSTEM and { SYSTEM } or { own, SYSTEM }
+end
+
+--- The process that owns a stats file, from the file's own header (struct tw_stats: char magic[8],
+--- uint32_t abi, int32_t pid). The header's place is the same in every ABI version.
+local function read_header(path)
+   local f = io.open(path, "rb")
+   local head = f and f:read(16)
+   if f then f:close() end
+   if not head or #head < 16 or head:sub(1, 8) ~= "tideway\0" then return nil end
+   local words = ffi.new "uint32_t[2]"
+   ffi.copy(words, head:sub(9), 8)
+   return words[1], words[0]
+end
+
+---@class tideway.instance
+---@field name string
+---@field dir string
+---@field stats string path of the counters
+---@field pid integer 0 when the file cannot be read
+---@field abi integer
+---@field alive boolean
+---@field started number modification time of the directory, seconds
+
+--- All instances with a run directory, dead ones too, youngest first.
+---@return tideway.instance[]
+function M.instances()
+   local list = {}
+   for _, base in ipairs(M.bases()) do
+      if lfs.attributes(base, "mode") == "directory" then
+         for name in lfs.dir(base) do
+            local dir = base .. "/" .. name
+            local stats = dir .. "/stats"
+            if name:sub(1, 1) ~= "." and lfs.attributes(stats, "mode") == "file" then
+               local pid, abi = read_header(stats)
+               list[#list + 1] = {
+                  name = name, dir = dir, stats = stats, pid = pid or 0, abi = abi or 0,
+                  alive = pid ~= nil and posix.alive(pid),
+                  started = lfs.attributes(dir, "modification"),
+               }
+            end
+         end
+      end
+   end
+   table.sort(list, function(a, b)
+      if a.started ~= b.started then return a.started > b.started end
+      return a.name < b.name
+   end)
+   return list
+end
+
+--- Remove what a dead instance left.
+---@param instance tideway.instance
+function M.remove(instance)
+   for entry in lfs.dir(instance.dir) do
+      if entry ~= "." and entry ~= ".." then os.remove(instance.dir .. "/" .. entry) end
+   end
+   lfs.rmdir(instance.dir)
+end
+
+-- A directory as claim() finds it: "free" (does not exist), "dead" (its instance is gone),
+-- "taken" (it runs, starts at this moment, or is not an instance's directory at all).
+local function state(dir)
+   if not lfs.attributes(dir) then return "free" end
+   if lfs.attributes(dir .. "/stats", "mode") ~= "file" then return "taken" end
+   local pid = read_header(dir .. "/stats")
+   if pid then return posix.alive(pid) and pid ~= posix.getpid() and "taken" or "dead" end
+   local age = os.time() - lfs.attributes(dir, "modification")
+   return age < 2 and "taken" or "dead"
+end
+
+-- The header alone says whose the directory is until the counters themselves are mapped.
+local function write_header(dir)
+   local f = io.open(dir .. "/stats", "wb")
+   if not f then return end
+   local words = ffi.new("uint32_t[2]", 0, posix.getpid())
+   f:write("tideway\0", ffi.string(words, 8))
+   f:close()
+end
+
+--- Make the directory of an instance; what a dead one of that name left is removed first.
+--- A name that runs already becomes name-2, name-3, ... unless it was asked for by name.
+---@param name string
+---@param exact? boolean fail instead of choosing another name
+---@return string? dir
+---@return string name_or_error the name that was got
+function M.claim(name, exact)
+   name = name:gsub("[^%w%._%-]", "_"):gsub("^%.", "_"):sub(1, 40)
+   local base = M.base()
+   if lfs.attributes(base, "mode") ~= "directory" then
+      local ok, err = lfs.mkdir(base)
+      if not ok then return nil, ("cannot make %s: %s; set TIDEWAY_RUN_DIR"):format(base, err) end
+   end
+   for n = 1, 1000 do
+      local got = n == 1 and name or name .. "-" .. n
+      local dir = base .. "/" .. got
+      if state(dir) == "dead" then M.remove { dir = dir } end
+      local ok, err = lfs.mkdir(dir) -- of two that race for a name, one makes it
+      if ok then
+         write_header(dir)
+         return dir, got
+      elseif not lfs.attributes(dir) then
+         return nil, ("cannot make %s: %s; set TIDEWAY_RUN_DIR"):format(dir, err)
+      elseif exact then
+         return nil, ("the instance name %q is taken (%s); choose another --name"):format(got, dir)
+      end
+   end
+   return nil, ("no free instance name %s-N in %s"):format(name, base)
+end
+
+return M

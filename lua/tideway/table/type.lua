@@ -1,0 +1,235 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Types of table keys and values: from a text such as "u32 src; u16 port" to a C layout.
+
+local ffi = require "ffi"
+
+local M = {}
+
+---@class tideway.Field
+---@field name string
+---@field type string  one of the names in the table below
+---@field offset integer  bytes
+---@field size integer  bytes
+---@field raw string  member name in the C struct
+
+---@class tideway.Type
+---@field text string  the declaration
+---@field scalar boolean  one nameless field
+---@field fields tideway.Field[]  in order; the layout is that of a C struct
+---@field size integer  bytes, padding at the end included
+---@field align integer  bytes
+---@field ctype ffi.ctype*  what the fields lie in: the scalar, or a struct
+
+-- ns and mac are 64 bits wide in memory. Lua sees them as numbers, which are exact to 2^53 ns
+-- (104 days of uptime, then to 2 ns); int64_t converts to a number in one instruction.
+local basic = {
+   u8 = { size = 1, c = "uint8_t" },
+   u16 = { size = 2, c = "uint16_t" },
+   u32 = { size = 4, c = "uint32_t" },
+   u64 = { size = 8, c = "uint64_t" },
+   i32 = { size = 4, c = "int32_t" },
+   i64 = { size = 8, c = "int64_t" },
+   ns = { size = 8, c = "int64_t", number = true },
+   mac = { size = 8, c = "int64_t", number = true },
+   ip6 = { size = 16, c = "struct tw_in6", struct = true },
+}
+local names = "u8 u16 u32 u64 i32 i64 ns mac ip6"
+
+M.basic = basic
+
+local cache = {}
+
+local function need_in6()
+   if not pcall(ffi.sizeof, "struct tw_in6") then
+      require "tideway.packet.address"
+   end
+   basic.ip6.align = ffi.alignof("struct tw_in6")
+end
+
+local function parse_field(declaration)
+   local words = {}
+   for word in declaration:gmatch("%S+") do
+      words[#words + 1] = word
+   end
+   local kind, name = words[1], words[2]
+   if not basic[kind] then
+      return nil, ("'%s' is not a type: types are %s"):format(kind, names)
+   end
+   if #words > 2 or (name and not name:match("^[%a_][%w_]*$")) then
+      return nil, ("'%s' is not a field: write a type and a name"):format(declaration:match("^%s*(.-)%s*$"))
+   end
+   return { name = name, type = kind }
+end
+
+local function parse_fields(text)
+   local fields, seen = {}, {}
+   for declaration in text:gmatch("[^;]+") do
+      if declaration:match("%S") then
+         local field, err = parse_field(declaration)
+         if not field then
+            return nil, err
+         end
+         if field.name and seen[field.name] then
+            return nil, ("field '%s' is declared twice"):format(field.name)
+         end
+         seen[field.name or ""] = true
+         fields[#fields + 1] = field
+      end
+   end
+   if #fields == 0 then
+      return nil, "it declares no field"
+   end
+   if #fields > 1 and seen[""] then
+      return nil, "only a type of one field can leave out its name"
+   end
+   return fields
+end
+
+-- Natural alignment with explicit padding, so that every byte of a key is defined.
+local function lay_out(fields)
+   local offset, align, pads, c = 0, 1, 0, {}
+   local function pad_to(n)
+      local gap = -offset % n
+      if gap > 0 then
+         pads = pads + 1
+         c[#c + 1] = ("uint8_t pad_%d[%d];"):format(pads, gap)
+         offset = offset + gap
+      end
+   end
+   for _, field in ipairs(fields) do
+      local b = basic[field.type]
+      local a = b.align or b.size
+      pad_to(a)
+      field.offset, field.size = offset, b.size
+      field.raw = b.number and "raw_" .. field.name or field.name
+      c[#c + 1] = ("%s %s;"):format(b.c, field.raw)
+      offset = offset + b.size
+      align = math.max(align, a)
+   end
+   pad_to(align)
+   return offset, align, "struct { " .. table.concat(c, " ") .. " }"
+end
+
+-- Reads as a Lua value what `field` holds in the C object whose members are reached by `prefix`.
+local function read_expression(prefix, field)
+   local e = ("%s[%q]"):format(prefix, field.raw)
+   return basic[field.type].number and ("tonumber(%s)"):format(e) or e
+end
+
+-- Fields stored as int64_t have another name in the struct; these functions give them theirs.
+local function accessors(fields)
+   local get, set = {}, {}
+   for _, field in ipairs(fields) do
+      if field.raw ~= field.name then
+         get[#get + 1] = ("if k == %q then return %s end"):format(field.name, read_expression("self", field))
+         set[#set + 1] = ("if k == %q then self[%q] = v return end"):format(field.name, field.raw)
+      end
+   end
+   return loadstring(([[
+      local error, tonumber = ...
+      local function index(self, k) %s error("no field '" .. tostring(k) .. "'", 2) end
+      local function newindex(self, k, v) %s error("no field '" .. tostring(k) .. "'", 2) end
+      return index, newindex]]):format(table.concat(get, " "), table.concat(set, " ")), "=tideway.table.type")(
+      error, tonumber)
+end
+
+local function make_struct(t, declaration)
+   local ok, ctype = pcall(ffi.typeof, declaration)
+   if not ok then
+      return nil, "a field name is a word of C, use another one"
+   end
+   local index, newindex = accessors(t.fields)
+   t.ctype = ffi.metatype(ctype, {
+      __index = index,
+      __newindex = newindex,
+      __tostring = function(self)
+         local parts = {}
+         for i, field in ipairs(t.fields) do
+            parts[i] = field.name .. "=" .. tostring(self[field.name])
+         end
+         return "{" .. table.concat(parts, ", ") .. "}"
+      end,
+   })
+   return t
+end
+
+--- Parses a key or value type.
+---@param text string  "u32", or fields: "u32 src; u32 dst; u16 sport; u16 dport; u8 proto"
+---@return tideway.Type|nil type  nil when the text is wrong
+---@return string? err  why, as the end of a sentence
+function M.parse(text)
+   if type(text) ~= "string" then
+      return nil, ("it is a %s, not a string such as \"u32\""):format(type(text))
+   end
+   if cache[text] then
+      return cache[text]
+   end
+   if text:find("ip6", 1, true) then
+      need_in6()
+   end
+   local fields, err = parse_fields(text)
+   if not fields then
+      return nil, err
+   end
+   local t = { text = text, fields = fields, scalar = fields[1].name == nil }
+   if t.scalar then
+      local b = basic[fields[1].type]
+      fields[1].name, fields[1].raw, fields[1].offset, fields[1].size = "value", "value", 0, b.size
+      t.size, t.align, t.ctype = b.size, b.align or b.size, ffi.typeof(b.c)
+   else
+      local declaration
+      t.size, t.align, declaration = lay_out(fields)
+      t, err = make_struct(t, declaration)
+      if not t then
+         return nil, err
+      end
+      assert(ffi.sizeof(t.ctype) == t.size, "layout differs from the FFI's")
+   end
+   cache[text] = t
+   return t
+end
+
+--- The field of that name, or nil.
+---@param t tideway.Type
+---@param name string
+---@return tideway.Field?
+function M.field(t, name)
+   for _, field in ipairs(t.fields) do
+      if field.name == name and not t.scalar then
+         return field
+      end
+   end
+end
+
+--- Lua source that stores arguments into a C object.
+---@param t tideway.Type
+---@param object string  name of a variable holding a pointer to the object
+---@param argument string  prefix of the arguments: "k" for k1, k2, ...
+---@return string statements  they use `copy` = ffi.copy
+---@return string arguments  "k1, k2"
+function M.store(t, object, argument)
+   local out, args = {}, {}
+   for i, field in ipairs(t.fields) do
+      local arg = argument .. i
+      args[i] = arg
+      local target = t.scalar and object .. "[0]" or ("%s[%q]"):format(object, field.raw)
+      out[i] = basic[field.type].struct and ("copy(%s, %s, 16)"):format(target, arg)
+         or ("%s = %s"):format(target, arg)
+   end
+   return table.concat(out, "; "), table.concat(args, ", ")
+end
+
+--- Lua source for what a pointer to an object of this type reads as: a number (u8 to i32, ns,
+--- mac), 64-bit cdata (u64, i64), or for a struct and ip6 the pointer itself.
+---@param t tideway.Type
+---@param pointer string  an expression of type `T *`
+---@return string expression
+function M.load(t, pointer)
+   if not t.scalar or basic[t.fields[1].type].struct then
+      return pointer
+   end
+   local e = pointer .. "[0]"
+   return basic[t.fields[1].type].number and ("tonumber(%s)"):format(e) or e
+end
+
+return M

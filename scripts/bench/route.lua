@@ -1,0 +1,25 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Benchmark: the router NF with the routes of l3fwd's rule file, all by way of one neighbour.
+-- Arguments: source devargs, sink devargs, lcore, rule file ("R10.0.0.0/8 1" a line).
+
+local tw = require "tideway"
+local source, sink, lcore, rules = ...
+
+local from, to = tw.port("source", source), tw.port("sink", sink)
+
+local routes = {}
+for line in io.lines(rules) do
+   local prefix = line:match "^R(%S+)"
+   if prefix then routes[#routes + 1] = {prefix, via = "198.51.100.1", port = to} end
+end
+
+local router = tw.nf.router {
+   interfaces = {
+      {port = from, addresses = {"198.18.255.254/15"}},
+      {port = to, addresses = {"198.51.100.254/24"}},
+   },
+   routes = routes,
+   -- Nobody behind net_null answers ARP.
+   neighbors = {{"198.51.100.1", mac = "02:00:00:00:00:01", port = to}},
+}
+tw.chain("route", from, router, to):pin {lcore = tonumber(lcore)}

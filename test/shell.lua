@@ -1,0 +1,69 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- For specs: run commands, this binary among them, and see exit code, stdout and stderr.
+
+local lfs = require "lfs"
+local posix = require "tideway.posix"
+
+local M = {}
+
+--- The binary that runs the specs.
+M.binary = posix.readlink "/proc/self/exe"
+
+--- Quote a word for the shell.
+---@param word string
+---@return string
+function M.quote(word)
+   return "'" .. word:gsub("'", [['\'']]) .. "'"
+end
+
+--- A new empty directory; the caller removes it with M.remove.
+---@return string
+function M.directory()
+   local path = os.tmpname()
+   os.remove(path)
+   assert(lfs.mkdir(path))
+   return path
+end
+
+---@param path string
+function M.remove(path)
+   os.execute("rm -rf " .. M.quote(path))
+end
+
+--- Write a file, its directories too.
+---@param path string
+---@param text string
+function M.write(path, text)
+   os.execute("mkdir -p " .. M.quote(path:match "^(.*)/"))
+   local f = assert(io.open(path, "wb"))
+   f:write(text)
+   f:close()
+end
+
+--- Run a shell command to its end.
+---@param command string
+---@return {code: integer, out: string, err: string}
+function M.run(command)
+   local out, err, code = os.tmpname(), os.tmpname(), os.tmpname()
+   os.execute(("( %s\n) >%s 2>%s </dev/null; echo $? >%s"):format(command, out, err, code))
+   local result = { out = posix.slurp(out), err = posix.slurp(err), code = tonumber(posix.slurp(code)) }
+   for _, path in ipairs { out, err, code } do os.remove(path) end
+   return result
+end
+
+--- Run `tideway ARGUMENTS`.
+---@param arguments string as typed in a shell
+---@param prefix? string before the binary: "VAR=value", "setpriv ..."
+---@return {code: integer, out: string, err: string}
+function M.tideway(arguments, prefix)
+   return M.run((prefix and prefix .. " " or "") .. M.quote(M.binary) .. " " .. arguments)
+end
+
+--- Is a program there?
+---@param name string
+---@return boolean
+function M.has(name)
+   return M.run("command -v " .. name).code == 0
+end
+
+return M
