@@ -50,8 +50,8 @@ all_ldflags = -Wl,-E $(LDFLAGS) $(EXTRA_LDFLAGS)
 # Wire ports use the ring driver by its API; pkg-config leaves drivers out.
 all_libs = $(lib_ldflags) -lrte_net_ring -lpthread -ldl -lm
 
-# V=1 shows the commands.
-ifeq ($(V),)
+# V=1 shows the commands, -s nothing.
+ifeq ($(V)$(findstring s,$(firstword -$(MAKEFLAGS))),)
 say = @echo '  $1 $@';
 endif
 
@@ -114,6 +114,7 @@ test: have-deps ## build, then run the specs in test/ inside the engine (TESTS=f
 	@$(binary) test $(if $(FILTER),--filter '$(FILTER)') $(or $(TESTS),test/)
 
 bench: all ## build, then measure against DPDK's own programs, ratios from interleaved rounds
+	@scripts/deps --bench
 	@scripts/bench/run
 
 check: all ## formats, linters, layer rules, ABI drift

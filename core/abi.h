@@ -49,40 +49,42 @@ enum tw_verdict {
 
 /* One packet of a burst as Lua sees it. Filled by C, verdict read back by C. */
 struct tw_pkt {
-	uint8_t *data;    /* first byte of the frame; moves with tw_pkt_adjust_head() */
-	uint32_t len;     /* frame length in bytes, all of it linear at data */
-	uint32_t verdict; /* enum tw_verdict | argument << 8 */
-	uint16_t port;    /* index of the ingress port */
-	uint16_t out;     /* index of the egress port chosen so far, or TW_PORT_NONE */
-	uint32_t hash;    /* RSS hash of the device, 0 when it has none */
-	uint32_t mark;    /* user metadata carried along the chain, 0 at ingress */
-	uint16_t stage;   /* index in the chain of the NF that gave the verdict */
-	uint16_t resume;  /* stage to resume at (punt, release of a held packet) */
-	void *mbuf;       /* owned by C; opaque to Lua */
-	uint64_t key;      /* hold key (TW_HOLD) */
-	uint64_t reserved;
+	uint8_t *data;   /* first byte of the frame; moves with tw_pkt_adjust_head() */
+	int32_t verdict; /* enum tw_verdict | argument << 8 */
+	uint16_t out;    /* index of the egress port chosen so far, or TW_PORT_NONE */
+	uint16_t port;   /* index of the ingress port */
+	int32_t len;     /* frame length in bytes, all of it linear at data */
+	uint32_t hash;   /* RSS hash of the device, 0 when it has none */
+	uint32_t mark;   /* user metadata carried along the chain, 0 at ingress */
+	uint16_t stage;  /* index in the chain of the NF that gave the verdict */
+	uint16_t resume; /* stage to resume at (punt, release of a held packet) */
+	void *mbuf;      /* owned by C; opaque to Lua */
+	uint64_t key;    /* hold key (TW_HOLD) */
+	uint64_t reserved[2];
 };
 
 /* The burst a VM works on; one per lcore VM, its address is given to Lua at build time. */
 struct tw_burst {
-	uint64_t now;     /* monotonic ns, taken once per burst */
-	uint32_t count;   /* packets in pkts[] */
-	uint32_t stage;   /* NF being run: written by the chain before each NF, read by the fence */
-	uint32_t index;   /* packet being run by resume/punt */
-	uint16_t chain;   /* index of the chain being run */
-	uint16_t lcore;   /* slot of the lcore */
+	uint64_t now;   /* monotonic ns, taken once per burst */
+	int32_t count;  /* packets in pkts[] */
+	uint32_t stage; /* NF being run: written by the chain before each NF, read by the fence */
+	uint32_t index; /* packet being run by resume/punt */
+	uint16_t chain; /* index of the chain being run */
+	uint16_t lcore; /* slot of the lcore */
 	struct tw_pkt pkts[TW_BURST_MAX];
 };
 
 /* ---- counters: shared memory, one writer per word, read by `top` without a protocol ---- */
 
-struct tw_port_stats { /* per lcore and port */
+/* per lcore and port */
+struct tw_port_stats {
 	uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes;
 	uint64_t tx_full; /* packets the device did not take; also a drop of the sending chain */
 };
 
-struct tw_chain_stats { /* per lcore and chain */
-	uint64_t rx;        /* packets received from ports and rings */
+/* per lcore and chain */
+struct tw_chain_stats {
+	uint64_t rx; /* packets received from ports and rings */
 	uint64_t rx_bytes;
 	uint64_t originated; /* packets made by NFs (ARP requests, ICMP errors, flood copies) */
 	uint64_t sent;       /* packets handed to a port or ring */
@@ -105,11 +107,13 @@ struct tw_lcore_stats {
 	uint32_t vm_rebuilds;
 	struct tw_port_stats port[TW_PORTS_MAX];
 	struct tw_chain_stats chain[TW_CHAINS_MAX];
-	uint64_t stage_in[TW_CHAINS_MAX][TW_STAGES_MAX];                   /* packets entering each NF */
-	uint64_t drops[TW_CHAINS_MAX][TW_STAGES_MAX][TW_REASONS_MAX]; /* by NF and reason */
+	/* packets entering each NF, and its drops by reason */
+	uint64_t stage_in[TW_CHAINS_MAX][TW_STAGES_MAX];
+	uint64_t drops[TW_CHAINS_MAX][TW_STAGES_MAX][TW_REASONS_MAX];
 };
 
-struct tw_port_info { /* written by the control thread when a port starts */
+/* written by the control thread when a port starts */
+struct tw_port_info {
 	char name[TW_NAME_LEN];   /* name in the script, e.g. "lan" */
 	char device[TW_NAME_LEN]; /* DPDK device name */
 	char driver[TW_NAME_LEN];
@@ -117,14 +121,17 @@ struct tw_port_info { /* written by the control thread when a port starts */
 	uint8_t mac[6];
 	uint16_t rx_queues, tx_queues, mtu;
 	uint32_t speed; /* Mbit/s, 0 unknown */
-	uint64_t imissed, ierrors, rx_nombuf, oerrors; /* device counters, refreshed twice a second */
+	/* device counters, refreshed by the control thread */
+	uint64_t imissed, ierrors, rx_nombuf, oerrors;
 };
 
 struct tw_chain_info {
 	char name[TW_NAME_LEN];
 	uint32_t stages;
-	char stage[TW_STAGES_MAX][TW_NAME_LEN];    /* NF names in order, made unique ("nat", "nat#2") */
-	uint8_t quarantined[TW_STAGES_MAX]; /* 1: this NF was taken out by the fence */
+	/* NF names in order, made unique ("nat", "nat#2") */
+	char stage[TW_STAGES_MAX][TW_NAME_LEN];
+	/* 1: this NF was taken out by the fence */
+	uint8_t quarantined[TW_STAGES_MAX];
 };
 
 struct tw_ring_info {
@@ -132,7 +139,8 @@ struct tw_ring_info {
 	uint32_t size, used; /* entries; used is refreshed by the control thread */
 };
 
-struct tw_stats { /* the mapped file: <run dir>/stats */
+/* the mapped file: <run dir>/stats */
+struct tw_stats {
 	char magic[8]; /* "tideway" */
 	uint32_t abi;
 	int32_t pid;
@@ -150,8 +158,8 @@ struct tw_stats { /* the mapped file: <run dir>/stats */
 };
 
 /* ---- general ---- */
-const char *tw_error(void); /* last error of this thread, one sentence, never NULL */
-uint64_t tw_now(void);      /* CLOCK_MONOTONIC, ns */
+const char *tw_error(void);         /* last error of this thread, one sentence, never NULL */
+uint64_t tw_now(void);              /* CLOCK_MONOTONIC, ns */
 void tw_clock_advance(uint64_t ns); /* moves the engine's clock ahead; specs of timeouts */
 uint64_t tw_tsc(void);
 uint64_t tw_tsc_hz(void);
@@ -174,15 +182,17 @@ void tw_hold_free(int queue);
 /* ---- engine: control thread only ---- */
 enum tw_idle { TW_IDLE_SPIN, TW_IDLE_PAUSE, TW_IDLE_SLEEP, TW_IDLE_INTERRUPT };
 
-struct tw_options { /* set before the first port is opened or, where noted, before start */
-	uint32_t burst;     /* packets per rx burst, 1..TW_BURST_MAX (before start) */
-	uint32_t idle;      /* enum tw_idle (before start) */
-	uint32_t memory_mb; /* memory for --no-huge mode and upper bound otherwise */
-	uint32_t mbufs;     /* buffers per NUMA node; 0: as many as the queues need */
-	uint32_t mbuf_size; /* data room of a buffer, bytes */
+/* Set before the first port is opened or, where noted, before start. */
+struct tw_options {
+	uint32_t burst;            /* packets per rx burst, 1..TW_BURST_MAX (before start) */
+	uint32_t idle;             /* enum tw_idle (before start) */
+	uint32_t memory_mb;        /* memory for --no-huge mode and upper bound otherwise */
+	uint32_t mbufs;            /* buffers per NUMA node; 0: as many as the queues need */
+	uint32_t mbuf_size;        /* data room of a buffer, bytes */
 	uint32_t rx_desc, tx_desc; /* descriptors per queue; 0: the device's own default */
-	uint32_t tx_retries; /* times a full tx queue is tried again before dropping (before start) */
-	uint32_t stall_ms;   /* CPU time an NF may take for one burst before the fence acts */
+	/* times a full tx queue is tried again before dropping (before start) */
+	uint32_t tx_retries;
+	uint32_t stall_ms;     /* CPU time an NF may take for one burst before the fence acts */
 	uint32_t vm_memory_mb; /* Lua heap limit of an lcore VM */
 	uint32_t tick_ms;      /* interval of tick() */
 	bool no_huge;          /* do not use hugepages */
@@ -224,8 +234,8 @@ struct tw_chain_spec {
 	uint16_t sink;      /* port or ring index */
 	uint16_t kernel;    /* port for TW_PASS, or TW_PORT_NONE */
 	uint16_t stages;
-	uint16_t code;       /* 0: no NF, packets go straight to the sink */
-	uint64_t flood_ports; /* bit per port index */
+	uint16_t code;                 /* 0: no NF, packets go straight to the sink */
+	uint64_t flood_ports;          /* bit per port index */
 	uint8_t bypass[TW_STAGES_MAX]; /* 1: an NF that faults is bypassed, 0: it drops */
 	char where[TW_STAGES_MAX][96]; /* file:line of each NF */
 };
@@ -244,8 +254,8 @@ struct tw_plan *tw_plan_new(void);
 /* cpu >= 0: a thread pinned to that CPU; cpu -1: stepped by the caller with tw_lcore_step().
  * blob: what tideway.transfer packed; the lcore's VM is built from it. Returns lcore slot. */
 int tw_plan_add_lcore(struct tw_plan *plan, int cpu, const struct tw_chain_spec *chains,
-		      uint32_t n_chains, const struct tw_input_spec *inputs, uint32_t n_inputs,
-		      const char *blob, size_t blob_len);
+                      uint32_t n_chains, const struct tw_input_spec *inputs, uint32_t n_inputs,
+                      const char *blob, size_t blob_len);
 void tw_plan_free(struct tw_plan *plan);   /* one that was never published */
 int tw_plan_publish(struct tw_plan *plan); /* takes ownership; returns when acknowledged */
 int tw_engine_stop(void);                  /* stops lcores, drains rings, closes nothing else */
@@ -256,7 +266,7 @@ int tw_stats_open(const char *dir, const char *instance, const char *script);
 void tw_stats_close(void);
 
 /* Signals arrive as flags polled by the control thread. */
-int tw_signal_pending(void); /* 0, or the signal number that asked for a stop */
+int tw_signal_pending(void);  /* 0, or the signal number that asked for a stop */
 int tw_sleep_ms(uint32_t ms); /* returns early, with 1, when a signal came */
 /* Next message of the lcores for the user's log (faults, quarantines); 0 when none. */
 int tw_log_next(char *line, size_t size);
@@ -264,7 +274,8 @@ int tw_log_next(char *line, size_t size);
 /* ---- lcore VM: written by lua/tideway/lcore.lua, read by the fence and by `top` ---- */
 enum { TW_TRACES_MAX = 2048, TW_WHERE_LEN = 96 };
 
-struct tw_trace { /* machine code of one LuaJIT trace and where in the source it starts */
+/* Machine code of one LuaJIT trace and where in the source it starts. */
+struct tw_trace {
 	uint64_t start, end;
 	char where[TW_WHERE_LEN]; /* file:line */
 };
@@ -280,3 +291,4 @@ struct tw_jit {
 const struct tw_jit *tw_lcore_jit(int slot); /* NULL when the lcore has no VM */
 
 #include "abi_table.h"
+#include "abi_acl.h"

@@ -29,10 +29,10 @@ enum tw_table_kind {
 };
 
 enum tw_table_limit {
-	TW_TABLE_KEY_MAX = 64,      /* bytes of a key */
-	TW_TABLE_VALUE_MAX = 4096,  /* bytes of a value */
+	TW_TABLE_KEY_MAX = 64,     /* bytes of a key */
+	TW_TABLE_VALUE_MAX = 4096, /* bytes of a value */
 	TW_TABLE_ENTRIES_MAX = 1 << 26,
-	TW_TABLE_BULK_MAX = 64,     /* keys of a bulk look-up */
+	TW_TABLE_BULK_MAX = 64, /* keys of a bulk look-up */
 	TW_TABLE_NO_EXPIRY = 0xffff,
 	TW_TABLE_CONTROL = TW_LCORES_MAX, /* counter slot of every thread that is no lcore */
 };
@@ -46,21 +46,22 @@ struct tw_table_spec {
 	uint32_t key_size; /* hash, lru */
 	uint32_t value_size;
 	uint32_t expires_offset; /* of the u64 deadline in the value, or TW_TABLE_NO_EXPIRY */
-	uint32_t groups;	 /* lpm: tbl8 groups of 256 entries; 0: derived from entries */
+	uint32_t groups;         /* lpm: tbl8 groups of 256 entries; 0: derived from entries */
 };
 
 struct tw_table_info {
 	char name[TW_NAME_LEN];
 	uint32_t kind;
-	uint32_t entries;    /* capacity */
-	uint32_t count;	     /* entries in the table, expired ones that were not swept included */
+	uint32_t entries; /* capacity */
+	uint32_t count;   /* entries in the table, expired ones that were not swept included */
 	uint32_t key_size, key_stride;
 	uint32_t value_size, value_stride;
 	uint32_t expires_offset;
-	uint64_t full;	     /* insertions refused because the table was full */
-	uint64_t evictions;  /* entries that made room for another (lru) */
-	uint64_t expired;    /* entries removed after their deadline */
-	uint64_t bytes;	     /* memory, that of DPDK's structures estimated */
+	uint32_t retired;   /* removed, memory not yet reused: an lcore may still look at it */
+	uint64_t full;      /* insertions refused: all entries in use, or no memory back in time */
+	uint64_t evictions; /* entries that made room for another (lru) */
+	uint64_t expired;   /* entries removed after their deadline */
+	uint64_t bytes;     /* memory, that of DPDK's structures estimated */
 };
 
 /* NULL when the specification is wrong or memory is short. Control thread. */
@@ -86,7 +87,7 @@ void *tw_hash_get(struct tw_table *table, const void *key, uint64_t now);
 /* One pointer per key in values[], NULL where not found; number of keys found.
  * n <= TW_TABLE_BULK_MAX. Prefetches, so it costs less than n single look-ups. */
 int tw_hash_get_bulk(struct tw_table *table, const void *const *keys, uint32_t n, uint64_t now,
-		     void **values);
+                     void **values);
 /* The entry's value, a new zeroed one when there was none. */
 void *tw_hash_put(struct tw_table *table, const void *key, uint64_t now);
 /* Readers see the old or the new value, no mixture. False: full. */
@@ -101,7 +102,7 @@ bool tw_hash_add(struct tw_table *table, const void *key, int64_t n, uint64_t no
  * is slot | valid << 24 | extended << 25, as in rte_lpm (asserted in table_lpm.c). */
 struct tw_lpm_view {
 	const int32_t *tbl24, *tbl8;
-	uint8_t *values;       /* value of slot s: values + s * value_stride */
+	uint8_t *values; /* value of slot s: values + s * value_stride */
 	uint32_t value_stride;
 	uint32_t default_slot; /* value of the /0 prefix; 0: there is none */
 };
@@ -126,10 +127,11 @@ struct tw_lpm_key {
 };
 
 /* ---- array and counters: plain memory ---- */
-void *tw_array_base(struct tw_table *table);	  /* entry i: base + i * value_stride */
+void *tw_array_base(struct tw_table *table); /* entry i: base + i * value_stride */
 /* As tw_hash_add(). False: there is no such entry. */
 bool tw_array_add(struct tw_table *table, uint32_t index, int64_t n);
-uint64_t *tw_counters_base(struct tw_table *table, uint32_t *stride); /* words from lcore to lcore */
+uint64_t *tw_counters_base(struct tw_table *table,
+                           uint32_t *stride); /* words from lcore to lcore */
 uint64_t tw_counters_sum(struct tw_table *table, uint32_t index);
 
 /* ---- meter: srTCM (RFC 2697) and trTCM (RFC 2698) ---- */
@@ -139,7 +141,7 @@ struct tw_meter_rate { /* bytes per second and bytes; pir 0: single rate, pbs is
 };
 /* Sets the rate of the meters first..last and fills their buckets; 0 or -errno. */
 int tw_meter_config(struct tw_table *table, uint32_t first, uint32_t last,
-		    const struct tw_meter_rate *rate, uint64_t now);
+                    const struct tw_meter_rate *rate, uint64_t now);
 /* Colour of a packet of `length` bytes; `color` is what an earlier marker gave it, TW_GREEN for
  * the colour-blind mode. TW_RED for an index that does not exist. */
 int tw_meter_mark(struct tw_table *table, uint32_t index, uint32_t length, int color, uint64_t now);

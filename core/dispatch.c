@@ -7,6 +7,7 @@
 #include "stats.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 
 #include <rte_cycles.h>
@@ -19,7 +20,7 @@ static inline struct tw_chain_stats *chain_stats(struct tw_lcore *lcore, unsigne
 }
 
 void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
-		      struct rte_mbuf *mbuf)
+                      struct rte_mbuf *mbuf)
 {
 	unsigned id = lcore->plan->chain[chain].chain;
 
@@ -43,43 +44,58 @@ void tw_dispatch_bury(struct tw_lcore *lcore)
 	lcore->n_dead = 0;
 }
 
-void tw_dispatch_fill(struct tw_lcore *lcore, uint16_t port, struct rte_mbuf **mbufs, unsigned n)
+/* verdict, out and port of struct tw_pkt as one word: filled with one store. */
+#define WORD(verdict, out, port) \
+	((uint64_t)(verdict) | (uint64_t)(out) << 32 | (uint64_t)(port) << 48)
+_Static_assert(offsetof(struct tw_pkt, verdict) == 8 && offsetof(struct tw_pkt, out) == 12 &&
+                       offsetof(struct tw_pkt, port) == 14,
+               "WORD() is the layout of struct tw_pkt");
+_Static_assert(offsetof(struct tw_pkt, mark) == 24 && offsetof(struct tw_pkt, stage) == 28,
+               "fill() writes mark, stage and resume as one word");
+
+uint64_t tw_dispatch_fill(struct tw_lcore *lcore, uint16_t port, struct rte_mbuf **mbufs,
+                          unsigned n, unsigned *segments)
 {
 	struct tw_pkt *pkts = lcore->burst.pkts;
+	const uint64_t word = WORD(TW_NEXT, TW_PORT_NONE, port);
+	const uint64_t fresh = (uint64_t)TW_STAGE_ENGINE << 32;
+	unsigned segs = 0;
+	uint64_t bytes = 0;
 
 	for (unsigned i = 0; i < n; i++) {
 		struct rte_mbuf *m = mbufs[i];
 
 		pkts[i].data = rte_pktmbuf_mtod(m, uint8_t *);
+		memcpy(&pkts[i].verdict, &word, sizeof(word));
 		pkts[i].len = m->data_len;
-		pkts[i].verdict = TW_NEXT;
-		pkts[i].port = port == TW_PORT_NONE ? m->port : port;
-		pkts[i].out = TW_PORT_NONE;
 		pkts[i].hash = m->hash.rss;
-		pkts[i].mark = 0;
-		pkts[i].stage = TW_STAGE_ENGINE;
-		pkts[i].resume = 0;
+		memcpy(&pkts[i].mark, &fresh, sizeof(fresh));
 		pkts[i].mbuf = m;
+		bytes += m->pkt_len;
+		segs |= m->nb_segs;
 	}
+	if (__builtin_expect(port == TW_PORT_NONE, 0))
+		for (unsigned i = 0; i < n; i++)
+			pkts[i].port = mbufs[i]->port;
 	lcore->burst.count = n;
+	*segments = segs;
+	return bytes;
 }
 
 /* ---- sending ---- */
 
 /* Offer mbufs to a port; what it does not take is dropped as tx_full. */
 static void port_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
-		      struct rte_mbuf **mbufs, unsigned n)
+                      struct rte_mbuf **mbufs, unsigned n, uint64_t bytes)
 {
 	struct tw_chain_stats *stats = chain_stats(lcore, chain);
 	struct tw_port_stats *pstats = &lcore->stats->port[index];
 	struct tw_port *port = &tw_port_table[index];
 	uint16_t queue = lcore->plan->tx_queue[index];
 	bool shared = lcore->plan->tx_shared[index];
-	uint64_t bytes = 0, lost = 0;
-	unsigned sent, retries = tw_options()->tx_retries;
+	unsigned sent, retries = lcore->plan->tx_retries;
+	uint64_t lost = 0;
 
-	for (unsigned i = 0; i < n; i++)
-		bytes += mbufs[i]->pkt_len;
 	if (shared)
 		rte_spinlock_lock(&port->tx_lock[queue]);
 	sent = rte_eth_tx_burst(port->ethdev, queue, mbufs, n);
@@ -99,7 +115,7 @@ static void port_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
 }
 
 static void ring_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
-		      struct rte_mbuf **mbufs, unsigned n)
+                      struct rte_mbuf **mbufs, unsigned n)
 {
 	struct tw_chain_stats *stats = chain_stats(lcore, chain);
 	uint32_t len[TW_BURST_MAX * 2];
@@ -116,6 +132,15 @@ static void ring_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
 		tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_RING_FULL, mbufs[i]);
 }
 
+static uint64_t bytes_of(struct rte_mbuf **mbufs, unsigned n)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		bytes += mbufs[i]->pkt_len;
+	return bytes;
+}
+
 static void flush(struct tw_lcore *lcore, unsigned chain)
 {
 	while (lcore->tx_dirty) {
@@ -123,13 +148,13 @@ static void flush(struct tw_lcore *lcore, unsigned chain)
 		struct tw_tx *tx = &lcore->tx[port];
 
 		lcore->tx_dirty &= lcore->tx_dirty - 1;
-		port_send(lcore, chain, port, tx->mbuf, tx->count);
+		port_send(lcore, chain, port, tx->mbuf, tx->count, bytes_of(tx->mbuf, tx->count));
 		tx->count = 0;
 	}
 }
 
 static void queue_to_port(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned port,
-			  struct rte_mbuf *mbuf)
+                          struct rte_mbuf *mbuf)
 {
 	struct tw_tx *tx;
 
@@ -139,19 +164,20 @@ static void queue_to_port(struct tw_lcore *lcore, unsigned chain, unsigned stage
 	}
 	tx = &lcore->tx[port];
 	if (tx->count == RTE_DIM(tx->mbuf)) {
-		port_send(lcore, chain, port, tx->mbuf, tx->count);
+		port_send(lcore, chain, port, tx->mbuf, tx->count, bytes_of(tx->mbuf, tx->count));
 		tx->count = 0;
 	}
 	tx->mbuf[tx->count++] = mbuf;
 	lcore->tx_dirty |= 1ull << port;
 }
 
-void tw_dispatch_direct(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs, unsigned n)
+void tw_dispatch_direct(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs, unsigned n,
+                        uint64_t bytes)
 {
 	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
 
 	if (spec->sink_kind == TW_END_PORT)
-		port_send(lcore, chain, spec->sink, mbufs, n);
+		port_send(lcore, chain, spec->sink, mbufs, n, bytes);
 	else if (spec->sink_kind == TW_END_RING)
 		ring_send(lcore, chain, spec->sink, mbufs, n);
 	else
@@ -288,7 +314,7 @@ static void after_fault(struct tw_lcore *lcore, unsigned chain)
 	unsigned stage = burst->stage;
 	bool first = true;
 
-	for (unsigned i = 0; i < burst->count; i++) {
+	for (int i = 0; i < burst->count; i++) {
 		struct tw_pkt *pkt = &burst->pkts[i];
 
 		if ((pkt->verdict & 0xff) != TW_NEXT)
@@ -319,7 +345,7 @@ static void run_chain(struct tw_lcore *lcore, unsigned chain, bool resumed)
 		do {
 			after_fault(lcore, chain);
 		} while (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_RESUME) != 0 &&
-			 ++tries < TW_STAGES_MAX);
+		         ++tries < TW_STAGES_MAX);
 		if (!lcore->plan->vm || tries == TW_STAGES_MAX)
 			after_fault(lcore, chain);
 	}
@@ -334,13 +360,14 @@ static void run_punts(struct tw_lcore *lcore, unsigned chain)
 	struct tw_burst *burst = &lcore->burst;
 	unsigned tries = 0;
 
-	for (unsigned i = 0; i < burst->count; i++)
+	for (int i = 0; i < burst->count; i++)
 		if ((burst->pkts[i].verdict & 0xff) == TW_PUNT) {
 			burst->pkts[i].resume = burst->pkts[i].stage + 1;
 			punted |= 1ull << i;
 		}
 	chain_stats(lcore, chain)->punted += __builtin_popcountll(punted);
-	while (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_PUNT) != 0 && ++tries < TW_STAGES_MAX) {
+	while (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_PUNT) != 0 &&
+	       ++tries < TW_STAGES_MAX) {
 		after_fault(lcore, chain);
 		if (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_RESUME) != 0)
 			after_fault(lcore, chain);
@@ -355,39 +382,29 @@ static void run_punts(struct tw_lcore *lcore, unsigned chain)
 	}
 }
 
-void tw_dispatch_burst(struct tw_lcore *lcore, unsigned chain, bool resumed)
+static inline void enter_chain(struct tw_lcore *lcore, unsigned chain, bool resumed)
 {
-	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
-	struct tw_burst *burst = &lcore->burst;
 	struct tw_chain_stats *stats = chain_stats(lcore, chain);
-	struct tw_pkt *pkts = burst->pkts;
-	unsigned count = burst->count, odd = 0, punts = 0;
+	uint64_t tsc;
 
-	burst->chain = chain;
-	burst->stage = 0;
-	if (__builtin_expect(stats->bursts % CYCLE_SAMPLE == 0, 0)) {
-		uint64_t tsc = rte_rdtsc();
-
+	if (__builtin_expect(stats->bursts % CYCLE_SAMPLE != 0, 1)) {
 		run_chain(lcore, chain, resumed);
-		stats->cycles += (rte_rdtsc() - tsc) * CYCLE_SAMPLE;
-	} else {
-		run_chain(lcore, chain, resumed);
-	}
-	for (unsigned i = 0; i < count; i++) {
-		odd |= (pkts[i].verdict ^ TW_SINK) | (pkts[i].out ^ TW_PORT_NONE);
-		punts |= (pkts[i].verdict & 0xff) == TW_PUNT;
-	}
-	if (!odd && !resumed && spec->sink_kind == TW_END_PORT) {
-		struct rte_mbuf *mbufs[TW_BURST_MAX];
-		uint64_t *in = lcore->stats->stage_in[spec->chain];
-
-		for (unsigned s = 0; s < spec->stages; s++)
-			in[s] += count;
-		for (unsigned i = 0; i < count; i++)
-			mbufs[i] = pkts[i].mbuf;
-		port_send(lcore, chain, spec->sink, mbufs, count);
 		return;
 	}
+	tsc = rte_rdtsc();
+	run_chain(lcore, chain, resumed);
+	stats->cycles += (rte_rdtsc() - tsc) * CYCLE_SAMPLE;
+}
+
+/* Verdicts differ: each packet its own way. */
+static void settle_each(struct tw_lcore *lcore, unsigned chain, bool resumed)
+{
+	struct tw_pkt *pkts = lcore->burst.pkts;
+	unsigned count = lcore->burst.count;
+	bool punts = false;
+
+	for (unsigned i = 0; i < count; i++)
+		punts |= (pkts[i].verdict & 0xff) == TW_PUNT;
 	count_stages(lcore, chain, resumed);
 	if (punts)
 		run_punts(lcore, chain);
@@ -398,6 +415,41 @@ void tw_dispatch_burst(struct tw_lcore *lcore, unsigned chain, bool resumed)
 		tw_dispatch_emits(lcore);
 }
 
+/* All packets go on to one port: the one they were routed to, or the chain's sink. */
+static void settle_all(struct tw_lcore *lcore, unsigned chain, unsigned port,
+                       struct rte_mbuf **mbufs, uint64_t bytes)
+{
+	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
+	uint64_t *in = lcore->stats->stage_in[spec->chain];
+	unsigned count = lcore->burst.count;
+
+	for (unsigned s = 0; s < spec->stages; s++)
+		in[s] += count;
+	port_send(lcore, chain, port, mbufs, count, bytes);
+}
+
+void tw_dispatch_burst(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,
+                       uint64_t bytes)
+{
+	const struct tw_pkt *pkts = lcore->burst.pkts;
+	unsigned count = lcore->burst.count, port;
+	uint32_t odd = 0;
+
+	lcore->burst.chain = chain;
+	lcore->burst.stage = 0;
+	lcore->resized = false;
+	enter_chain(lcore, chain, !mbufs);
+	for (unsigned i = 0; i < count; i++)
+		odd |= (pkts[i].verdict ^ TW_SINK) | (pkts[i].out ^ pkts[0].out);
+	port = pkts[0].out;
+	if (port == TW_PORT_NONE && lcore->plan->chain[chain].sink_kind == TW_END_PORT)
+		port = lcore->plan->chain[chain].sink;
+	if (mbufs && !odd && !lcore->resized && port < TW_PORTS_MAX && tw_port_table[port].started)
+		settle_all(lcore, chain, port, mbufs, bytes);
+	else
+		settle_each(lcore, chain, !mbufs);
+}
+
 /* ---- what Lua calls on packets ---- */
 
 int tw_pkt_adjust_head(struct tw_pkt *pkt, int delta)
@@ -405,14 +457,16 @@ int tw_pkt_adjust_head(struct tw_pkt *pkt, int delta)
 	struct rte_mbuf *mbuf = pkt->mbuf;
 	char *data;
 
-	if (delta > 0 && (uint32_t)delta >= pkt->len)
-		return tw_fail(EINVAL, "adjust_head(%d): the frame has %u bytes", delta, pkt->len);
+	if (delta > 0 && delta >= pkt->len)
+		return tw_fail(EINVAL, "adjust_head(%d): the frame has %d bytes", delta, pkt->len);
 	data = delta > 0 ? rte_pktmbuf_adj(mbuf, delta) : rte_pktmbuf_prepend(mbuf, -delta);
 	if (!data)
-		return tw_fail(ENOSPC, "adjust_head(%d): the buffer has %u bytes of headroom", delta,
-			       rte_pktmbuf_headroom(mbuf));
+		return tw_fail(ENOSPC, "adjust_head(%d): the buffer has %u bytes of headroom",
+		               delta, rte_pktmbuf_headroom(mbuf));
 	pkt->data = (uint8_t *)data;
 	pkt->len = mbuf->data_len;
+	if (tw_self)
+		tw_self->resized = true;
 	return 0;
 }
 
@@ -422,16 +476,20 @@ int tw_pkt_adjust_tail(struct tw_pkt *pkt, int delta)
 	char *data;
 
 	if (delta < 0) {
-		if ((uint32_t)-delta >= pkt->len || rte_pktmbuf_trim(mbuf, -delta) < 0)
-			return tw_fail(EINVAL, "adjust_tail(%d): the frame has %u bytes", delta, pkt->len);
+		if (-delta >= pkt->len || rte_pktmbuf_trim(mbuf, -delta) < 0)
+			return tw_fail(EINVAL, "adjust_tail(%d): the frame has %d bytes", delta,
+			               pkt->len);
 	} else if (delta > 0) {
 		data = delta > UINT16_MAX ? NULL : rte_pktmbuf_append(mbuf, delta);
 		if (!data)
-			return tw_fail(ENOSPC, "adjust_tail(%d): the buffer has %u bytes of tailroom", delta,
-				       rte_pktmbuf_tailroom(mbuf));
+			return tw_fail(ENOSPC,
+			               "adjust_tail(%d): the buffer has %u bytes of tailroom",
+			               delta, rte_pktmbuf_tailroom(mbuf));
 		memset(data, 0, delta);
 	}
 	pkt->len = mbuf->data_len;
+	if (tw_self)
+		tw_self->resized = true;
 	return 0;
 }
 

@@ -32,7 +32,7 @@ static struct tw_options options = {
 	.memory_mb = 512,
 	.mbuf_size = 2048,
 	.stall_ms = 10,
-	.vm_memory_mb = 256,
+	.vm_memory_mb = 64,
 	.tick_ms = 100,
 };
 static struct tw_eal_info info;
@@ -65,7 +65,8 @@ static uint32_t free_hugepages_mb(void)
 
 		if (sscanf(entry->d_name, "hugepages-%lukB", &size_kb) != 1)
 			continue;
-		snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/%s/free_hugepages", entry->d_name);
+		snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/%s/free_hugepages",
+		         entry->d_name);
 		file = fopen(path, "re");
 		if (!file)
 			continue;
@@ -172,22 +173,25 @@ int tw_eal_ensure(void)
 	argv[argc] = NULL;
 	err = rte_eal_init(argc, argv);
 	if (err < 0)
-		return tw_fail(rte_errno ? rte_errno : EIO,
-			       "EAL does not start (%s) with %u MB of free hugepages; run `tideway doctor`, or "
-			       "add --no-huge",
-			       rte_strerror(rte_errno), info.free_huge_mb);
+		return tw_fail(
+			rte_errno ? rte_errno : EIO,
+			"EAL does not start (%s) with %u MB of free hugepages; run `tideway doctor`, or "
+			"add --no-huge",
+			rte_strerror(rte_errno), info.free_huge_mb);
 	sched_setaffinity(0, sizeof(cpus), &cpus);
 	info.started = true;
 	info.memory_mb = info.hugepages ? info.free_huge_mb : options.memory_mb;
 	atexit(remove_own_dir);
 	if (info.hugepages)
-		snprintf(info.note, sizeof(info.note), "EAL: hugepages (%u MB free)", info.free_huge_mb);
+		snprintf(info.note, sizeof(info.note), "EAL: hugepages (%u MB free)",
+		         info.free_huge_mb);
 	else
-		snprintf(info.note, sizeof(info.note),
-			 "EAL: no hugepages (%s), %u MB of normal memory; slower, and fine for a trial",
-			 options.no_huge ? "--no-huge was given"
-					 : "none free: echo 512 > /proc/sys/vm/nr_hugepages",
-			 options.memory_mb);
+		snprintf(
+			info.note, sizeof(info.note),
+			"EAL: no hugepages (%s), %u MB of normal memory; slower, and fine for a trial",
+			options.no_huge ? "--no-huge was given"
+					: "none free: echo 512 > /proc/sys/vm/nr_hugepages",
+			options.memory_mb);
 	return 0;
 }
 
@@ -210,19 +214,19 @@ struct rte_mempool *tw_pool(int socket)
 	count = options.mbufs ? options.mbufs : RTE_MAX(POOL_MIN, need);
 	if (count < need) {
 		tw_fail(ENOSPC,
-			"a pool of %u buffers is too small: the queues and rings of this script hold up to %u; "
-			"use tw.options { mbufs = %u } or fewer descriptors (rx_desc, tx_desc)",
-			count, need, need);
+		        "a pool of %u buffers is too small: the queues and rings of this script hold up to %u; "
+		        "use tw.options { mbufs = %u } or fewer descriptors (rx_desc, tx_desc)",
+		        count, need, need);
 		return NULL;
 	}
 	snprintf(name, sizeof(name), "tw-mbuf-%d", socket);
 	pool = rte_pktmbuf_pool_create(name, count, POOL_CACHE, 0,
-				       options.mbuf_size + RTE_PKTMBUF_HEADROOM, socket);
+	                               options.mbuf_size + RTE_PKTMBUF_HEADROOM, socket);
 	if (!pool)
 		tw_fail(rte_errno,
-			"no memory for %u packet buffers of %u bytes on NUMA node %d (%s): reserve hugepages "
-			"(echo 1024 > /proc/sys/vm/nr_hugepages), raise --memory, or lower tw.options{mbufs}",
-			count, options.mbuf_size, socket, rte_strerror(rte_errno));
+		        "no memory for %u packet buffers of %u bytes on NUMA node %d (%s): reserve hugepages "
+		        "(echo 1024 > /proc/sys/vm/nr_hugepages), raise --memory, or lower tw.options{mbufs}",
+		        count, options.mbuf_size, socket, rte_strerror(rte_errno));
 	pools[socket] = pool;
 	return pool;
 }

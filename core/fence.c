@@ -97,7 +97,8 @@ static void raise_hook(lua_State *L, lua_Debug *ar)
 {
 	(void)ar;
 	lua_sethook(L, NULL, 0, 0);
-	luaL_error(L, "ran for more than %d ms of CPU time in one burst", (int)tw_options()->stall_ms);
+	luaL_error(L, "ran for more than %d ms of CPU time in one burst",
+	           (int)tw_options()->stall_ms);
 }
 
 static void on_stall(int sig, siginfo_t *si, void *context)
@@ -184,8 +185,9 @@ static void watch_lcore(struct tw_lcore *lcore, struct watch *watch)
 		return;
 	atomic_store_explicit(&lcore->stall_seq, seq, memory_order_relaxed);
 	atomic_store_explicit(&lcore->phase,
-			      now - watch->since < limit + limit / 2 ? TW_FENCE_HOOK : TW_FENCE_JUMP,
-			      memory_order_relaxed);
+	                      now - watch->since < limit + limit / 2 ? TW_FENCE_HOOK
+	                                                             : TW_FENCE_JUMP,
+	                      memory_order_relaxed);
 	pthread_kill(lcore->thread, STALL_SIGNAL);
 }
 
@@ -256,46 +258,77 @@ static void describe_jump(struct tw_lcore *lcore)
 	const char *where = trace_at(lcore->plan->vm->jit, lcore->fault_pc);
 
 	if (lcore->fault_signal)
-		snprintf(lcore->fault, sizeof(lcore->fault), "%s%s: memory fault (%s)", where ? "at " : "",
-			 where ? where : "", strsignal(lcore->fault_signal));
+		snprintf(lcore->fault, sizeof(lcore->fault), "%s%smemory fault (%s)",
+		         where ? where : "", where ? ": " : "", strsignal(lcore->fault_signal));
 	else
 		snprintf(lcore->fault, sizeof(lcore->fault),
-			 "%s%sran for more than %u ms of CPU time in one burst", where ? where : "",
-			 where ? ": " : "", tw_options()->stall_ms);
+		         "%s%sran for more than %u ms of CPU time in one burst", where ? where : "",
+		         where ? ": " : "", tw_options()->stall_ms);
 }
 
-/* Take the NF that was running out of its chain and build a new VM without it. */
-static void recover(struct tw_lcore *lcore, bool jumped)
+/* Whom to blame: the NF that ran. But the garbage collector runs in whoever allocates next, so
+ * where the heap is large it is the NF that holds most of it. */
+static void blame(struct tw_lcore *lcore, bool out_of_memory, unsigned *chain, unsigned *stage)
+{
+	const struct tw_vm *vm = lcore->plan->vm;
+	unsigned heavy_chain, heavy_stage;
+
+	*chain = lcore->burst.chain < lcore->plan->n_chains ? lcore->burst.chain : 0;
+	*stage = lcore->burst.stage;
+	if (!out_of_memory && vm->used < vm->limit / 2)
+		return;
+	if (!tw_vm_heaviest(vm, &heavy_chain, &heavy_stage) || heavy_chain >= lcore->plan->n_chains)
+		return;
+	*chain = heavy_chain;
+	*stage = heavy_stage;
+	snprintf(lcore->fault, sizeof(lcore->fault),
+	         "it holds %zu MB of the Lua heap, whose limit is %u MB",
+	         vm->live[heavy_chain * TW_STAGES_MAX + heavy_stage] >> 20,
+	         tw_options()->vm_memory_mb);
+}
+
+#define REBUILDS_MAX 8 /* without an NF to blame, before the VM is given up */
+
+/* Take the NF that is to blame out of its chain and build a new VM without it. */
+static void recover(struct tw_lcore *lcore, bool jumped, bool out_of_memory)
 {
 	struct tw_lcore_plan *plan = lcore->plan;
-	unsigned chain = lcore->burst.chain < plan->n_chains ? lcore->burst.chain : 0;
-	const struct tw_chain_spec *spec = &plan->chain[chain];
-	struct tw_chain_info *info = &lcore->shared->chain[spec->chain];
-	unsigned stage = lcore->burst.stage;
-	uint32_t quarantine[TW_CHAINS_MAX];
+	const struct tw_chain_spec *spec;
+	struct tw_chain_info *info;
+	unsigned chain, stage;
+	bool known;
 
+	blame(lcore, out_of_memory, &chain, &stage);
+	spec = &plan->chain[chain];
+	info = &lcore->shared->chain[spec->chain];
+	known = stage < spec->stages && !(plan->quarantine[chain] & 1u << stage);
 	if (jumped)
 		tw_vm_abandon(plan->vm);
 	else
 		tw_vm_free(plan->vm);
+	plan->vm = NULL;
 	lcore->stats->chain[spec->chain].faults++;
 	lcore->stats->vm_rebuilds++;
-	if (stage < spec->stages && !(plan->quarantine[chain] & 1u << stage)) {
-		/* The same instance may stand in several places; take all of its NF's places on this
-		 * chain out one by one as they fault. */
+	if (known) {
 		plan->quarantine[chain] |= 1u << stage;
 		info->quarantined[stage] = 1;
 		tw_log("NF %s (%s) in chain %s on cpu %d: %s; it is taken out, its packets are %s from here on",
 		       info->stage[stage], spec->where[stage], info->name, lcore->cpu, lcore->fault,
 		       spec->bypass[stage] ? "passed by" : "dropped (nf_quarantined)");
-		memcpy(quarantine, plan->quarantine, sizeof(quarantine));
-		plan->vm = tw_vm_new(plan->blob, plan->blob_len, &lcore->burst, plan->n_chains, quarantine);
 	} else {
-		plan->vm = NULL; /* not an NF: the engine's own Lua failed, do not try for ever */
+		lcore->blameless++;
+		tw_log("cpu %d: %s outside of any NF; its Lua VM is built anew", lcore->cpu,
+		       lcore->fault);
 	}
+	if (lcore->blameless < REBUILDS_MAX)
+		plan->vm = tw_vm_new(plan->blob, plan->blob_len, &lcore->burst, plan->n_chains,
+		                     plan->quarantine);
 	if (!plan->vm)
-		tw_log("cpu %d has no Lua VM any more (%s: %s); packets of its chains are dropped (vm_lost)",
-		       lcore->cpu, lcore->fault, stage < spec->stages ? tw_error() : "outside of any NF");
+		tw_log("cpu %d has no Lua VM any more (%s); packets of its chains are dropped (vm_lost)",
+		       lcore->cpu,
+		       lcore->blameless < REBUILDS_MAX ? tw_error() : "too many faults");
+	lcore->fault_chain = chain;
+	lcore->fault_stage = stage;
 	lcore->next_tick = 0;
 }
 
@@ -320,23 +353,27 @@ int tw_fence_enter(struct tw_lcore *lcore, int function)
 		sigaddset(&set, SIGFPE);
 		pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 		describe_jump(lcore);
-		recover(lcore, true);
+		recover(lcore, true, false);
 		return 1;
 	}
+	/* The count as an argument: read through the FFI, before a trace runs, it would cost a
+	 * call. */
 	lua_pushvalue(L, function);
+	lua_pushinteger(L, lcore->burst.count);
 	atomic_store_explicit(&lcore->seq, seq + 1, memory_order_relaxed);
 	atomic_signal_fence(memory_order_seq_cst);
-	rc = lua_pcall(L, 0, 0, 0);
+	rc = lua_pcall(L, 1, 0, 0);
 	atomic_signal_fence(memory_order_seq_cst);
 	atomic_store_explicit(&lcore->seq, seq + 2, memory_order_relaxed);
 	if (__builtin_expect(rc == 0, 1))
 		return 0;
 	if (rc == LUA_ERRMEM)
-		snprintf(lcore->fault, sizeof(lcore->fault), "its Lua heap passed the limit of %u MB",
-			 tw_options()->vm_memory_mb);
+		snprintf(lcore->fault, sizeof(lcore->fault),
+		         "its Lua heap passed the limit of %u MB", tw_options()->vm_memory_mb);
 	else
 		snprintf(lcore->fault, sizeof(lcore->fault), "%s",
-			 lua_isstring(L, -1) ? lua_tostring(L, -1) : "raised an error that is not a string");
-	recover(lcore, false);
+		         lua_isstring(L, -1) ? lua_tostring(L, -1)
+		                             : "raised an error that is not a string");
+	recover(lcore, false, rc == LUA_ERRMEM);
 	return 1;
 }

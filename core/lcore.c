@@ -21,7 +21,7 @@
 #include <rte_lcore.h>
 #include <rte_pause.h>
 
-#define IDLE_SPIN_TURNS 256   /* empty turns before backing off */
+#define IDLE_SPIN_TURNS 256 /* empty turns before backing off */
 #define IDLE_SLEEP_MIN_NS 2000
 #define IDLE_SLEEP_MAX_NS 100000
 #define SWEEP_BUDGET 256 /* table entries looked at per turn of the sweep */
@@ -32,28 +32,27 @@ _Atomic bool tw_lcore_draining; /* ports are not read any more, rings are */
 
 /* ---- clock: monotonic ns from the TSC, set right again at every tick ---- */
 
-struct tsc_clock {
-	uint64_t tsc, ns;
-	double ns_per_tick;
-};
-static _Thread_local struct tsc_clock clk;
+#define CLOCK_SHIFT 32
 
-static void clock_set(uint64_t tsc)
+static void clock_set(struct tw_lcore *lcore, uint64_t tsc)
 {
-	clk.tsc = tsc;
-	clk.ns = tw_now();
-	clk.ns_per_tick = 1e9 / (double)tw_tsc_hz();
+	lcore->clock_tsc = tsc;
+	lcore->clock_ns = tw_now();
+	lcore->clock_mult = (uint64_t)((1e9 * (double)(1ull << CLOCK_SHIFT)) / (double)tw_tsc_hz());
 }
 
-static inline uint64_t clock_ns(uint64_t tsc)
+static inline uint64_t clock_ns(const struct tw_lcore *lcore, uint64_t tsc)
 {
-	return clk.ns + (uint64_t)((double)(int64_t)(tsc - clk.tsc) * clk.ns_per_tick);
+	unsigned __int128 ticks = tsc - lcore->clock_tsc;
+
+	return lcore->clock_ns + (uint64_t)((ticks * lcore->clock_mult) >> CLOCK_SHIFT);
 }
 
 /* ---- one turn ---- */
 
 /* Frames in several segments become one, or are dropped: views need linear frames. */
-static unsigned linearize(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs, unsigned n)
+static unsigned linearize(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,
+                          unsigned n)
 {
 	unsigned kept = 0;
 
@@ -66,27 +65,37 @@ static unsigned linearize(struct tw_lcore *lcore, unsigned chain, struct rte_mbu
 	return kept;
 }
 
-static unsigned run_input(struct tw_lcore *lcore, const struct tw_input_spec *in)
+static inline unsigned run_input(struct tw_lcore *lcore, const struct tw_input_spec *in)
 {
 	const struct tw_chain_spec *spec = &lcore->plan->chain[in->chain];
 	struct tw_chain_stats *stats = &lcore->stats->chain[spec->chain];
 	struct rte_mbuf *mbufs[TW_BURST_MAX];
-	unsigned n, burst = tw_options()->burst, segments = 0;
+	unsigned n, received, segments = 0;
+	uint16_t port = in->kind == TW_END_PORT ? in->index : TW_PORT_NONE;
 	uint64_t bytes = 0;
 
 	if (in->kind == TW_END_PORT) {
-		if (__builtin_expect(atomic_load_explicit(&tw_lcore_draining, memory_order_relaxed), 0))
+		if (__builtin_expect(atomic_load_explicit(&tw_lcore_draining, memory_order_relaxed),
+		                     0))
 			return 0;
-		n = rte_eth_rx_burst(tw_port_table[in->index].ethdev, in->queue, mbufs, burst);
+		n = rte_eth_rx_burst(tw_port_table[in->index].ethdev, in->queue, mbufs,
+		                     lcore->plan->burst);
 	} else {
-		n = rte_ring_dequeue_burst(tw_ring_table[in->index].ring, (void **)mbufs, burst, NULL);
+		n = rte_ring_dequeue_burst(tw_ring_table[in->index].ring, (void **)mbufs,
+		                           lcore->plan->burst, NULL);
 	}
 	if (!n)
 		return 0;
-	for (unsigned i = 0; i < n; i++) {
-		bytes += mbufs[i]->pkt_len;
-		segments |= mbufs[i]->nb_segs;
+	received = n;
+	if (spec->code) {
+		bytes = tw_dispatch_fill(lcore, port, mbufs, n, &segments);
+	} else {
+		for (unsigned i = 0; i < n; i++)
+			bytes += mbufs[i]->pkt_len;
 	}
+	stats->rx += n;
+	stats->rx_bytes += bytes;
+	stats->bursts++;
 	if (in->kind == TW_END_PORT) {
 		lcore->stats->port[in->index].rx_packets += n;
 		lcore->stats->port[in->index].rx_bytes += bytes;
@@ -94,24 +103,17 @@ static unsigned run_input(struct tw_lcore *lcore, const struct tw_input_spec *in
 			for (unsigned i = 0; i < n; i++)
 				mbufs[i]->port = in->index;
 	}
-	stats->rx += n;
-	stats->rx_bytes += bytes;
-	stats->bursts++;
-	lcore->burst.now = clock_ns(rte_rdtsc());
 	if (__builtin_expect(segments > 1, 0)) {
-		unsigned kept = linearize(lcore, in->chain, mbufs, n);
-
-		if (!kept)
-			return n;
-		n = kept;
+		n = linearize(lcore, in->chain, mbufs, n);
+		if (!n)
+			return received;
+		bytes = tw_dispatch_fill(lcore, port, mbufs, n, &segments);
 	}
-	if (spec->code) {
-		tw_dispatch_fill(lcore, in->kind == TW_END_PORT ? in->index : TW_PORT_NONE, mbufs, n);
-		tw_dispatch_burst(lcore, in->chain, false);
-	} else {
-		tw_dispatch_direct(lcore, in->chain, mbufs, n);
-	}
-	return n;
+	if (spec->code)
+		tw_dispatch_burst(lcore, in->chain, mbufs, bytes);
+	else
+		tw_dispatch_direct(lcore, in->chain, mbufs, n, bytes);
+	return received;
 }
 
 /* NF timers, hold timeouts, table expiry; some ten times a second. */
@@ -127,39 +129,52 @@ static void tick(struct tw_lcore *lcore, uint64_t now)
 		tw_dispatch_emits(lcore);
 }
 
+/* The TSC costs as much to read as an NF takes, so a busy lcore reads it every fourth turn only:
+ * burst.now is a few microseconds old at most. The time since then is busy when packets moved. */
+#define TSC_TURNS 4
+
+static inline void take_time(struct tw_lcore *lcore)
+{
+	uint64_t tsc = rte_rdtsc(), spent = tsc - lcore->turn_tsc;
+
+	lcore->turn_tsc = tsc;
+	if (lcore->turn_moved)
+		lcore->stats->busy_cycles += spent;
+	else
+		lcore->stats->idle_cycles += spent;
+	lcore->turn_moved = 0;
+	lcore->burst.now = clock_ns(lcore, tsc);
+	if (__builtin_expect(lcore->burst.now >= lcore->next_tick, 0)) {
+		clock_set(lcore, tsc);
+		tick(lcore, lcore->burst.now);
+	}
+}
+
 unsigned tw_lcore_turn(struct tw_lcore *lcore)
 {
-	struct tw_lcore_plan *plan = lcore->plan;
+	const struct tw_lcore_plan *plan = lcore->plan;
 	unsigned moved = 0, chain;
-	uint64_t tsc = rte_rdtsc(), now = clock_ns(tsc);
 
-	if (__builtin_expect(now >= lcore->next_tick, 0)) {
-		clock_set(tsc);
-		tick(lcore, now);
-	}
+	if (!lcore->turn_moved || lcore->turn++ % TSC_TURNS == 0)
+		take_time(lcore);
 	for (unsigned i = 0; i < plan->n_inputs; i++)
 		moved += run_input(lcore, &plan->input[i]);
 	while (__builtin_expect(tw_hold_collect(lcore, &chain), 0))
-		tw_dispatch_burst(lcore, chain, true);
-	tw_dispatch_bury(lcore);
+		tw_dispatch_burst(lcore, chain, NULL, 0);
+	if (lcore->n_dead)
+		tw_dispatch_bury(lcore);
 	lcore->stats->heartbeat++;
-	tsc = rte_rdtsc() - tsc;
-	if (moved)
-		lcore->stats->busy_cycles += tsc;
-	else
-		lcore->stats->idle_cycles += tsc;
+	lcore->turn_moved += moved;
 	return moved;
 }
 
 /* ---- idling ---- */
 
-static void sleep_ns(struct tw_lcore *lcore, long ns)
+static void sleep_ns(long ns)
 {
 	struct timespec ts = { .tv_nsec = ns };
-	uint64_t tsc = rte_rdtsc();
 
 	nanosleep(&ts, NULL);
-	lcore->stats->idle_cycles += rte_rdtsc() - tsc;
 }
 
 static void interrupts_set(const struct tw_lcore_plan *plan, bool on)
@@ -185,7 +200,7 @@ static void interrupts_init(struct tw_lcore *lcore)
 		const struct tw_input_spec *in = &plan->input[i];
 
 		if (rte_eth_dev_rx_intr_ctl_q(tw_port_table[in->index].ethdev, in->queue,
-					      RTE_EPOLL_PER_THREAD, RTE_INTR_EVENT_ADD, NULL) < 0) {
+		                              RTE_EPOLL_PER_THREAD, RTE_INTR_EVENT_ADD, NULL) < 0) {
 			tw_log("port %s gives no rx interrupts; cpu %d sleeps between polls instead",
 			       lcore->shared->port[in->index].name, lcore->cpu);
 			lcore->epoll_ready = -1;
@@ -197,17 +212,16 @@ static void interrupts_init(struct tw_lcore *lcore)
 static void wait_interrupt(struct tw_lcore *lcore)
 {
 	struct rte_epoll_event events[TW_INPUTS_MAX];
-	uint64_t tsc = rte_rdtsc();
 
 	interrupts_set(lcore->plan, true);
 	/* A packet that came before the interrupt was armed raises none: look once more. */
 	if (!tw_lcore_turn(lcore)) {
 		tw_rcu_offline(lcore->slot);
-		rte_epoll_wait(RTE_EPOLL_PER_THREAD, events, RTE_DIM(events), tw_options()->tick_ms);
+		rte_epoll_wait(RTE_EPOLL_PER_THREAD, events, RTE_DIM(events),
+		               tw_options()->tick_ms);
 		tw_rcu_online(lcore->slot);
 	}
 	interrupts_set(lcore->plan, false);
-	lcore->stats->idle_cycles += rte_rdtsc() - tsc;
 }
 
 static void idle(struct tw_lcore *lcore)
@@ -239,7 +253,7 @@ static void idle(struct tw_lcore *lcore)
 			return;
 		}
 		ns = IDLE_SLEEP_MIN_NS * (long)(streak - IDLE_SPIN_TURNS + 1);
-		sleep_ns(lcore, ns < IDLE_SLEEP_MAX_NS ? ns : IDLE_SLEEP_MAX_NS);
+		sleep_ns(ns < IDLE_SLEEP_MAX_NS ? ns : IDLE_SLEEP_MAX_NS);
 	}
 }
 
@@ -281,7 +295,8 @@ static void *lcore_main(void *arg)
 	tw_fence_thread_init();
 	tw_self = lcore;
 	pthread_getcpuclockid(pthread_self(), &lcore->cpu_clock);
-	clock_set(rte_rdtsc());
+	lcore->turn_tsc = rte_rdtsc();
+	clock_set(lcore, lcore->turn_tsc);
 	tw_rcu_register(lcore->slot);
 	atomic_store(&lcore->up, true);
 	while (!atomic_load_explicit(&lcore->stop, memory_order_relaxed)) {
@@ -334,7 +349,8 @@ int tw_lcore_step(int slot)
 	if (!lcore || lcore->threaded)
 		return tw_fail(EINVAL, "slot %d is no lcore that is stepped by hand", slot);
 	tw_self = lcore;
-	clock_set(rte_rdtsc()); /* sees tw_clock_advance() at once */
+	clock_set(lcore, rte_rdtsc()); /* sees tw_clock_advance() at once */
+	lcore->turn_moved = 0;
 	plan_take(lcore);
 	moved = tw_lcore_turn(lcore);
 	tw_rcu_quiescent(slot);

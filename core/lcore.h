@@ -20,6 +20,7 @@ struct tw_lcore_plan {
 	struct tw_vm *vm;
 	char *blob; /* to build the VM again after a fault */
 	size_t blob_len;
+	uint32_t burst, tx_retries; /* from tw_options, when the plan was made */
 	uint32_t n_chains, n_inputs;
 	struct tw_chain_spec chain[TW_CHAINS_MAX];
 	struct tw_input_spec input[TW_INPUTS_MAX];
@@ -49,12 +50,19 @@ struct tw_lcore {
 	uint64_t fault_pc; /* written by the signal handler */
 	int fault_signal;
 	char fault[256];
+	unsigned fault_chain, fault_stage; /* what was taken out last */
+	unsigned blameless;                /* faults with no NF to blame */
 
 	uint64_t next_tick;
+	uint64_t clock_tsc, clock_ns, clock_mult; /* monotonic time from the TSC */
+	uint64_t turn_tsc;                        /* when the current turn began */
+	uint32_t turn_moved;                      /* packets since turn_tsc */
+	uint32_t turn;
 	uint32_t idle_streak;
 	uint32_t n_emits;
 	uint16_t emit_chain[TW_EMIT_MAX];
 	struct tw_pkt emit[TW_EMIT_MAX];
+	bool resized;    /* the length of a packet of this burst changed */
 	uint32_t n_dead; /* dropped packets, to be freed together */
 	struct rte_mbuf *dead[TW_BURST_MAX];
 	uint64_t tx_dirty; /* bit per port with packets in tx[] */
@@ -77,7 +85,7 @@ extern _Thread_local struct tw_lcore *tw_self;
 
 /* lcore.c: one turn of the loop; number of packets moved. */
 unsigned tw_lcore_turn(struct tw_lcore *lcore);
-extern _Atomic bool tw_lcore_draining; /* ports are not read any more, rings are */
+extern _Atomic bool tw_lcore_draining;       /* ports are not read any more, rings are */
 void tw_lcore_leave(struct tw_lcore *lcore); /* stop() of the NFs, drop what is held */
 int tw_lcore_thread_start(struct tw_lcore *lcore);
 
@@ -90,13 +98,20 @@ void tw_fence_thread_init(void);
 int tw_fence_enter(struct tw_lcore *lcore, int function);
 
 /* dispatch.c */
-void tw_dispatch_fill(struct tw_lcore *lcore, uint16_t port, struct rte_mbuf **mbufs, unsigned n);
-void tw_dispatch_burst(struct tw_lcore *lcore, unsigned chain, bool resumed);
-void tw_dispatch_direct(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs, unsigned n);
+/* Makes the burst of mbufs; returns their bytes, and in *segments more than 1 when one of them is
+ * not linear. port TW_PORT_NONE: the one noted in the mbuf. */
+uint64_t tw_dispatch_fill(struct tw_lcore *lcore, uint16_t port, struct rte_mbuf **mbufs,
+                          unsigned n, unsigned *segments);
+/* Runs the burst through the chain; mbufs are its packets in order and bytes their sum; NULL when
+ * they are resumed. */
+void tw_dispatch_burst(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,
+                       uint64_t bytes);
+void tw_dispatch_direct(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs, unsigned n,
+                        uint64_t bytes);
 void tw_dispatch_emits(struct tw_lcore *lcore);
 void tw_dispatch_bury(struct tw_lcore *lcore);
 void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
-		      struct rte_mbuf *mbuf);
+                      struct rte_mbuf *mbuf);
 
 /* hold.c */
 int tw_hold_put(int queue, struct tw_lcore *lcore, unsigned chain, const struct tw_pkt *pkt);

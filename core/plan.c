@@ -88,8 +88,8 @@ static int slot_for(const struct tw_plan *plan, int cpu)
 }
 
 int tw_plan_add_lcore(struct tw_plan *plan, int cpu, const struct tw_chain_spec *chains,
-		      uint32_t n_chains, const struct tw_input_spec *inputs, uint32_t n_inputs,
-		      const char *blob, size_t blob_len)
+                      uint32_t n_chains, const struct tw_input_spec *inputs, uint32_t n_inputs,
+                      const char *blob, size_t blob_len)
 {
 	struct tw_lcore_plan *lp;
 	cpu_set_t cpus;
@@ -97,11 +97,14 @@ int tw_plan_add_lcore(struct tw_plan *plan, int cpu, const struct tw_chain_spec 
 
 	sched_getaffinity(0, sizeof(cpus), &cpus);
 	if (cpu >= 0 && (cpu >= CPU_SETSIZE || !CPU_ISSET(cpu, &cpus)))
-		return tw_fail(EINVAL, "there is no CPU %d for an lcore; this process may use %d CPU(s)", cpu,
-			       CPU_COUNT(&cpus));
+		return tw_fail(EINVAL,
+		               "there is no CPU %d for an lcore; this process may use %d CPU(s)",
+		               cpu, CPU_COUNT(&cpus));
 	if (n_chains > TW_CHAINS_MAX || n_inputs > TW_INPUTS_MAX)
-		return tw_fail(E2BIG, "cpu %d: %u chains with %u inputs are more than an lcore takes (%d, %d)",
-			       cpu, n_chains, n_inputs, TW_CHAINS_MAX, TW_INPUTS_MAX);
+		return tw_fail(
+			E2BIG,
+			"cpu %d: %u chains with %u inputs are more than an lcore takes (%d, %d)",
+			cpu, n_chains, n_inputs, TW_CHAINS_MAX, TW_INPUTS_MAX);
 	slot = slot_for(plan, cpu);
 	if (slot < 0)
 		return tw_fail(ENOSPC, "%d lcores are in use, that is the limit", TW_LCORES_MAX);
@@ -118,9 +121,12 @@ int tw_plan_add_lcore(struct tw_plan *plan, int cpu, const struct tw_chain_spec 
 	lp->blob_len = blob_len;
 	memcpy(lp->chain, chains, n_chains * sizeof(*chains));
 	memcpy(lp->input, inputs, n_inputs * sizeof(*inputs));
+	lp->burst = tw_options()->burst;
+	lp->tx_retries = tw_options()->tx_retries;
 	lp->n_chains = n_chains;
 	lp->n_inputs = n_inputs;
-	lp->vm = tw_vm_new(lp->blob, blob_len, &tw_lcore_table[slot]->burst, n_chains, lp->quarantine);
+	lp->vm = tw_vm_new(lp->blob, blob_len, &tw_lcore_table[slot]->burst, n_chains,
+	                   lp->quarantine);
 	if (!lp->vm) {
 		lcore_plan_free(lp);
 		return -EINVAL;
@@ -182,7 +188,8 @@ static int wait_ack(struct tw_lcore *lcore, uint64_t wanted)
 
 	while (atomic_load_explicit(&lcore->acked, memory_order_acquire) != wanted) {
 		if (tw_now() > end)
-			return tw_fail(ETIMEDOUT, "cpu %d did not take the new plan within 2 s", lcore->cpu);
+			return tw_fail(ETIMEDOUT, "cpu %d did not take the new plan within 2 s",
+			               lcore->cpu);
 		usleep(50);
 	}
 	return 0;
@@ -251,7 +258,6 @@ static void drop_ring_rest(struct tw_lcore *lcore)
 	}
 	tw_dispatch_bury(lcore);
 }
-
 
 int tw_engine_stop(void)
 {

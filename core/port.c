@@ -47,7 +47,7 @@ static int wire_open(struct tw_port *port, int index)
 	id = rte_eth_from_rings(dev, &port->wire_in, 1, &port->wire_out, 1, 0);
 	if (id < 0)
 		return tw_fail(rte_errno ? rte_errno : EIO, "cannot make a wire port: %s",
-			       rte_strerror(rte_errno));
+		               rte_strerror(rte_errno));
 	port->ethdev = id;
 	return 0;
 }
@@ -75,8 +75,8 @@ static void list_interfaces(char *text, size_t size)
 
 	text[0] = '\0';
 	for (struct if_nameindex *i = list; i && i->if_index; i++)
-		used += snprintf(text + used, used < size ? size - used : 0, "%s%s", used ? ", " : "",
-				 i->if_name);
+		used += snprintf(text + used, used < size ? size - used : 0, "%s%s",
+		                 used ? ", " : "", i->if_name);
 	if (list)
 		if_freenameindex(list);
 }
@@ -88,21 +88,24 @@ static int device_open(struct tw_port *port, const char *devargs)
 
 	if (iface_of(devargs, ifname, sizeof(ifname)) && !if_nametoindex(ifname)) {
 		list_interfaces(known, sizeof(known));
-		return tw_fail(ENODEV,
-			       "%s: there is no network interface \"%s\" in this network namespace; there are: %s",
-			       devargs, ifname, known);
+		return tw_fail(
+			ENODEV,
+			"%s: there is no network interface \"%s\" in this network namespace; there are: %s",
+			devargs, ifname, known);
 	}
 	snprintf(device, sizeof(device), "%.*s", (int)strcspn(devargs, ","), devargs);
 	if (rte_eth_dev_get_port_by_name(device, &port->ethdev) == 0)
-		return tw_fail(EEXIST, "device %s is in use already; give the second one another number",
-			       device);
+		return tw_fail(EEXIST,
+		               "device %s is in use already; give the second one another number",
+		               device);
 	err = rte_dev_probe(devargs);
 	if (err < 0)
-		return tw_fail(-err,
-			       "DPDK does not open \"%s\" (%s); the form is DRIVERn,KEY=VALUE..., such as "
-			       "net_af_packet0,iface=eth0, net_af_xdp0,iface=eth0, net_tap0, "
-			       "net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap, net_null0, or a PCI address",
-			       devargs, strerror(-err));
+		return tw_fail(
+			-err,
+			"DPDK does not open \"%s\" (%s); the form is DRIVERn,KEY=VALUE..., such as "
+			"net_af_packet0,iface=eth0, net_af_xdp0,iface=eth0, net_tap0, "
+			"net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap, net_null0, or a PCI address",
+			devargs, strerror(-err));
 	port->owns_device = true;
 	if (rte_eth_dev_get_port_by_name(device, &port->ethdev) < 0)
 		return tw_fail(ENODEV, "%s made no ethernet device", devargs);
@@ -113,7 +116,7 @@ static void port_release(struct tw_port *port)
 {
 	struct rte_eth_dev_info info;
 	bool have = rte_eth_dev_is_valid_port(port->ethdev) &&
-		    rte_eth_dev_info_get(port->ethdev, &info) == 0;
+	            rte_eth_dev_info_get(port->ethdev, &info) == 0;
 
 	if (have) {
 		rte_eth_dev_close(port->ethdev);
@@ -157,7 +160,8 @@ int tw_port_open(const char *name, const char *devargs)
 	err = rte_eth_dev_info_get(port->ethdev, &info);
 	if (err < 0) {
 		port_release(port);
-		return tw_fail(-err, "%s: the device does not describe itself (%s)", devargs, strerror(-err));
+		return tw_fail(-err, "%s: the device does not describe itself (%s)", devargs,
+		               strerror(-err));
 	}
 	port->socket = rte_eth_dev_socket_id(port->ethdev);
 	port->used = true;
@@ -189,9 +193,10 @@ int tw_port_caps(int index, struct tw_port_caps *caps)
 		.socket = port->socket < 0 ? 0 : port->socket,
 		.rss = info.flow_type_rss_offloads != 0,
 		.wire = port->wire_in != NULL,
-		.rx_interrupt = info.driver_name && (!strcmp(info.driver_name, "net_tap") ||
-						     !strcmp(info.driver_name, "net_memif") ||
-						     (info.device && !strstr(info.driver_name, "net_"))),
+		.rx_interrupt = info.driver_name &&
+		                (!strcmp(info.driver_name, "net_tap") ||
+		                 !strcmp(info.driver_name, "net_memif") ||
+		                 (info.device && !strstr(info.driver_name, "net_"))),
 	};
 	/* An AF_XDP device reports as many queues as its devargs asked for. */
 	return 0;
@@ -207,7 +212,7 @@ static uint16_t descriptors(uint32_t asked, uint16_t def, const struct rte_eth_d
 }
 
 static int queues_setup(struct tw_port *port, const char *name, const struct rte_eth_dev_info *info,
-			uint16_t rxd, uint16_t txd)
+                        uint16_t rxd, uint16_t txd)
 {
 	struct rte_eth_rxconf rxconf = info->default_rxconf;
 	struct rte_eth_txconf txconf = info->default_txconf;
@@ -219,14 +224,14 @@ static int queues_setup(struct tw_port *port, const char *name, const struct rte
 	for (uint16_t q = 0; q < port->rx_queues; q++) {
 		err = rte_eth_rx_queue_setup(port->ethdev, q, rxd, port->socket, &rxconf, pool);
 		if (err < 0)
-			return tw_fail(-err, "port %s: rx queue %u with %u descriptors: %s", name, q, rxd,
-				       strerror(-err));
+			return tw_fail(-err, "port %s: rx queue %u with %u descriptors: %s", name,
+			               q, rxd, strerror(-err));
 	}
 	for (uint16_t q = 0; q < port->tx_queues; q++) {
 		err = rte_eth_tx_queue_setup(port->ethdev, q, txd, port->socket, &txconf);
 		if (err < 0)
-			return tw_fail(-err, "port %s: tx queue %u with %u descriptors: %s", name, q, txd,
-				       strerror(-err));
+			return tw_fail(-err, "port %s: tx queue %u with %u descriptors: %s", name,
+			               q, txd, strerror(-err));
 	}
 	return 0;
 }
@@ -272,10 +277,11 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 	text = &tw_stats()->port[index];
 	rte_eth_dev_info_get(port->ethdev, &info);
 	if (rx_queues > info.max_rx_queues)
-		return tw_fail(EINVAL,
-			       "port %s (%s) has at most %u rx queue(s), and %u lcores want one each; pin fewer "
-			       "lcores or open the device with more queues (queue_count=, qpairs=, ...)",
-			       text->name, text->device, info.max_rx_queues, rx_queues);
+		return tw_fail(
+			EINVAL,
+			"port %s (%s) has at most %u rx queue(s), and %u lcores want one each; pin fewer "
+			"lcores or open the device with more queues (queue_count=, qpairs=, ...)",
+			text->name, text->device, info.max_rx_queues, rx_queues);
 	port->rx_queues = RTE_MAX(rx_queues, (uint16_t)1);
 	port->tx_queues = RTE_MIN(RTE_MAX(tx_queues, (uint16_t)1), info.max_tx_queues);
 	port->tx_queues = RTE_MIN(port->tx_queues, (uint16_t)RTE_DIM(port->tx_lock));
@@ -287,8 +293,9 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 		port->rx_queues = port->tx_queues = info.max_rx_queues;
 	if (port->rx_queues > 1 && info.flow_type_rss_offloads) {
 		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
-		conf.rx_adv_conf.rss_conf.rss_hf =
-			info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
+		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads &
+		                                   (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP |
+		                                    RTE_ETH_RSS_UDP);
 	}
 	/* One pool per node and no shared buffers: freeing in bulk is allowed where it exists. */
 	if (info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE)
@@ -297,7 +304,7 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 	err = rte_eth_dev_configure(port->ethdev, port->rx_queues, port->tx_queues, &conf);
 	if (err < 0)
 		return tw_fail(-err, "port %s (%s) refuses %u rx and %u tx queues: %s", text->name,
-			       text->device, port->rx_queues, port->tx_queues, strerror(-err));
+		               text->device, port->rx_queues, port->tx_queues, strerror(-err));
 	rxd = descriptors(opt->rx_desc, info.default_rxportconf.ring_size, &info.rx_desc_lim);
 	txd = descriptors(opt->tx_desc, info.default_txportconf.ring_size, &info.tx_desc_lim);
 	rte_eth_dev_adjust_nb_rx_tx_desc(port->ethdev, &rxd, &txd);
@@ -307,7 +314,7 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 	err = rte_eth_dev_start(port->ethdev);
 	if (err < 0)
 		return tw_fail(-err, "port %s (%s) does not start: %s", text->name, text->device,
-			       strerror(-err));
+		               strerror(-err));
 	port->started = true;
 	rte_eth_promiscuous_enable(port->ethdev); /* bridges and routers see every frame */
 	describe(port, text);
@@ -331,7 +338,8 @@ void tw_ports_refresh(void)
 	struct rte_eth_stats now;
 
 	for (int i = 0; i < TW_PORTS_MAX; i++) {
-		if (!tw_port_table[i].started || rte_eth_stats_get(tw_port_table[i].ethdev, &now) < 0)
+		if (!tw_port_table[i].started ||
+		    rte_eth_stats_get(tw_port_table[i].ethdev, &now) < 0)
 			continue;
 		stats->port[i].imissed = now.imissed;
 		stats->port[i].ierrors = now.ierrors;
@@ -359,7 +367,7 @@ int tw_wire_inject(int index, const void *frame, uint32_t len)
 	if (!data || rte_ring_enqueue(port->wire_in, mbuf) < 0) {
 		rte_pktmbuf_free(mbuf);
 		return data ? tw_fail(ENOBUFS, "the wire is full (%u frames)", WIRE_SIZE - 1)
-			    : tw_fail(EMSGSIZE, "a frame of %u bytes does not fit a buffer", len);
+		            : tw_fail(EMSGSIZE, "a frame of %u bytes does not fit a buffer", len);
 	}
 	memcpy(data, frame, len);
 	return 0;

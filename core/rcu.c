@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #define GUESTS 32u /* slots for threads that are no lcores, after those of the lcores */
-#define SLOTS  (TW_LCORES_MAX + GUESTS)
+#define SLOTS (TW_LCORES_MAX + GUESTS)
 #define SHARED (SLOTS - 1) /* guest slot for whoever found the others taken, under a lock */
 
 _Thread_local int tw_rcu_self = TW_RCU_NO_SLOT;
@@ -36,7 +36,8 @@ static void make(void)
 
 	/* Plain memory, because tables outlive no process and EAL may not have been started. */
 	variable = aligned_alloc(RTE_CACHE_LINE_SIZE, RTE_ALIGN_CEIL(size, RTE_CACHE_LINE_SIZE));
-	if (!variable || rte_rcu_qsbr_init(variable, SLOTS) || pthread_key_create(&guest_key, guest_exit))
+	if (!variable || rte_rcu_qsbr_init(variable, SLOTS) ||
+	    pthread_key_create(&guest_key, guest_exit))
 		abort(); /* at first use, a few KiB: there is nothing to go on with */
 	rte_rcu_qsbr_thread_register(variable, SHARED);
 	guests_used = 1u << (GUESTS - 1);
@@ -77,8 +78,8 @@ static void guest_assign(void)
 	while (used != UINT32_MAX) {
 		int bit = __builtin_ctz(~used);
 
-		if (__atomic_compare_exchange_n((uint32_t *)&guests_used, &used, used | 1u << bit, false,
-						__ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+		if (__atomic_compare_exchange_n((uint32_t *)&guests_used, &used, used | 1u << bit,
+		                                false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
 			guest = TW_LCORES_MAX + bit;
 			rte_rcu_qsbr_thread_register(variable, guest);
 			pthread_setspecific(guest_key, (void *)(uintptr_t)(guest + 1));

@@ -24,7 +24,8 @@ int tw_ring_open(const char *name, uint32_t size)
 	if (err < 0)
 		return err;
 	if (size < 2 || size > RTE_RING_SZ_MASK || (size & (size - 1)))
-		return tw_fail(EINVAL, "ring \"%s\": size %u is not a power of two from 2 to 2^28", name, size);
+		return tw_fail(EINVAL, "ring \"%s\": size %u is not a power of two from 2 to 2^28",
+		               name, size);
 	for (index = 0; index < TW_RINGS_MAX && tw_ring_table[index].used; index++)
 		;
 	if (index == TW_RINGS_MAX)
@@ -33,7 +34,7 @@ int tw_ring_open(const char *name, uint32_t size)
 	tw_ring_table[index].ring = rte_ring_create(unique, size, SOCKET_ID_ANY, 0);
 	if (!tw_ring_table[index].ring)
 		return tw_fail(rte_errno, "no memory for ring \"%s\" of %u entries: %s", name, size,
-			       rte_strerror(rte_errno));
+		               rte_strerror(rte_errno));
 	tw_ring_table[index].used = true;
 	tw_pool_reserve(size);
 	snprintf(stats->ring[index].name, TW_NAME_LEN, "%s", name);

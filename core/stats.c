@@ -17,20 +17,13 @@
 #include <rte_cycles.h>
 
 static const char *const builtin_reasons[TW_R_BUILTIN] = {
-	[TW_R_TX_FULL] = "tx_full",
-	[TW_R_RING_FULL] = "ring_full",
-	[TW_R_NO_SINK] = "no_sink",
-	[TW_R_NO_KERNEL] = "no_kernel_port",
-	[TW_R_BAD_PORT] = "bad_port",
-	[TW_R_BAD_VERDICT] = "bad_verdict",
-	[TW_R_NF_FAULT] = "nf_fault",
-	[TW_R_NF_QUARANTINED] = "nf_quarantined",
-	[TW_R_VM_LOST] = "vm_lost",
-	[TW_R_NO_PUNT] = "no_punt",
-	[TW_R_NO_BUFFER] = "no_buffer",
-	[TW_R_HOLD_FULL] = "hold_full",
-	[TW_R_HOLD_TIMEOUT] = "hold_timeout",
-	[TW_R_TOO_LONG] = "frame_too_long",
+	[TW_R_TX_FULL] = "tx_full",           [TW_R_RING_FULL] = "ring_full",
+	[TW_R_NO_SINK] = "no_sink",           [TW_R_NO_KERNEL] = "no_kernel_port",
+	[TW_R_BAD_PORT] = "bad_port",         [TW_R_BAD_VERDICT] = "bad_verdict",
+	[TW_R_NF_FAULT] = "nf_fault",         [TW_R_NF_QUARANTINED] = "nf_quarantined",
+	[TW_R_VM_LOST] = "vm_lost",           [TW_R_NO_PUNT] = "no_punt",
+	[TW_R_NO_BUFFER] = "no_buffer",       [TW_R_HOLD_FULL] = "hold_full",
+	[TW_R_HOLD_TIMEOUT] = "hold_timeout", [TW_R_TOO_LONG] = "frame_too_long",
 	[TW_R_STOPPED] = "engine_stopped",
 };
 
@@ -60,7 +53,8 @@ static struct tw_stats *map(const char *path)
 	if (fd >= 0)
 		close(fd);
 	if (mem == MAP_FAILED) {
-		tw_fail(errno, "cannot map %zu bytes of counters: %s", sizeof(*stats), strerror(errno));
+		tw_fail(errno, "cannot map %zu bytes of counters: %s", sizeof(*stats),
+		        strerror(errno));
 		return NULL;
 	}
 	return mem;
@@ -134,8 +128,9 @@ int tw_reason_id(const char *name)
 		if (!strncmp(s->reason[id], name, TW_NAME_LEN - 1))
 			goto out;
 	if (id == TW_REASONS_MAX) {
-		id = tw_fail(ENOSPC, "drop reason \"%s\": all %d reasons are in use; use fewer names", name,
-			     TW_REASONS_MAX);
+		id = tw_fail(ENOSPC,
+		             "drop reason \"%s\": all %d reasons are in use; use fewer names", name,
+		             TW_REASONS_MAX);
 		goto out;
 	}
 	snprintf(s->reason[id], TW_NAME_LEN, "%s", name);

@@ -13,15 +13,16 @@
 /* Registry; changed by the control thread, the lock keeps a sweep off a table being freed. */
 static struct tw_table *first;
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
-static unsigned made[TW_TABLE_METER + 1];
+static unsigned made[TW_TABLE_ACL + 1];
 static struct tw_table *sweep_next;
 
-static const char *const kind_name[] = {"", "hash", "lru", "lpm", "lpm6", "array", "counters", "meter"};
+static const char *const kind_name[] = { "",     "hash",  "lru",      "lpm",
+	                                 "lpm6", "array", "counters", "meter", "acl" };
 
 void *tw_table_memory(size_t size)
 {
 	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (memory == MAP_FAILED)
 		return NULL;
@@ -72,32 +73,35 @@ static uint32_t key_stride(uint32_t size)
 static int name_table(struct tw_table *t, const struct tw_table_spec *spec)
 {
 	if (!memchr(spec->name, 0, TW_NAME_LEN))
-		return tw_fail(EINVAL, "the name of the %s is longer than %d bytes", kind_name[spec->kind],
-			       TW_NAME_LEN - 1);
+		return tw_fail(EINVAL, "the name of the %s is longer than %d bytes",
+		               kind_name[spec->kind], TW_NAME_LEN - 1);
 	snprintf(t->name, sizeof(t->name), "%s", spec->name);
 	while (!t->name[0] || (!spec->name[0] && tw_table_find(t->name)))
-		snprintf(t->name, sizeof(t->name), "%s%u", kind_name[spec->kind], ++made[spec->kind]);
+		snprintf(t->name, sizeof(t->name), "%s%u", kind_name[spec->kind],
+		         ++made[spec->kind]);
 	if (tw_table_find(t->name))
-		return tw_fail(EEXIST, "a table named \"%s\" exists, give this one another name", t->name);
+		return tw_fail(EEXIST, "a table named \"%s\" exists, give this one another name",
+		               t->name);
 	return 0;
 }
 
 static int check_spec(const struct tw_table_spec *spec)
 {
-	bool keyed = spec->kind == TW_TABLE_HASH || spec->kind == TW_TABLE_LRU;
+	bool keyed = spec->kind == TW_TABLE_HASH || spec->kind == TW_TABLE_LRU ||
+	             spec->kind == TW_TABLE_ACL;
 
-	if (spec->kind < TW_TABLE_HASH || spec->kind > TW_TABLE_METER)
+	if (spec->kind < TW_TABLE_HASH || spec->kind > TW_TABLE_ACL)
 		return tw_fail(EINVAL, "%u is not a kind of table", spec->kind);
 	if (spec->entries < 1 || spec->entries > TW_TABLE_ENTRIES_MAX)
 		return tw_fail(EINVAL, "%u entries: a table has 1 to %d", spec->entries,
-			       TW_TABLE_ENTRIES_MAX);
+		               TW_TABLE_ENTRIES_MAX);
 	if (keyed && (spec->key_size < 1 || spec->key_size > TW_TABLE_KEY_MAX))
 		return tw_fail(EINVAL, "a key of %u bytes: keys have 1 to %d", spec->key_size,
-			       TW_TABLE_KEY_MAX);
+		               TW_TABLE_KEY_MAX);
 	if (spec->kind != TW_TABLE_METER && spec->kind != TW_TABLE_COUNTERS &&
 	    (spec->value_size < 1 || spec->value_size > TW_TABLE_VALUE_MAX))
 		return tw_fail(EINVAL, "a value of %u bytes: values have 1 to %d", spec->value_size,
-			       TW_TABLE_VALUE_MAX);
+		               TW_TABLE_VALUE_MAX);
 	if (spec->expires_offset != TW_TABLE_NO_EXPIRY &&
 	    (!keyed || spec->expires_offset + 8 > spec->value_size))
 		return tw_fail(EINVAL, "only the value of a hash or lru can carry a deadline");
@@ -108,11 +112,17 @@ static size_t struct_size(uint32_t kind)
 {
 	switch (kind) {
 	case TW_TABLE_LPM4:
-	case TW_TABLE_LPM6: return tw_lpm_struct_size();
+	case TW_TABLE_LPM6:
+		return tw_lpm_struct_size();
 	case TW_TABLE_ARRAY:
-	case TW_TABLE_COUNTERS: return tw_array_struct_size();
-	case TW_TABLE_METER: return tw_meter_struct_size();
-	default: return tw_hash_struct_size();
+	case TW_TABLE_COUNTERS:
+		return tw_array_struct_size();
+	case TW_TABLE_METER:
+		return tw_meter_struct_size();
+	case TW_TABLE_ACL:
+		return tw_acl_struct_size();
+	default:
+		return tw_hash_struct_size();
 	}
 }
 
@@ -120,11 +130,17 @@ static int init(struct tw_table *t, const struct tw_table_spec *spec)
 {
 	switch (spec->kind) {
 	case TW_TABLE_LPM4:
-	case TW_TABLE_LPM6: return tw_lpm_init(t, spec->groups);
+	case TW_TABLE_LPM6:
+		return tw_lpm_init(t, spec->groups);
 	case TW_TABLE_ARRAY:
-	case TW_TABLE_COUNTERS: return tw_array_init(t);
-	case TW_TABLE_METER: return tw_meter_init(t);
-	default: return tw_hash_init(t);
+	case TW_TABLE_COUNTERS:
+		return tw_array_init(t);
+	case TW_TABLE_METER:
+		return tw_meter_init(t);
+	case TW_TABLE_ACL:
+		return tw_acl_init(t);
+	default:
+		return tw_hash_init(t);
 	}
 }
 
@@ -196,6 +212,7 @@ void tw_table_get_info(const struct tw_table *table, struct tw_table_info *info)
 	info->value_size = table->value_size;
 	info->value_stride = table->value_stride;
 	info->expires_offset = table->expires_offset;
+	info->retired = table->ops->retired ? table->ops->retired(table) : 0;
 	info->full = table->full;
 	info->evictions = table->evictions;
 	info->expired = table->expired;

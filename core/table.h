@@ -3,6 +3,7 @@
 #pragma once
 #include "abi.h"
 #include "abi_table.h"
+#include "abi_acl.h"
 
 #include <stdatomic.h>
 
@@ -12,7 +13,8 @@ struct tw_hash;
 struct tw_table_ops {
 	void (*destroy)(struct tw_table *t);
 	uint32_t (*count)(const struct tw_table *t);
-	/* The rest may be NULL: no entries to walk, nothing to sweep. */
+	/* The rest may be NULL: nothing retired, no entries to walk, nothing to sweep. */
+	uint32_t (*retired)(const struct tw_table *t);
 	int (*entry)(struct tw_table *t, uint32_t *cursor, uint64_t now, void *key, void *value);
 	int (*clear)(struct tw_table *t);
 	uint32_t (*sweep)(struct tw_table *t, uint64_t now, uint32_t budget); /* budget used */
@@ -42,18 +44,28 @@ int tw_hash_init(struct tw_table *t);
 int tw_lpm_init(struct tw_table *t, uint32_t groups);
 int tw_array_init(struct tw_table *t);
 int tw_meter_init(struct tw_table *t);
+int tw_acl_init(struct tw_table *t);
 size_t tw_hash_struct_size(void);
 size_t tw_lpm_struct_size(void);
 size_t tw_array_struct_size(void);
 size_t tw_meter_struct_size(void);
+size_t tw_acl_struct_size(void);
 
 /* Adds to an integer of 1, 2, 4 or 8 bytes; any lcore may do so at any time. */
 static inline void tw_table_add_to(void *to, int64_t n, uint32_t size)
 {
 	switch (size) {
-	case 1: __atomic_fetch_add((uint8_t *)to, (uint8_t)n, __ATOMIC_RELAXED); break;
-	case 2: __atomic_fetch_add((uint16_t *)to, (uint16_t)n, __ATOMIC_RELAXED); break;
-	case 4: __atomic_fetch_add((uint32_t *)to, (uint32_t)n, __ATOMIC_RELAXED); break;
-	default: __atomic_fetch_add((uint64_t *)to, (uint64_t)n, __ATOMIC_RELAXED); break;
+	case 1:
+		__atomic_fetch_add((uint8_t *)to, (uint8_t)n, __ATOMIC_RELAXED);
+		break;
+	case 2:
+		__atomic_fetch_add((uint16_t *)to, (uint16_t)n, __ATOMIC_RELAXED);
+		break;
+	case 4:
+		__atomic_fetch_add((uint32_t *)to, (uint32_t)n, __ATOMIC_RELAXED);
+		break;
+	default:
+		__atomic_fetch_add((uint64_t *)to, (uint64_t)n, __ATOMIC_RELAXED);
+		break;
 	}
 }

@@ -84,7 +84,8 @@ int tw_array_init(struct tw_table *table)
 	table->key_stride = 8;
 	a->base = tw_table_memory(a->size);
 	if (!a->base)
-		return tw_fail(ENOMEM, "no memory for table \"%s\": %zu bytes", table->name, a->size);
+		return tw_fail(ENOMEM, "no memory for table \"%s\": %zu bytes", table->name,
+		               a->size);
 	table->bytes = a->size;
 	table->ops = &ops;
 	return 0;
@@ -100,7 +101,7 @@ bool tw_array_add(struct tw_table *table, uint32_t index, int64_t n)
 	if (index >= table->entries)
 		return false;
 	tw_table_add_to(((struct tw_array *)table)->base + (size_t)index * table->value_stride, n,
-			table->value_size);
+	                table->value_size);
 	return true;
 }
 

@@ -50,7 +50,7 @@ void *tw_hash_get(struct tw_table *table, const void *key, uint64_t now)
 }
 
 int tw_hash_get_bulk(struct tw_table *table, const void *const *keys, uint32_t n, uint64_t now,
-		     void **values)
+                     void **values)
 {
 	struct tw_hash *h = (struct tw_hash *)table;
 	hash_sig_t sig[TW_TABLE_BULK_MAX];
@@ -64,7 +64,7 @@ int tw_hash_get_bulk(struct tw_table *table, const void *const *keys, uint32_t n
 	for (uint32_t i = 0; i < n; i++)
 		sig[i] = tw_hash_signature(h, keys[i]);
 	rte_hash_lookup_with_hash_bulk_data(h->index, (const void **)(uintptr_t)keys, sig, n, &hits,
-					    values);
+	                                    values);
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t slot = hits >> i & 1 ? (uint32_t)(uintptr_t)values[i] : 0;
 
@@ -127,11 +127,20 @@ void *tw_hash_put(struct tw_table *table, const void *key, uint64_t now)
 static inline bool store_small(void *to, const void *from, uint32_t size)
 {
 	switch (size) {
-	case 1: __atomic_store_n((uint8_t *)to, *(const uint8_t *)from, __ATOMIC_RELAXED); return true;
-	case 2: __atomic_store_n((uint16_t *)to, *(const uint16_t *)from, __ATOMIC_RELAXED); return true;
-	case 4: __atomic_store_n((uint32_t *)to, *(const uint32_t *)from, __ATOMIC_RELAXED); return true;
-	case 8: __atomic_store_n((uint64_t *)to, *(const uint64_t *)from, __ATOMIC_RELAXED); return true;
-	default: return false;
+	case 1:
+		__atomic_store_n((uint8_t *)to, *(const uint8_t *)from, __ATOMIC_RELAXED);
+		return true;
+	case 2:
+		__atomic_store_n((uint16_t *)to, *(const uint16_t *)from, __ATOMIC_RELAXED);
+		return true;
+	case 4:
+		__atomic_store_n((uint32_t *)to, *(const uint32_t *)from, __ATOMIC_RELAXED);
+		return true;
+	case 8:
+		__atomic_store_n((uint64_t *)to, *(const uint64_t *)from, __ATOMIC_RELAXED);
+		return true;
+	default:
+		return false;
 	}
 }
 

@@ -33,7 +33,7 @@ struct tw_lpm {
 	struct tw_lpm_view view;
 };
 
-#define GROUP_MAX  (1u << 20)
+#define GROUP_MAX (1u << 20)
 #define SLOT_MAX_4 (1u << 24)
 #define SLOT_MAX_6 (1u << 21)
 
@@ -137,15 +137,15 @@ int tw_lpm4_get_bulk(struct tw_table *table, const uint32_t *addresses, uint32_t
 /* ---- changes ---- */
 
 static int make_key(const struct tw_lpm *t, const void *address, uint32_t length,
-		    struct tw_lpm_key *key, uint8_t size)
+                    struct tw_lpm_key *key, uint8_t size)
 {
 	bool v6 = t->rules.t.kind == TW_TABLE_LPM6;
 	uint32_t bits = v6 ? 128 : 32, a4;
 
 	memset(key, 0, size);
 	if (length > bits)
-		return tw_fail(EINVAL, "prefix length %u of table \"%s\" is more than %u bits", length,
-			       t->rules.t.name, bits);
+		return tw_fail(EINVAL, "prefix length %u of table \"%s\" is more than %u bits",
+		               length, t->rules.t.name, bits);
 	key->length = length;
 	if (!v6) {
 		memcpy(&a4, address, 4);
@@ -155,7 +155,8 @@ static int make_key(const struct tw_lpm *t, const void *address, uint32_t length
 	}
 	memcpy(key->address, address, length / 8);
 	if (length % 8)
-		key->address[length / 8] = ((const uint8_t *)address)[length / 8] & 0xff00 >> length % 8;
+		key->address[length / 8] = ((const uint8_t *)address)[length / 8] &
+		                           0xff00 >> length % 8;
 	return 0;
 }
 
@@ -213,14 +214,16 @@ static int set_locked(struct tw_lpm *t, const struct tw_lpm_key *key, const void
 	}
 	slot = tw_hash_insert(h, key, sig, value, 0);
 	if (!slot)
-		return tw_fail(ENOSPC, "table \"%s\" is full: %u prefixes", h->t.name, h->t.entries);
+		return tw_fail(ENOSPC, "table \"%s\" is full: %u prefixes", h->t.name,
+		               h->t.entries);
 	err = trie_add(t, key, slot);
 	if (err < 0) {
 		tw_hash_remove(h, slot);
 		h->t.full++;
-		return tw_fail(ENOSPC,
-			       "table \"%s\" has no tbl8 group left for a /%u: create it with more groups",
-			       h->t.name, key->length);
+		return tw_fail(
+			ENOSPC,
+			"table \"%s\" has no tbl8 group left for a /%u: create it with more groups",
+			h->t.name, key->length);
 	}
 	return 0;
 }
@@ -311,8 +314,9 @@ int tw_prefix_parse(const char *text, int family, void *address, uint32_t *lengt
 		unsigned long value = strtoul(slash + 1, &end, 10);
 
 		if (slash[1] < '0' || slash[1] > '9' || *end || value > bits)
-			return tw_fail(EINVAL, "\"%s\" is not a prefix: the length after \"/\" is 0 to %u", text,
-				       bits);
+			return tw_fail(EINVAL,
+			               "\"%s\" is not a prefix: the length after \"/\" is 0 to %u",
+			               text, bits);
 		*length = value;
 	}
 	if (n >= sizeof(head))
@@ -321,7 +325,7 @@ int tw_prefix_parse(const char *text, int family, void *address, uint32_t *lengt
 	head[n] = 0;
 	if (inet_pton(family == 6 ? AF_INET6 : AF_INET, head, address) != 1)
 		return tw_fail(EINVAL, "\"%s\" is not an IPv%d prefix such as %s", text, family,
-			       family == 6 ? "2001:db8::/32" : "10.0.0.0/8");
+		               family == 6 ? "2001:db8::/32" : "10.0.0.0/8");
 	if (family != 6)
 		*(uint32_t *)address = ntohl(*(uint32_t *)address);
 	return 0;
@@ -354,19 +358,21 @@ static void destroy(struct tw_table *table)
 static int make_trie(struct tw_lpm *t, uint32_t groups)
 {
 	struct tw_hash *h = &t->rules;
-	struct rte_lpm_rcu_config rcu = {.v = tw_qsbr(), .mode = RTE_LPM_QSBR_MODE_DQ};
+	struct rte_lpm_rcu_config rcu = { .v = tw_qsbr(), .mode = RTE_LPM_QSBR_MODE_DQ };
 	static unsigned number;
 	char name[RTE_LPM_NAMESIZE];
 
 	snprintf(name, sizeof(name), "tw%u", ++number);
 	if (h->t.kind == TW_TABLE_LPM6) {
-		struct rte_lpm6_config config = {.max_rules = h->t.entries + 1, .number_tbl8s = groups};
+		struct rte_lpm6_config config = { .max_rules = h->t.entries + 1,
+			                          .number_tbl8s = groups };
 
 		t->lpm6 = rte_lpm6_create(name, SOCKET_ID_ANY, &config);
 		if (!t->lpm6)
 			return -(rte_errno ? rte_errno : ENOMEM);
 	} else {
-		struct rte_lpm_config config = {.max_rules = h->t.entries + 1, .number_tbl8s = groups};
+		struct rte_lpm_config config = { .max_rules = h->t.entries + 1,
+			                         .number_tbl8s = groups };
 
 		t->lpm4 = rte_lpm_create(name, SOCKET_ID_ANY, &config);
 		if (!t->lpm4)
@@ -400,20 +406,25 @@ int tw_lpm_init(struct tw_table *table, uint32_t groups)
 		return err;
 	if (t->rules.slots >= (v6 ? SLOT_MAX_6 : SLOT_MAX_4)) {
 		tw_hash_destroy(table);
-		return tw_fail(EINVAL, "%u entries: an IPv%d lpm table has less than %u", table->entries,
-			       v6 ? 6 : 4, (v6 ? SLOT_MAX_6 : SLOT_MAX_4) - (1u << 16));
+		return tw_fail(EINVAL, "%u entries: an IPv%d lpm table has less than %u",
+		               table->entries, v6 ? 6 : 4,
+		               (v6 ? SLOT_MAX_6 : SLOT_MAX_4) - (1u << 16));
 	}
 	/* IPv4: a group per /24 with longer prefixes in it, so this suffices up to 65536 of those.
-	 * IPv6: a group per byte from /25 on that prefixes do not share; 4 are right for /48 to /56. */
+	 * IPv6: a group per byte from /25 on that prefixes do not share; 4 are right for /48 to
+	 * /56. */
 	if (!groups)
 		groups = v6 ? table->entries * 4 : table->entries < 65536 ? table->entries : 65536;
 	groups = groups < 256 ? 256 : groups > GROUP_MAX ? GROUP_MAX : groups;
 	err = make_trie(t, groups);
 	if (err < 0) {
 		destroy(table);
-		return tw_fail(-err, "no memory for table \"%s\" (%u prefixes, %u groups, %u MiB): %s; give "
-			       "the engine more memory or the table fewer entries or groups",
-			       table->name, table->entries, groups, 64 + groups / 1024, rte_strerror(-err));
+		return tw_fail(
+			-err,
+			"no memory for table \"%s\" (%u prefixes, %u groups, %u MiB): %s; give "
+			"the engine more memory or the table fewer entries or groups",
+			table->name, table->entries, groups, 64 + groups / 1024,
+			rte_strerror(-err));
 	}
 	t->view.values = t->rules.values;
 	t->view.value_stride = table->value_stride;

@@ -29,9 +29,9 @@ struct tw_meter {
 };
 
 #define NS_PER_SECOND 1000000000ull
-#define PERIOD_NS   10000u /* aim: a period's rounding is then at most 0.01 % of the rate */
-#define RATE_MAX    (1ull << 40)
-#define BURST_MAX   (1ull << 40)
+#define PERIOD_NS 10000u /* aim: a period's rounding is then at most 0.01 % of the rate */
+#define RATE_MAX (1ull << 40)
+#define BURST_MAX (1ull << 40)
 
 /*
  * rte_meter counts TSC cycles and derives its periods from the TSC's frequency. We meter on the
@@ -59,38 +59,40 @@ static void configure(struct cell *c, const struct tw_meter_rate *rate, uint64_t
 		c->tr_profile.cbs = rate->cbs;
 		c->tr_profile.pbs = rate->pbs;
 		set_period(rate->cir, rate->cbs, &c->tr_profile.cir_period,
-			   &c->tr_profile.cir_bytes_per_period);
+		           &c->tr_profile.cir_bytes_per_period);
 		set_period(rate->pir, rate->pbs, &c->tr_profile.pir_period,
-			   &c->tr_profile.pir_bytes_per_period);
+		           &c->tr_profile.pir_bytes_per_period);
 		c->tr = (struct rte_meter_trtcm){
-			.time_tc = now, .time_tp = now, .tc = rate->cbs, .tp = rate->pbs};
+			.time_tc = now, .time_tp = now, .tc = rate->cbs, .tp = rate->pbs
+		};
 	} else {
 		c->sr_profile.cbs = rate->cbs;
 		c->sr_profile.ebs = rate->pbs;
 		set_period(rate->cir, rate->cbs > rate->pbs ? rate->cbs : rate->pbs,
-			   &c->sr_profile.cir_period, &c->sr_profile.cir_bytes_per_period);
-		c->sr = (struct rte_meter_srtcm){.time = now, .tc = rate->cbs, .te = rate->pbs};
+		           &c->sr_profile.cir_period, &c->sr_profile.cir_bytes_per_period);
+		c->sr = (struct rte_meter_srtcm){ .time = now, .tc = rate->cbs, .te = rate->pbs };
 	}
 }
 
 int tw_meter_config(struct tw_table *table, uint32_t first, uint32_t last,
-		    const struct tw_meter_rate *rate, uint64_t now)
+                    const struct tw_meter_rate *rate, uint64_t now)
 {
 	struct tw_meter *m = (struct tw_meter *)table;
 
 	if (first > last || last >= table->entries)
-		return tw_fail(EINVAL, "meter \"%s\" has no entry %u: its entries are 0 to %u", table->name,
-			       last, table->entries - 1);
+		return tw_fail(EINVAL, "meter \"%s\" has no entry %u: its entries are 0 to %u",
+		               table->name, last, table->entries - 1);
 	if (!rate->cir || rate->cir > RATE_MAX || rate->pir > RATE_MAX)
-		return tw_fail(EINVAL, "meter \"%s\": rates are 1 to 2^40 bytes a second", table->name);
+		return tw_fail(EINVAL, "meter \"%s\": rates are 1 to 2^40 bytes a second",
+		               table->name);
 	if (rate->cbs > BURST_MAX || rate->pbs > BURST_MAX)
 		return tw_fail(EINVAL, "meter \"%s\": bursts are at most 2^40 bytes", table->name);
 	if (rate->pir && rate->pir < rate->cir)
 		return tw_fail(EINVAL, "meter \"%s\": pir is below cir (RFC 2698, 3)", table->name);
 	if (rate->pir ? !rate->cbs || !rate->pbs : !rate->cbs && !rate->pbs)
 		return tw_fail(EINVAL, "meter \"%s\": %s", table->name,
-			       rate->pir ? "cbs and pbs must be above 0 (RFC 2698, 3)"
-					 : "cbs or ebs must be above 0 (RFC 2697, 3)");
+		               rate->pir ? "cbs and pbs must be above 0 (RFC 2698, 3)"
+		                         : "cbs or ebs must be above 0 (RFC 2697, 3)");
 	for (uint32_t i = first; i <= last; i++) {
 		rte_spinlock_lock(&m->cells[i].lock);
 		configure(&m->cells[i], rate, now);
@@ -108,17 +110,20 @@ int tw_meter_mark(struct tw_table *table, uint32_t index, uint32_t length, int c
 
 	if (index >= table->entries)
 		return TW_RED;
-	/* rte_meter's own run time is not thread-safe, and one rate over all lcores is the point. */
+	/* rte_meter's own run time is not thread-safe, and one rate over all lcores is the point.
+	 */
 	rte_spinlock_lock(&c->lock);
 	/* Bursts of two lcores may come a little out of order; time must not run backwards. */
 	if (c->two_rates) {
 		at = c->tr.time_tc > c->tr.time_tp ? c->tr.time_tc : c->tr.time_tp;
-		result = rte_meter_trtcm_color_aware_check(&c->tr, &c->tr_profile, now > at ? now : at,
-							   length, (enum rte_color)color);
+		result = rte_meter_trtcm_color_aware_check(&c->tr, &c->tr_profile,
+		                                           now > at ? now : at, length,
+		                                           (enum rte_color)color);
 	} else {
 		at = c->sr.time;
-		result = rte_meter_srtcm_color_aware_check(&c->sr, &c->sr_profile, now > at ? now : at,
-							   length, (enum rte_color)color);
+		result = rte_meter_srtcm_color_aware_check(&c->sr, &c->sr_profile,
+		                                           now > at ? now : at, length,
+		                                           (enum rte_color)color);
 	}
 	rte_spinlock_unlock(&c->lock);
 	return result;
@@ -136,7 +141,7 @@ static void destroy(struct tw_table *table)
 	tw_table_memory_free(m->cells, (size_t)table->entries * sizeof(*m->cells));
 }
 
-static const struct tw_table_ops ops = {.destroy = destroy, .count = count};
+static const struct tw_table_ops ops = { .destroy = destroy, .count = count };
 
 size_t tw_meter_struct_size(void)
 {

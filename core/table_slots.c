@@ -11,11 +11,11 @@
 
 #include <rte_errno.h>
 
-#define SPARE_MIN   256u   /* slots beyond `entries`: those in their grace period */
-#define SPARE_MAX   65536u
+#define SPARE_MIN 4096u /* slots beyond `entries`: those in their grace period */
+#define SPARE_MAX 65536u
 #define CLOCK_STEPS 1024u  /* slots the clock's hand may pass in one insertion */
-#define ROOM_STEPS  64u	   /* slots looked at for an expired entry in one insertion */
-#define RECLAIM     8u	   /* retired slots looked at in one insertion */
+#define ROOM_STEPS 64u     /* slots looked at for an expired entry in one insertion */
+#define RECLAIM 8u         /* retired slots looked at in one insertion */
 #define RECLAIM_SWEEP 256u /* retired slots looked at in one step of the sweep */
 
 /* ---- under the lock ---- */
@@ -137,7 +137,7 @@ static void fill(struct tw_hash *h, uint32_t slot, const void *key, const void *
 }
 
 uint32_t tw_hash_insert(struct tw_hash *h, const void *key, uint32_t sig, const void *value,
-			uint64_t now)
+                        uint64_t now)
 {
 	uint32_t slot = 0;
 
@@ -178,7 +178,8 @@ uint32_t tw_hash_prepare(struct tw_hash *h, uint32_t slot, const void *value)
 void tw_hash_commit(struct tw_hash *h, uint32_t slot, uint32_t fresh, uint32_t sig)
 {
 	/* Cannot fail: the key is there, only its data changes, in one store with release. */
-	rte_hash_add_key_with_hash_data(h->index, tw_hash_key(h, slot), sig, (void *)(uintptr_t)fresh);
+	rte_hash_add_key_with_hash_data(h->index, tw_hash_key(h, slot), sig,
+	                                (void *)(uintptr_t)fresh);
 	atomic_store_explicit(&h->live[fresh], 1, memory_order_release);
 	atomic_store_explicit(&h->used[fresh], 1, memory_order_relaxed);
 	retire(h, slot, -1);
@@ -227,13 +228,14 @@ static int make_index(struct tw_hash *h)
 	snprintf(name, sizeof(name), "tw%u", ++number);
 	h->index = rte_hash_create(&params);
 	if (!h->index)
-		return tw_fail(rte_errno ? rte_errno : ENOMEM,
-			       "no memory for the index of table \"%s\" (%u entries): %s; give the engine "
-			       "more memory or the table fewer entries",
-			       h->t.name, h->t.entries, rte_strerror(rte_errno));
+		return tw_fail(
+			rte_errno ? rte_errno : ENOMEM,
+			"no memory for the index of table \"%s\" (%u entries): %s; give the engine "
+			"more memory or the table fewer entries",
+			h->t.name, h->t.entries, rte_strerror(rte_errno));
 	/* Counted as rte_hash lays it out: key store, and buckets of 8 keys in one line. */
 	h->t.bytes += (uint64_t)params.entries * RTE_ALIGN(8 + h->t.key_stride, 16) +
-		      (uint64_t)rte_align32pow2(params.entries) * 8;
+	              (uint64_t)rte_align32pow2(params.entries) * 8;
 	return 0;
 }
 
@@ -296,10 +298,11 @@ int tw_hash_init(struct tw_table *t)
 	h->retired = tw_table_memory(n * sizeof(*h->retired));
 	if (!h->values || !h->keys || !h->live || !h->used || !h->free || !h->retired) {
 		release(h);
-		return tw_fail(ENOMEM, "no memory for table \"%s\": %u entries of %u bytes", t->name,
-			       t->entries, t->key_stride + t->value_stride);
+		return tw_fail(ENOMEM, "no memory for table \"%s\": %u entries of %u bytes",
+		               t->name, t->entries, t->key_stride + t->value_stride);
 	}
-	t->bytes += n * (t->value_stride + t->key_stride + 2 + sizeof(*h->free) + sizeof(*h->retired));
+	t->bytes += n *
+	            (t->value_stride + t->key_stride + 2 + sizeof(*h->free) + sizeof(*h->retired));
 	for (uint32_t slot = 1; slot <= h->slots; slot++)
 		free_slot(h, slot);
 	init_lock(h);
@@ -312,6 +315,11 @@ int tw_hash_init(struct tw_table *t)
 uint32_t tw_hash_count(const struct tw_table *t)
 {
 	return ((const struct tw_hash *)t)->live_count;
+}
+
+static uint32_t retired(const struct tw_table *t)
+{
+	return ((const struct tw_hash *)t)->retired_count;
 }
 
 int tw_hash_entry(struct tw_table *t, uint32_t *cursor, uint64_t now, void *key, void *value)
@@ -386,6 +394,7 @@ static uint32_t sweep(struct tw_table *t, uint64_t now, uint32_t budget)
 static const struct tw_table_ops ops = {
 	.destroy = tw_hash_destroy,
 	.count = tw_hash_count,
+	.retired = retired,
 	.entry = tw_hash_entry,
 	.clear = clear,
 	.sweep = sweep,

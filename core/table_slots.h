@@ -30,20 +30,21 @@ struct tw_hash {
 	uint8_t *values, *keys;
 	_Atomic uint8_t *live; /* per slot: 1 when in the index; under lock, stored with release */
 	_Atomic uint8_t *used; /* per slot: touched since the clock's hand passed; relaxed */
-	uint32_t slots;	       /* slot numbers are 1..slots */
+	uint32_t slots;        /* slot numbers are 1..slots */
 	uint32_t key_words;
 	uint64_t seed, factor;
 	bool lru;
 
 	pthread_mutex_t lock __attribute__((aligned(64))); /* of everything below and the index */
-	uint32_t *free;					   /* ring of slots+1 slot numbers */
+	uint32_t *free;                                    /* ring of slots+1 slot numbers */
 	uint32_t free_head, free_count;
 	struct tw_retired *retired; /* ring of slots+1 */
-	uint32_t retired_head, retired_count;
-	uint32_t hand;	       /* where the clock looks next */
-	uint32_t swept;	       /* where an insertion looks for expired entries next */
-	_Atomic uint32_t live_count; /* written under lock, read anywhere */
-	uint32_t sweep_at;	     /* written by the one sweeping thread, under the registry's lock */
+	uint32_t retired_head;
+	_Atomic uint32_t retired_count; /* written under lock, read anywhere */
+	uint32_t hand;                  /* where the clock looks next */
+	uint32_t swept;                 /* where an insertion looks for expired entries next */
+	_Atomic uint32_t live_count;    /* written under lock, read anywhere */
+	uint32_t sweep_at; /* written by the one sweeping thread, under the registry's lock */
 };
 
 static inline void *tw_hash_value(const struct tw_hash *h, uint32_t slot)
@@ -93,7 +94,7 @@ static inline bool tw_hash_expired(const struct tw_hash *h, uint32_t slot, uint6
 	if (h->t.expires_offset == TW_TABLE_NO_EXPIRY)
 		return false;
 	at = __atomic_load_n((uint64_t *)((uint8_t *)tw_hash_value(h, slot) + h->t.expires_offset),
-			     __ATOMIC_RELAXED);
+	                     __ATOMIC_RELAXED);
 	return at && at <= now;
 }
 
@@ -102,7 +103,7 @@ void tw_hash_lock(struct tw_hash *h);
 void tw_hash_unlock(struct tw_hash *h);
 /* New slot in the index with this key; a NULL value means zeroes. 0: full, counted. */
 uint32_t tw_hash_insert(struct tw_hash *h, const void *key, uint32_t signature, const void *value,
-			uint64_t now);
+                        uint64_t now);
 /* Replaces a value in one piece: prepare() fills a fresh slot, which commit() then gives the key of
  * `slot`. When no slot is free prepare() writes in place and returns `slot`: do not commit then. */
 uint32_t tw_hash_prepare(struct tw_hash *h, uint32_t slot, const void *value);

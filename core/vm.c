@@ -15,9 +15,12 @@
 
 extern const char tw_abi_cdef[], tw_abi_hash[];
 
-/* Every block of an lcore VM is on a list, so that an abandoned VM can be freed without it. */
+/* Every block of an lcore VM is on a list, so that an abandoned VM can be freed without it, and
+ * knows which NF asked for it, so that a full heap can be blamed on the one that fills it. */
 struct tw_block {
 	struct tw_block *prev, *next;
+	uint32_t size;
+	uint32_t owner; /* index in tw_vm.live */
 };
 
 static void block_link(struct tw_vm *vm, struct tw_block *block)
@@ -27,6 +30,8 @@ static void block_link(struct tw_vm *vm, struct tw_block *block)
 	if (vm->blocks)
 		vm->blocks->prev = block;
 	vm->blocks = block;
+	vm->used += block->size;
+	vm->live[block->owner] += block->size;
 }
 
 static void block_unlink(struct tw_vm *vm, struct tw_block *block)
@@ -37,6 +42,18 @@ static void block_unlink(struct tw_vm *vm, struct tw_block *block)
 		vm->blocks = block->next;
 	if (block->next)
 		block->next->prev = block->prev;
+	vm->used -= block->size;
+	vm->live[block->owner] -= block->size;
+}
+
+/* Who asks: the NF that runs, or nobody while the VM is being built. */
+static uint32_t owner_now(const struct tw_vm *vm)
+{
+	unsigned chain = vm->burst->chain, stage = vm->burst->stage;
+
+	if (!vm->built || chain >= TW_CHAINS_MAX || stage >= TW_STAGES_MAX)
+		return TW_VM_NOBODY;
+	return chain * TW_STAGES_MAX + stage;
 }
 
 /* lua_Alloc: over the limit it returns NULL, and Lua raises "not enough memory". */
@@ -48,14 +65,13 @@ static void *vm_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
 	if (nsize == 0) {
 		if (block) {
 			block_unlink(vm, block);
-			vm->used -= osize;
 			free(block);
 		}
 		return NULL;
 	}
 	if (!block)
 		osize = 0;
-	if (nsize > osize && vm->used + nsize - osize > vm->limit)
+	if ((nsize > osize && vm->used + nsize - osize > vm->limit) || nsize > UINT32_MAX)
 		return NULL;
 	if (block)
 		block_unlink(vm, block);
@@ -65,9 +81,22 @@ static void *vm_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
 			block_link(vm, block);
 		return NULL;
 	}
+	moved->size = nsize;
+	moved->owner = owner_now(vm);
 	block_link(vm, moved);
-	vm->used += nsize - osize;
 	return moved + 1;
+}
+
+bool tw_vm_heaviest(const struct tw_vm *vm, unsigned *chain, unsigned *stage)
+{
+	unsigned best = 0;
+
+	for (unsigned i = 1; i < TW_VM_NOBODY; i++)
+		if (vm->live[i] > vm->live[best])
+			best = i;
+	*chain = best / TW_STAGES_MAX;
+	*stage = best % TW_STAGES_MAX;
+	return vm->live[best] > vm->limit / 4;
 }
 
 const char *tw_lua_root(void)
@@ -98,8 +127,9 @@ const char *tw_lua_root(void)
 			return root;
 	}
 	root[0] = '\0';
-	tw_fail(ENOENT, "the Lua half of Tideway is not at %s/../lua nor %s/../share/tideway/lua; set TIDEWAY_LUA",
-		exe, exe);
+	tw_fail(ENOENT,
+	        "the Lua half of Tideway is not at %s/../lua nor %s/../share/tideway/lua; set TIDEWAY_LUA",
+	        exe, exe);
 	return NULL;
 }
 
@@ -184,7 +214,7 @@ static int build(lua_State *L)
 }
 
 struct tw_vm *tw_vm_new(const char *blob, size_t len, struct tw_burst *burst, uint32_t n_chains,
-			const uint32_t *quarantine)
+                        const uint32_t *quarantine)
 {
 	struct build_args args = { NULL, blob, len, burst, n_chains, quarantine };
 	struct tw_vm *vm = calloc(1, sizeof(*vm));
@@ -196,6 +226,7 @@ struct tw_vm *tw_vm_new(const char *blob, size_t len, struct tw_burst *burst, ui
 		tw_fail(ENOMEM, "no memory for an lcore VM");
 		return NULL;
 	}
+	vm->burst = burst;
 	vm->limit = (size_t)tw_options()->vm_memory_mb << 20;
 	vm->L = lua_newstate(vm_alloc, vm);
 	if (!vm->L) {
@@ -213,6 +244,7 @@ struct tw_vm *tw_vm_new(const char *blob, size_t len, struct tw_burst *burst, ui
 		tw_vm_free(vm);
 		return NULL;
 	}
+	vm->built = true;
 	return vm;
 }
 

@@ -114,7 +114,8 @@ function M.chain(name, source, ...)
       local item = select(i, ...)
       if is_endpoint(item) then
          if i ~= n then
-            error(("tw.chain(%q, ...): %s stands before other NFs; a sink is the last argument"):format(name, tostring(item)), 2)
+            error(("tw.chain(%q, ...): %s stands before other NFs; a sink is the last argument")
+               :format(name, tostring(item)), 2)
          end
          chain.sink = item
       elseif type(item) == "function" then

@@ -158,11 +158,12 @@ local function run(path, args, opts)
       complain("%s", abi.error())
       return 1
    end
-   local quiet = opts.quiet or opts.json
+   -- With --json, standard output is for the JSON alone.
+   local stream = opts.json and io.stderr or io.stdout
    local function say(...)
-      if quiet then return end
-      io.write(string.format(...), "\n")
-      io.flush()
+      if opts.quiet then return end
+      stream:write(string.format(...), "\n")
+      stream:flush()
    end
    local ok, err = load_script(path, args)
    if ok then ok, err = pcall(M.start) end

@@ -11,6 +11,7 @@ local FROM = {
    ["tideway.options"] = { "options" },
    ["tideway.hold"] = { "hold_queue", "emit" },
    ["tideway.table"] = { "hash", "lru", "lpm", "array", "counters", "meter", "tables" },
+   ["tideway.table.acl"] = { "acl" },
    ["tideway.packet"] = {
       "ip4", "ip6", "mac", "prefix", "ip4_string", "ip6_string", "mac_string", "header", "csum", "headers",
    },

@@ -71,27 +71,38 @@ end
 -- ---- code for one chain ----
 
 local PACKET_STAGE = [[
-burst.stage = %d
-f%d(pkt)
+%sf%d(pkt)
 if pkt.verdict == 0 then
 %s
 else pkt.stage = %d end
 ]]
 
--- A run of packet NFs becomes one loop with every NF inside.
+-- A run of packet NFs becomes one loop with every NF inside. C sets stage 0 at entry.
 local function packet_loop(first, last, guard, is_last)
    local body = is_last and "pkt.verdict = 7" or ""
-   for i = last, first, -1 do body = PACKET_STAGE:format(i - 1, i, body, i - 1) end
+   for i = last, first, -1 do
+      local mark = (last > 1) and ("burst.stage = %d\n"):format(i - 1) or ""
+      body = PACKET_STAGE:format(mark, i, body, i - 1)
+   end
    if guard then body = "if pkt.verdict == 0 then\n" .. body .. "end\n" end
-   return "for i = 0, burst.count - 1 do\nlocal pkt = pkts[i]\n" .. body .. "end\n"
+   return "for i = 0, count - 1 do\nlocal pkt = pkts[i]\n" .. body .. "end\n"
 end
 
--- A burst NF sees the whole burst; verdicts it gave are marked as its own afterwards.
+-- A burst NF sees the whole burst; verdicts it gave are marked as its own afterwards. `resume` says how far
+-- each packet is, in case a later NF faults and the rest of the burst has to be taken up again.
+local BURST_STAGE = [[
+burst.stage = %d
+for i = 0, count - 1 do pkts[i].resume = %d end
+f%d(burst)
+for i = 0, count - 1 do
+local pkt = pkts[i]
+pkt.resume = %d
+if pkt.verdict ~= 0 and pkt.stage == %d then pkt.stage = %d end
+%send
+]]
 local function burst_call(i, is_last)
-   local mark = ("if pkt.verdict ~= 0 and pkt.stage == %d then pkt.stage = %d end"):format(C.TW_STAGE_ENGINE, i - 1)
-   local done = is_last and "if pkt.verdict == 0 then pkt.verdict = 7 end" or ""
-   return ("burst.stage = %d\nf%d(burst)\nfor i = 0, burst.count - 1 do\nlocal pkt = pkts[i]\n%s\n%s\nend\n")
-      :format(i - 1, i, mark, done)
+   local done = is_last and "if pkt.verdict == 0 then pkt.verdict = 7 end\n" or ""
+   return BURST_STAGE:format(i - 1, i - 1, i, i, C.TW_STAGE_ENGINE, i - 1, done)
 end
 
 --- The source of a chain's burst function; `stages` is a list of NF instances.
@@ -111,7 +122,7 @@ function M.chain_source(stages)
          i = i + 1
       end
    end
-   return ("local burst, pkts%s%s = ...\nreturn function()\n%send\n")
+   return ("local burst, pkts%s%s = ...\nreturn function(count)\n%send\n")
       :format(#names > 0 and ", " or "", table.concat(names, ", "), table.concat(parts))
 end
 
@@ -124,12 +135,21 @@ end
 
 -- ---- slow paths ----
 
+-- A burst NF gets slow-path packets as bursts of one.
+local function burst_of_one(burst, nf, pkt)
+   local one = ffi.new "struct tw_burst"
+   one.now, one.stage, one.chain, one.lcore, one.count = burst.now, burst.stage, burst.chain, burst.lcore, 1
+   ffi.copy(one.pkts[0], pkt, ffi.sizeof "struct tw_pkt")
+   nf.burst(one)
+   ffi.copy(pkt, one.pkts[0], ffi.sizeof "struct tw_pkt")
+end
+
 -- Run one packet from its resume stage to its verdict.
 local function run_from(burst, pkt, stages)
    for s = pkt.resume, #stages - 1 do
       burst.stage = s
       local nf = stages[s + 1]
-      if nf.packet then nf.packet(pkt) end
+      if nf.packet then nf.packet(pkt) else burst_of_one(burst, nf, pkt) end
       if pkt.verdict ~= C.TW_NEXT then
          pkt.stage = s
          return
@@ -154,7 +174,6 @@ local function punt_one(burst, pkt, stages)
    local punt = nf.punt
    pkt.resume = s + 1
    if not punt then
-      if nf.packet and not nf.punt and pkt.verdict ~= C.TW_PUNT then return end
       pkt.verdict = bit.bor(C.TW_DROP, bit.lshift(C.tw_reason_id "no_punt", 8))
       return
    end

@@ -144,7 +144,7 @@ end
 --- Check a configuration against its parameters and fill in defaults; raises naming parameter and value.
 ---@param nf string name of the NF
 ---@param cfg table
----@param params table<string, { type?: string, required?: boolean, default?: any, one_of?: any[], min?: number, max?: number, doc?: string }>
+---@param params table<string, table> name -> { type?, required?, default?, one_of?, min?, max?, doc? }
 ---@return table checked a new table
 function M.args(nf, cfg, params)
    local out = {}

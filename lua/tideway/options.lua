@@ -5,7 +5,9 @@ local abi = require "tideway.abi"
 
 local M = {}
 
-local IDLE = { spin = "TW_IDLE_SPIN", pause = "TW_IDLE_PAUSE", sleep = "TW_IDLE_SLEEP", interrupt = "TW_IDLE_INTERRUPT" }
+local IDLE = {
+   spin = "TW_IDLE_SPIN", pause = "TW_IDLE_PAUSE", sleep = "TW_IDLE_SLEEP", interrupt = "TW_IDLE_INTERRUPT",
+}
 
 -- name -> { minimum, maximum } of numbers; what each means stands in core/abi.h, struct tw_options.
 local NUMBERS = {

@@ -70,7 +70,8 @@ function Port:mode() return ffi.string(C.tw_stats().port[self.index].mode) end
 function M.port(name, devargs)
    if devargs == nil then name, devargs = nil, name end
    if type(devargs) ~= "string" or devargs == "" then
-      error(("tw.port: devargs must be a string such as \"net_af_packet0,iface=eth0\", not %s"):format(tostring(devargs)), 2)
+      error(("tw.port: devargs must be a string such as \"net_af_packet0,iface=eth0\", not %s")
+         :format(tostring(devargs)), 2)
    end
    name = name or devargs:match "iface=([^,]+)" or devargs:match "^[^,]+"
    local same = find(model.ports, "name", name)
@@ -78,7 +79,8 @@ function M.port(name, devargs)
    local device = devargs:match "^[^,]+"
    same = find(model.ports, "device", device)
    if same then
-      error(("tw.port: device %s is given twice, first at %s; number the second one differently"):format(device, same.where), 2)
+      error(("tw.port: device %s is given twice, first at %s; number the second one differently")
+         :format(device, same.where), 2)
    end
    local iface = devargs:match ",iface=([^,]+)"
    same = iface and not device:find "^net_tap" and find(model.ports, "iface", iface)

@@ -65,7 +65,7 @@ end
 function M.sum_line(snap)
    local t = snap.totals
    local verdict = t.difference == 0 and "adds up"
-      or snap.running and count(t.difference) .. " in bursts under way"
+      or snap.running and count(math.abs(t.difference)) .. " moved while it was read"
       or "OFF BY " .. count(t.difference)
    local line = ("received %s + originated %s = sent %s + dropped %s + in flight %s: %s"):format(count(t.received),
       count(t.originated), count(t.sent), count(t.dropped), count(t.in_flight), verdict)

@@ -55,7 +55,7 @@ end
 local function declare_option(parser, option)
    local o = option.value and parser:option(option[1]) or parser:flag(option[1])
    o:description(option[2])
-   if option.value then o:argname(option.choices and nil or option.value) end
+   if option.value then o:argname(option.value) end
    if option.choices then o:choices(option.choices) end
    if option.convert then
       o:convert(function(text)

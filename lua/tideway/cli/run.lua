@@ -23,7 +23,7 @@ return {
       { "--burst", "Packets taken from a port at a time, 1 to 64.", value = "N", convert = types.count },
       { "--no-huge", "Use normal memory even where hugepages are free." },
       { "--memory", "Memory for packets and tables without hugepages, in MB.", value = "MB", convert = types.count },
-      { "--json", "Print the final counters as JSON." },
+      { "--json", "Print the final counters as JSON; everything else goes to standard error." },
       { "-q --quiet", "Print nothing but errors and the final JSON." },
    },
    examples = {

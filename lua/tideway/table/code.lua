@@ -22,7 +22,8 @@ local error, tostring, burst, packet = env.error, env.tostring, env.burst, env.p
 local tables = {}
 ]]
 
--- Key stores come first in each function: the scratch key is shared by all functions of a table.
+-- `local ok = C.f() return ok`, because LuaJIT cannot compile a tail call of a C function that
+-- returns a bool.
 templates.hash = [[
 function tables.get(_, $K)
    $STORE_K
@@ -33,11 +34,13 @@ end
 function tables.set(_, $K, $V)
    $STORE_K
    $STORE_V
-   return C.tw_hash_set(t, key, val, $NOW)
+   local ok = C.tw_hash_set(t, key, val, $NOW)
+   return ok
 end
 function tables.del(_, $K)
    $STORE_K
-   return C.tw_hash_del(t, key, $NOW)
+   local ok = C.tw_hash_del(t, key, $NOW)
+   return ok
 end
 ]]
 
@@ -53,7 +56,8 @@ end
 templates.hash_scalar = [[
 function tables.add(_, $K, n)
    $STORE_K
-   return C.tw_hash_add(t, key, n, $NOW)
+   local ok = C.tw_hash_add(t, key, n, $NOW)
+   return ok
 end
 ]]
 
@@ -97,7 +101,8 @@ local function prefix(address, length)
 end
 function tables.set(_, address, length, $V)
    if type(address) == "string" then
-      return tables.set_text(address, length, $V)
+      local ok = tables.set_text(address, length, $V)
+      return ok
    end
    length = prefix(address, length)
    $STORE_V
@@ -121,7 +126,8 @@ function tables.find(_, address, length)
 end
 function tables.del(_, address, length)
    length = type(address) == "string" and parse(address, key, 3) or prefix(address, length)
-   return C.tw_lpm_del(t, key, length)
+   local ok = C.tw_lpm_del(t, key, length)
+   return ok
 end
 ]]
 
@@ -157,7 +163,8 @@ end
 
 templates.array_scalar = [[
 function tables.add(_, i, n)
-   return C.tw_array_add(t, i, n)
+   local ok = C.tw_array_add(t, i, n)
+   return ok
 end
 ]]
 

@@ -42,7 +42,8 @@ function base:count()
 end
 
 --- Figures of the table.
----@return table stats  { count, capacity, full = insertions refused, evictions, expired, bytes }
+---@return table stats  { count, capacity, full = insertions refused, evictions, expired,
+---  retired = removed but memory not reused yet, bytes }
 function base:stats()
    local info = info_of(self)
    return {
@@ -51,6 +52,7 @@ function base:stats()
       full = tonumber(info.full),
       evictions = tonumber(info.evictions),
       expired = tonumber(info.expired),
+      retired = info.retired,
       bytes = tonumber(info.bytes),
    }
 end
