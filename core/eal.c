@@ -4,6 +4,7 @@
 #include "error.h"
 
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -134,6 +135,20 @@ static int quiet_libbpf(enum libbpf_print_level level, const char *fmt, va_list 
 	return 0;
 }
 
+/* libxdp comes with the AF_XDP driver, a plug-in; we do not link it ourselves. */
+static void quiet_libxdp(void)
+{
+	void *lib = dlopen("libxdp.so.1", RTLD_NOW | RTLD_NOLOAD);
+	void *(*set_print)(libbpf_print_fn_t);
+
+	if (!lib)
+		return;
+	*(void **)&set_print = dlsym(lib, "libxdp_set_print");
+	if (set_print)
+		set_print(quiet_libbpf);
+	dlclose(lib);
+}
+
 int tw_eal_ensure(void)
 {
 	char prefix[64], memory[32], lcores[64], level[32];
@@ -179,6 +194,8 @@ int tw_eal_ensure(void)
 			"add --no-huge",
 			rte_strerror(rte_errno), info.free_huge_mb);
 	sched_setaffinity(0, sizeof(cpus), &cpus);
+	if (!options.verbose)
+		quiet_libxdp();
 	info.started = true;
 	info.memory_mb = info.hugepages ? info.free_huge_mb : options.memory_mb;
 	atexit(remove_own_dir);

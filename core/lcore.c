@@ -24,7 +24,7 @@
 #define IDLE_SPIN_TURNS 256 /* empty turns before backing off */
 #define IDLE_SLEEP_MIN_NS 2000
 #define IDLE_SLEEP_MAX_NS 100000
-#define SWEEP_BUDGET 256 /* table entries looked at per turn of the sweep */
+#define SWEEP_BUDGET 4096 /* table entries looked at per tick */
 
 struct tw_lcore *tw_lcore_table[TW_LCORES_MAX];
 _Thread_local struct tw_lcore *tw_self;
@@ -170,11 +170,14 @@ unsigned tw_lcore_turn(struct tw_lcore *lcore)
 
 /* ---- idling ---- */
 
-static void sleep_ns(long ns)
+/* Offline meanwhile: a sleeping lcore must not keep tables from reusing memory. */
+static void sleep_ns(struct tw_lcore *lcore, long ns)
 {
 	struct timespec ts = { .tv_nsec = ns };
 
+	tw_rcu_offline(lcore->slot);
 	nanosleep(&ts, NULL);
+	tw_rcu_online(lcore->slot);
 }
 
 static void interrupts_set(const struct tw_lcore_plan *plan, bool on)
@@ -253,7 +256,7 @@ static void idle(struct tw_lcore *lcore)
 			return;
 		}
 		ns = IDLE_SLEEP_MIN_NS * (long)(streak - IDLE_SPIN_TURNS + 1);
-		sleep_ns(ns < IDLE_SLEEP_MAX_NS ? ns : IDLE_SLEEP_MAX_NS);
+		sleep_ns(lcore, ns < IDLE_SLEEP_MAX_NS ? ns : IDLE_SLEEP_MAX_NS);
 	}
 }
 

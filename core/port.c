@@ -49,6 +49,7 @@ static int wire_open(struct tw_port *port, int index)
 		return tw_fail(rte_errno ? rte_errno : EIO, "cannot make a wire port: %s",
 		               rte_strerror(rte_errno));
 	port->ethdev = id;
+	port->owns_device = true;
 	return 0;
 }
 

@@ -8,34 +8,39 @@
 #include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #include <bpf/libbpf.h>
 
-/* The driver keeps its AF_XDP socket to itself, so look for it among our own descriptors.
- * Returns 1 zero-copy, 0 copy, -1 not found. */
-static int zero_copy(unsigned ifindex)
+#define FDS_MAX 4096
+
+/* The driver keeps its AF_XDP sockets to itself and the kernel does not tell their interface, so
+ * they are found among our descriptors: those that were not there at the last call are the port's
+ * that has just started. Returns 1 zero-copy, 0 copy, -1 not found. */
+static int zero_copy(void)
 {
+	static bool seen[FDS_MAX];
 	DIR *dir = opendir("/proc/self/fd");
+	bool now[FDS_MAX] = { false };
 	struct dirent *entry;
 	int found = -1;
 
 	if (!dir)
 		return -1;
-	while (found < 0 && (entry = readdir(dir))) {
-		struct sockaddr_xdp addr;
+	while ((entry = readdir(dir))) {
 		struct xdp_options opts;
-		socklen_t len = sizeof(addr);
+		socklen_t len = sizeof(opts);
 		int fd = atoi(entry->d_name);
 
-		if (getsockname(fd, (struct sockaddr *)&addr, &len) < 0 ||
-		    addr.sxdp_family != AF_XDP || addr.sxdp_ifindex != ifindex)
+		if (fd >= FDS_MAX || getsockopt(fd, SOL_XDP, XDP_OPTIONS, &opts, &len) < 0)
 			continue;
-		len = sizeof(opts);
-		if (getsockopt(fd, SOL_XDP, XDP_OPTIONS, &opts, &len) == 0)
+		now[fd] = true;
+		if (!seen[fd])
 			found = !!(opts.flags & XDP_OPTIONS_ZEROCOPY);
 	}
 	closedir(dir);
+	memcpy(seen, now, sizeof(seen));
 	return found;
 }
 
@@ -54,7 +59,7 @@ void tw_xdp_mode(const char *ifname, char *text, size_t size)
 		else if (query.attach_mode == XDP_ATTACHED_HW)
 			where = "offloaded XDP";
 	}
-	zc = zero_copy(ifindex);
+	zc = zero_copy();
 	copy = zc < 0 ? "copy mode unknown" : zc ? "zero-copy" : "copy";
 	snprintf(text, size, "%s, %s", where, copy);
 }

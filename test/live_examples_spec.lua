@@ -105,15 +105,23 @@ end
 
 local missing = labs.missing "iperf3" or labs.missing("dig", "curl", "nginx", "dnsmasq")
 
+-- An error with the lines of this file that led to it; helpers make the first one say little.
+local function located(err)
+   local lines = {}
+   for level = 2, 20 do
+      local info = debug.getinfo(level, "Sl")
+      if info and info.short_src:find "live_examples_spec" then lines[#lines + 1] = "line " .. info.currentline end
+   end
+   return ("%s\n(%s)"):format(tostring(err), table.concat(lines, ", "))
+end
+
 -- One test for each driver, in a lab of its own that is removed whatever happens.
 local function live(name, mode, test)
    for _, driver in ipairs(DRIVERS) do
       it(("%s on %s ports"):format(name, driver), function()
          if missing then return pending(missing) end
          local lab = labs.up { mode = mode }
-         local ok, err = xpcall(test, function(e)
-            return type(e) == "string" and debug.traceback(e, 2) or e
-         end, lab, driver)
+         local ok, err = xpcall(test, located, lab, driver)
          lab:down()
          if not ok then error(err, 0) end
          assert.equal("", shell.run("ip netns list | grep " .. lab.name).out)

@@ -63,7 +63,7 @@ end
 local function export(stations, now)
    local list = {}
    for key, v in stations:pairs() do
-      local static = v.static == 1
+      local static = v.fixed == 1
       list[#list + 1] = {
          mac = tw.mac_string(key.addr), vlan = key.vlan > 0 and key.vlan or nil, port = v.port, static = static,
          expires_in = not static and (v.expires - now) / 1e9 or nil,
@@ -83,7 +83,7 @@ return tw.nf("l2_bridge", function(cfg)
    cfg = tw.args("l2_bridge", cfg, PARAMS)
    local name = cfg.name or free_name "l2_bridge"
    local stations = tw.hash {
-      name = name .. ".stations", key = "mac addr; u16 vlan", value = "ns expires; u16 port; u8 static",
+      name = name .. ".stations", key = "mac addr; u16 vlan", value = "ns expires; u16 port; u8 fixed",
       entries = cfg.entries, expire = true,
    }
    local events = tw.counters { name = name .. ".events", names = { "learned", "moved", "table_full", "unknown" } }
@@ -107,7 +107,7 @@ return tw.nf("l2_bridge", function(cfg)
          end
          return
       end
-      if v.static == 1 then return end
+      if v.fixed == 1 then return end
       if v.port ~= pkt.port then
          v.port = pkt.port
          v.expires = now + ageing

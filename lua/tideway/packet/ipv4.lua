@@ -11,8 +11,9 @@ local cast = ffi.cast
 local band, bnot, bswap, lshift, rshift, tobit = bit.band, bit.bnot, bit.bswap, bit.lshift, bit.rshift, bit.tobit
 local fold, raw_sum, raw_replace32 = checksum.fold, checksum.raw_sum, checksum.raw_replace32
 
-local words_p = ffi.typeof "struct { int32_t a, b, c, d, e; } __attribute__((packed)) *"
+local words_p = ffi.typeof "struct { uint32_t a, b, c, d, e; } __attribute__((packed)) *"
 local bytes_p = ffi.typeof "uint8_t *"
+local u64 = ffi.typeof "uint64_t"
 
 -- A view knows 20 bytes. Where options follow, the frame they are in is remembered here when the
 -- view is made; that is what bounds the sum over them, whatever ihl says by then.
@@ -23,22 +24,26 @@ local room = ffi.new "struct { uint8_t *data; int32_t len; }"
 ---@param len integer
 function M.remember(data, len) room.data, room.len = data, len end
 
--- One's complement sum over the header but for the checksum field, or nil when its options are not
--- inside a known frame. TTL and protocol are read byte by byte: a TTL just written would not be
+-- Sum over the 20 bytes but for the checksum field, folded. In 64-bit integers, whose additions
+-- need no overflow check. TTL and protocol are read byte by byte: a TTL just written would not be
 -- forwarded by the CPU to a wider load.
-local function sum(ip)
+local function fixed_sum(ip)
    local w = cast(words_p, ip)
-   local a, b, d, e = w.a, w.b, w.d, w.e
-   local value = ip.ttl + lshift(ip.protocol, 8) + band(a, 0xffff) + rshift(a, 16) + band(b, 0xffff) +
-      rshift(b, 16) + band(d, 0xffff) + rshift(d, 16) + band(e, 0xffff) + rshift(e, 16)
+   local value = cast(u64, w.a) + cast(u64, w.b) + cast(u64, w.d) + cast(u64, w.e) +
+      cast(u64, ip.ttl) + cast(u64, lshift(ip.protocol, 8))
+   value = band(value, 0xffffffffULL) + rshift(value, 32)
+   value = band(value, 0xffffULL) + rshift(value, 16)
+   return tobit(band(value, 0xffffULL) + rshift(value, 16))
+end
+
+-- The same with the options, or nil when they are not inside a known frame.
+local function sum(ip)
    local first = ip.raw_version
-   if band(first, 15) ~= 5 then
-      local extra, data = lshift(band(first, 15), 2) - 20, cast(bytes_p, ip) + 20
-      local at = data - room.data
-      if extra < 0 or at < 20 or at + extra > room.len then return nil end
-      value = value + raw_sum(data, extra)
-   end
-   return fold(value)
+   if band(first, 15) == 5 then return fixed_sum(ip) end
+   local extra, data = lshift(band(first, 15), 2) - 20, cast(bytes_p, ip) + 20
+   local at = data - room.data
+   if extra < 0 or at < 20 or at + extra > room.len then return nil end
+   return fold(fixed_sum(ip) + raw_sum(data, extra))
 end
 
 ---@class tideway.ipv4

@@ -4,8 +4,9 @@
 --
 -- Nothing is cached between calls. A trace has the untagged, option-less frame as constants (offset
 -- 14, header 20 bytes), and checks made twice in a trace are merged, so `pkt:tcp()` after
--- `pkt:ipv4()` costs its own three checks. No function here loops: an inner loop would end the
--- recording of the packet loop around it.
+-- `pkt:ipv4()` costs its own three checks. What every packet passes through has no loop: an inner
+-- loop would end the recording of the packet loop around it. Only the option walks, which few
+-- packets need, loop.
 
 local ffi = require "ffi"
 local bit = require "bit"
@@ -24,7 +25,7 @@ local extension_p = extension.pointer
 
 -- Values as they lie in the frame, read little-endian.
 local RAW_IPV4, RAW_IPV6, RAW_8021Q, RAW_8021AD = 0x0008, 0xdd86, 0x0081, 0xa888
-local RAW_V4_OFFSET, RAW_V6_OFFSET = 0xff1f, 0xf8ff
+local RAW_V4_OFFSET, RAW_V6_OFFSET, RAW_V6_FRAGMENT = 0xff1f, 0xf8ff, 0xf9ff
 
 --- EtherType (raw) and offset of what follows it, behind at most two VLAN tags.
 ---@param d ffi.cdata* frame
@@ -144,6 +145,21 @@ local function walk(d, h, o, stop, wanted)
 end
 M.walk = walk
 
+--- Is the packet a part of a larger one, the first part included? An IPv6 fragment header with
+--- offset 0 and nothing to follow is none (RFC 6946).
+---@param p tideway.pkt
+---@return boolean
+function M.is_fragment(p)
+   local d, len = p.data, tobit(p.len)
+   local at_v4 = v4(d, len)
+   if at_v4 then return cast(ipv4_p, d + at_v4):is_fragment() end
+   local off, stop = v6(d, len)
+   if not off then return false end
+   local h, at = walk(d, cast(ipv6_p, d + off).next_header, off + 40, stop, 44)
+   if h ~= 44 or at + 8 > stop then return false end
+   return band(cast(extension_p, d + at).raw_frag, RAW_V6_FRAGMENT) ~= 0
+end
+
 --- Upper-layer protocol and the offset of its header. Nil for a frame that is no valid IP packet
 --- and for fragments other than the first. The header itself may still not fit before `stop`.
 ---@param p tideway.pkt
@@ -151,18 +167,59 @@ M.walk = walk
 ---@return integer? offset
 ---@return integer? stop end of the IP packet
 ---@return integer? family 4 or 6
+---@return integer? l3 offset of the IP header
 function M.l4(p)
    local d, len = p.data, tobit(p.len)
    local off, size, stop = v4(d, len)
    if off then
       local ip = cast(ipv4_p, d + off)
       if band(ip.raw_frag, RAW_V4_OFFSET) ~= 0 then return nil end
-      return ip.protocol, off + size, stop, 4
+      return ip.protocol, off + size, stop, 4, off
    end
    off, stop = v6(d, len)
    if off then
       local next_header, at = walk(d, cast(ipv6_p, d + off).next_header, off + 40, stop, -1)
-      return next_header, at, stop, 6
+      return next_header, at, stop, 6, off
+   end
+   return nil
+end
+
+--- Find an option among type-length-value options with one-byte types 0 (end) and 1 (no-op).
+---@param d ffi.cdata*
+---@param at integer first option
+---@param stop integer end of the options, inside the frame
+---@param kind integer
+---@return integer? offset
+---@return integer? length
+function M.option(d, at, stop, kind)
+   while at < stop do
+      local type = d[at]
+      if type == 0 then return nil end
+      local length = 1
+      if type ~= 1 then
+         if at + 2 > stop then return nil end
+         length = d[at + 1]
+         if length < 2 or at + length > stop then return nil end
+      end
+      if type == kind then return at, length end
+      at = at + length
+   end
+   return nil
+end
+
+--- Find a neighbor discovery option (RFC 4861 4.6: lengths in units of 8 bytes).
+---@param d ffi.cdata*
+---@param at integer first option
+---@param stop integer end of the options, inside the frame
+---@param kind integer
+---@return integer? offset
+---@return integer? length bytes
+function M.nd_option(d, at, stop, kind)
+   while at + 8 <= stop do
+      local length = lshift(d[at + 1], 3)
+      if length == 0 or at + length > stop then return nil end
+      if d[at] == kind then return at, length end
+      at = at + length
    end
    return nil
 end

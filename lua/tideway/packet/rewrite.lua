@@ -6,6 +6,7 @@
 
 local ffi = require "ffi"
 local bit = require "bit"
+local barrier = require "tideway.packet.barrier"
 local checksum = require "tideway.packet.checksum"
 local icmp = require("tideway.packet.icmp").icmp
 local ipv4 = require("tideway.packet.ipv4").ipv4
@@ -58,28 +59,16 @@ local function covered(d, protocol, at, stop, family)
    return nil
 end
 
--- A first fragment does not hold all of what its checksum covers.
-local function is_fragment(p)
-   local d, len = p.data, tobit(p.len)
-   local off, size, stop = v4(d, len)
-   if off then return cast(ipv4_p, d + off):is_fragment() end
-   off, stop = v6(d, len)
-   if not off then return size ~= nil end
-   return (parse.walk(d, cast(ipv6_p, d + off).next_header, off + 40, stop, 44)) == 44
-end
-
 -- Offset of the checksum field, sum over everything it covers with it, protocol and family.
+-- Not for a first fragment: it does not hold all of what its checksum covers.
 local function l4_sum(p)
-   local protocol, at, stop, family = l4(p)
-   if not protocol or is_fragment(p) then return nil end
+   local protocol, at, stop, family, off = l4(p)
+   if not protocol or parse.is_fragment(p) then return nil end
    local d = p.data
    local field, length = covered(d, protocol, at, stop, family)
    if not field then return nil end
    local sum = raw_sum(d + at, length)
-   if protocol ~= 1 then
-      local off = parse.ethertype_offset(d, tobit(p.len))
-      sum = sum + pseudo_sum(d, protocol, length, off, family)
-   end
+   if protocol ~= 1 then sum = sum + pseudo_sum(d, protocol, length, off, family) end
    return at + field, fold(sum), protocol, family
 end
 
@@ -168,25 +157,29 @@ function Pkt:set_ipv4_dst(address)
    return true
 end
 
--- Copy an IPv6 address to `at`, and its change into the transport checksum.
-local function replace_v6(p, at, off, stop, address)
-   local d = p.data
+-- Sum of the address at `at`, one word that stands for it.
+local function address_sum(d, at)
+   local w = cast(words_p, d + at)
+   return fold(halves(w.a) + halves(w.b) + halves(w.c) + halves(w.d))
+end
+
+-- The change of the IPv6 address at `at` goes into the transport checksum.
+local function adjust_v6(d, off, stop, at, before)
    local protocol, l4_at = parse.walk(d, cast(ipv6_p, d + off).next_header, off + 40, stop, -1)
-   local old, new = cast(words_p, d + at), cast(words_p, address)
-   -- One word that stands for the whole change: the sums of old and new address.
-   local before = fold(halves(old.a) + halves(old.b) + halves(old.c) + halves(old.d))
-   local after = fold(halves(new.a) + halves(new.b) + halves(new.c) + halves(new.d))
-   if protocol then adjust_l4(d, protocol, l4_at, stop, before, after) end
+   barrier()
+   if protocol then adjust_l4(d, protocol, l4_at, stop, before, address_sum(d, at)) end
 end
 
 --- Write the IPv6 source address; TCP, UDP and ICMPv6 checksums follow.
 ---@param address tideway.in6
 ---@return boolean done false when there is no valid IPv6 header
 function Pkt:set_ipv6_src(address)
-   local off, stop = v6(self.data, tobit(self.len))
+   local d = self.data
+   local off, stop = v6(d, tobit(self.len))
    if not off then return false end
-   replace_v6(self, off + 8, off, stop, address)
-   cast(ipv6_p, self.data + off).src = address
+   local before = address_sum(d, off + 8)
+   cast(ipv6_p, d + off).src = address
+   adjust_v6(d, off, stop, off + 8, before)
    return true
 end
 
@@ -194,10 +187,12 @@ end
 ---@param address tideway.in6
 ---@return boolean done false when there is no valid IPv6 header
 function Pkt:set_ipv6_dst(address)
-   local off, stop = v6(self.data, tobit(self.len))
+   local d = self.data
+   local off, stop = v6(d, tobit(self.len))
    if not off then return false end
-   replace_v6(self, off + 24, off, stop, address)
-   cast(ipv6_p, self.data + off).dst = address
+   local before = address_sum(d, off + 24)
+   cast(ipv6_p, d + off).dst = address
+   adjust_v6(d, off, stop, off + 24, before)
    return true
 end
 

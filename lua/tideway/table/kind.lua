@@ -314,7 +314,7 @@ local function transfer(self)
    end
    d.key = self.key_type and self.key_type.text
    d.value = self.value_type and self.value_type.text
-   return "tideway.table", "attach", d
+   return "tideway.table", "attach", { d }
 end
 
 for name, kind in pairs(kinds) do

@@ -74,25 +74,31 @@ local function established_rule(rules)
    end
 end
 
---- Compile rules. A row's result is the rule's number (from 0) * 4 + its action.
+-- A counter for every rule: its `count NAME`, or its line and text.
+local function counter_names(rules)
+   local names, taken = {}, {}
+   for i, rule in ipairs(rules) do
+      local name = rule.count or ("%d: %s"):format(rule.line, rule.text)
+      if taken[name] then name = ("%s (line %d)"):format(name, rule.line) end
+      names[i], taken[name] = name, true
+   end
+   names[#names + 1] = "default"
+   return names
+end
+
+--- Compile rules. A row's result is the rule's number (from 0) * 4 + its action, so that the
+--- lowest result is the first rule.
 ---@param rules tideway.nf.firewall.rule[]
----@return { rows4: table[], rows6: table[], tracks: boolean, established: integer?, names: string[], index: integer[] }
----   tracks: a rule asks for a state; established: number of the rule of the fast path;
----   names: counters, one a rule or shared by `count NAME`; index: counter of each rule (both from 0)
+---@return { rows4: table[], rows6: table[], tracks: boolean, established: integer?, names: string[] }
+---   tracks: a rule asks for a state; established: number of the rule of the fast path, from 0;
+---   names: counters of the rules in order, then that of the default policy
 function M.compile(rules)
-   local out = { rows4 = {}, rows6 = {}, tracks = false, names = {}, index = {} }
-   local by_name = {}
+   local out = { rows4 = {}, rows6 = {}, tracks = false, names = counter_names(rules) }
    for i, rule in ipairs(rules) do
       local result = (i - 1) * 4 + words.actions[rule.action]
       if rule.v4 then rows_of(rule, 4, result, out.rows4) end
       if rule.v6 then rows_of(rule, 6, result, out.rows6) end
       out.tracks = out.tracks or rule.states ~= nil
-      local name = rule.count or ("%d: %s"):format(rule.line, rule.text)
-      if not by_name[name] then
-         out.names[#out.names + 1] = name
-         by_name[name] = #out.names - 1
-      end
-      out.index[i] = by_name[name]
    end
    local first = established_rule(rules)
    out.established = out.tracks and first and first - 1 or nil

@@ -49,6 +49,7 @@ end
 
 -- An inside endpoint as a number below 2^50: one word, so that the key is written and hashed at once.
 local function endpoint(addr, port, class) return addr * 262144 + port * 4 + class end
+M.endpoint = endpoint
 
 local function make_tables(c, name)
    local places = #c.address * 3 * 65536
@@ -56,6 +57,8 @@ local function make_tables(c, name)
       outer = tw.array { name = name .. ".outer", value = RECORD, entries = places },
       claims = tw.array { name = name .. ".claims", value = "u8", entries = places },
       used = tw.array { name = name .. ".used", value = "u32", entries = places / 256 }, -- claims per 256 ports
+      -- Of those, forwarded ports outside of `ports`: they take no room from the others.
+      reserved = tw.array { name = name .. ".reserved", value = "u32", entries = places / 256 },
       inner = tw.hash { name = name .. ".inner", key = "i64", value = "u32", entries = c.mappings },
       hosts = c.max_ports_per_host and
          tw.hash { name = name .. ".hosts", key = "u32", value = "i32", entries = c.mappings } or nil,
@@ -77,6 +80,13 @@ local function make_core(c, t)
       if not place then return nil end
       local r = outer:get(place)
       if r.expires > now and r.addr == addr and r.port == port then return r end
+      return nil
+   end
+
+   --- The live mapping of an external endpoint, by the address's index in `address`, or nil.
+   function core.find_outside(pool, port, class, now)
+      local r = outer:get((pool * 3 + class) * 65536 + port)
+      if r.expires > now then return r end
       return nil
    end
 
@@ -143,19 +153,18 @@ end
 -- Search for a free port: the same one, then from a random one on (RFC 6056 3.3.1) through blocks
 -- of 256 ports that have room, then one whose mapping is over but was not swept yet.
 local function make_search(c, t, core)
-   local outer, claims, used = t.outer, t.claims, t.used
+   local outer, claims, used, reserved = t.outer, t.claims, t.used, t.reserved
    local claim, remove = core.claim, core.remove
    local low, high, preserve, parity = c.low, c.high, c.preserve_port, c.preserve_parity
    local first_block, blocks = rshift(low, 8), rshift(high, 8) - rshift(low, 8) + 1
    local ports = high - low + 1
    local draw = random.new()
 
-   -- Places of a block that may be allocated, and forwarded ones, which are claimed for good.
    local function has_room(base, block)
-      local from, to = block * 256, block * 256 + 255
+      local from, to, at = block * 256, block * 256 + 255, rshift(base, 8) + block
       if from < low then from = low end
       if to > high then to = high end
-      return used:get(rshift(base, 8) + block) < to - from + 1 + t.reserved:get(rshift(base, 8) + block)
+      return used:get(at) < to - from + 1 + reserved:get(at)
    end
 
    -- Claims a port of a block; step 2 keeps to one parity.
@@ -314,12 +323,10 @@ end
 ---@return table m tables, find, create, sweep, export
 function M.new(c, name)
    local t = make_tables(c, name)
-   -- Forwarded ports outside of `ports` count as used without taking room from the others.
-   t.reserved = tw.array { name = name .. ".reserved", value = "u32", entries = #c.address * 3 * 256 }
    local core = make_core(c, t)
    add_forwards(c, t, core)
    return {
-      tables = t, find = core.find, create = make_create(c, t, core, make_search(c, t, core)),
+      tables = t, find = core.find, find_outside = core.find_outside, create = make_create(c, t, core, make_search(c, t, core)),
       sweep = make_sweep(c, t, core), export = make_export(t),
    }
 end

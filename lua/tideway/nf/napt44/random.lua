@@ -32,7 +32,7 @@ function M.new()
       for round = 1, 12 do
          if band(round, 1) == 1 and round < 9 then
             if round == 3 then word = tobit(b) end
-            if round == 5 then word = tobit(c) end
+            if round == 5 then word = tobit(c % 4294967296) end
             if round == 7 then word = 0x0c000000 end
             v3 = bxor(v3, word)
          end

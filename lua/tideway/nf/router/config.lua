@@ -1,9 +1,9 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- router: checks the configuration and turns it into plain tables of numbers; runs in the control VM only.
 
-local ffi = require "ffi"
 local abi = require "tideway.abi"
 local addresses = require "tideway.packet.address"
+local fib = require "tideway.nf.router.fib"
 local ports = require "tideway.port"
 
 local C = abi.C
@@ -40,10 +40,7 @@ function M.prefix(text, where)
    return { family = family, address = address, length = length, text = text }
 end
 
---- The 16 bytes of an IPv6 address: a key for Lua tables.
-function M.key6(address) return ffi.string(address, 16) end
-
-local function key_of(p) return p.family == 6 and M.key6(p.address) or p.address end
+local function key_of(p) return p.family == 6 and fib.key6(p.address) or p.address end
 
 --- The prefix with the bits behind its length cleared.
 ---@return table prefix as M.prefix() gives it
@@ -129,6 +126,7 @@ local function add_address(out, port, text, where)
          p.address == net.address and "network" or "broadcast")
    end
    out.own[key] = port
+   port.own[key] = true
    local list = p.family == 6 and port.v6 or port.v4
    list[#list + 1] = { address = p.address, length = p.length, family = p.family, network = net.address }
 end
@@ -154,6 +152,7 @@ local function read_ports(out, list)
       if out.ports[index] then fail("%s.port: the port stands in ports twice; list all its addresses once", where) end
       local port = {
          index = index, name = ports.is_port(entry.port) and entry.port.name or tostring(index), v4 = {}, v6 = {},
+         own = {}, -- addresses that the port answers for
       }
       local list_of = entry.addresses
       if type(list_of) ~= "table" or #list_of == 0 then
@@ -163,6 +162,10 @@ local function read_ports(out, list)
       for k, text in ipairs(list_of) do add_address(out, port, text, ("%s.addresses[%d]"):format(where, k)) end
       port.mac = mac_of(entry, index, where)
       port.mtu = check_mtu(port, entry.mtu == nil and 1500 or entry.mtu, where)
+      if #port.v6 > 0 then
+         port.link_local = addresses.link_local(port.mac)
+         port.own[fib.key6(port.link_local)] = true
+      end
       out.ports[index] = port
       out.order[i] = port
    end

@@ -6,6 +6,7 @@
 -- a host route to its own hop. So a packet costs one longest-prefix match and one array entry.
 
 local bit = require "bit"
+local ffi = require "ffi"
 local tw = require "tideway"
 
 local bswap, rshift = bit.bswap, bit.rshift
@@ -39,7 +40,12 @@ local HOP = "i32 limit; u16 port; u16 a; i32 b; i32 d; u16 c; u8 state; u8 famil
 local PORT = "i32 lo; u16 hi; u16 up; i32 mtu"
 local LOCAL, BROADCAST, MULTICAST, MARTIAN, LINK_LOCAL, FIRST_PORT = 1, 2, 3, 4, 5, 6
 
--- ---- addresses as words of a frame ----
+-- ---- addresses ----
+
+--- The 16 bytes of an IPv6 address: a key for Lua tables.
+---@param address tideway.in6
+---@return string
+function M.key6(address) return ffi.string(address, 16) end
 
 --- The first two and the last four bytes of a MAC address as little-endian words.
 ---@param mac number

@@ -1,0 +1,143 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- ICMP errors through the NAT: the packet they quote is translated back, and all checksums with it
+-- (RFC 5508 section 4, RFC 3022 section 4.3).
+
+local tw = require "tideway"
+local mappings = require "tideway.nf.napt44.mappings"
+
+local M = {}
+
+local TCP, UDP, ICMP = mappings.TCP, mappings.UDP, mappings.ICMP
+
+-- Length of the Ethernet header with its tags; pkt:ipv4() was there, so there are at most two.
+local function ip_offset(pkt)
+   if pkt:eth().type == 0x0800 then return 14 end
+   if pkt:vlan().type == 0x0800 then return 18 end
+   return 22
+end
+
+-- Class of a quoted packet's protocol, -1 for those without ports.
+local function class_of(protocol)
+   if protocol == 6 then return TCP end
+   if protocol == 17 then return UDP end
+   if protocol == 1 then return ICMP end
+   return -1
+end
+
+-- RFC 5508 section 3: echo and timestamp, request and reply.
+local function is_query(type) return type == 8 or type == 0 or type == 13 or type == 14 end
+
+--- The functions for one configuration.
+---@param pool_of fun(addr: number): number
+---@param m table from mappings.new
+---@param filter? table from filter.new
+---@return table icmp inbound, outbound: each 1 when it translated, 0 when the error is not about a
+---  mapping, -1 when it is not let in
+function M.new(pool_of, m, filter)
+   local find, find_outside = m.find, m.find_outside
+   local csum = tw.csum
+   local IPV4, UDP_HEAD, TCP_HEAD, ICMP_HEAD = tw.headers.ipv4, tw.headers.udp, tw.headers.tcp, tw.headers.icmp
+   local icmp = {}
+
+   -- The quoted packet's ports, checksum and so on change; `sum` is the checksum of the error
+   -- message, which covers them. Returns it as it must be then.
+   local function rewrite_l4(pkt, at, class, is_src, port, old_addr, addr, sum)
+      if class == ICMP then
+         local q = pkt:header(ICMP_HEAD, at)
+         local old_id, old_sum = q.id, q.checksum
+         local new_sum = csum.replace16(old_sum, old_id, port)
+         q.id, q.checksum = port, new_sum
+         return csum.replace16(csum.replace16(sum, old_id, port), old_sum, new_sum)
+      end
+      local head = pkt:header(UDP_HEAD, at)
+      local old_port = head.dst_port
+      if is_src then
+         old_port = head.src_port
+         head.src_port = port
+      else
+         head.dst_port = port
+      end
+      sum = csum.replace16(sum, old_port, port)
+      if class == UDP then
+         local old_sum = head.checksum
+         if old_sum == 0 then return sum end
+         local new_sum = csum.replace16(csum.replace32(old_sum, old_addr, addr), old_port, port)
+         if new_sum == 0 then new_sum = 0xffff end
+         head.checksum = new_sum
+         return csum.replace16(sum, old_sum, new_sum)
+      end
+      local tcp = pkt:header(TCP_HEAD, at) -- most quotes end before its checksum
+      if not tcp then return sum end
+      local old_sum = tcp.checksum
+      local new_sum = csum.replace16(csum.replace32(old_sum, old_addr, addr), old_port, port)
+      tcp.checksum = new_sum
+      return csum.replace16(sum, old_sum, new_sum)
+   end
+
+   -- Puts another endpoint into the quoted packet, as its source or its destination.
+   local function rewrite(pkt, message, at, quoted, class, is_src, addr, port)
+      local sum, old_sum = message.checksum, quoted.checksum
+      local old_addr = quoted.dst
+      if is_src then
+         old_addr = quoted.src
+         quoted:set_src(addr)
+      else
+         quoted:set_dst(addr)
+      end
+      sum = csum.replace16(csum.replace32(sum, old_addr, addr), old_sum, quoted.checksum)
+      message.checksum = rewrite_l4(pkt, at, class, is_src, port, old_addr, addr, sum)
+   end
+
+   -- Offset of the quoted packet, -1 when it is not all there or has no ports.
+   local function quoted_offset(pkt, ip)
+      local at = ip_offset(pkt) + ip.ihl * 4 + 8
+      local quoted = pkt:header(IPV4, at)
+      if not quoted or quoted.version ~= 4 or quoted.ihl < 5 or quoted.frag_offset ~= 0 then return -1 end
+      local class = class_of(quoted.protocol)
+      if class < 0 then return -1 end
+      local l4 = at + quoted.ihl * 4
+      local head = pkt:header(UDP_HEAD, l4)
+      if not head then return -1 end
+      if class == ICMP and not is_query(pkt:header(ICMP_HEAD, l4).type) then return -1 end
+      return at
+   end
+
+   --- An error from outside (or a hairpin) about a packet that a mapping sent.
+   function icmp.inbound(pkt, ip, hairpin, now)
+      local at = quoted_offset(pkt, ip)
+      if at < 0 then return 0 end
+      local quoted, message = pkt:header(IPV4, at), pkt:icmp()
+      local dst, l4, class = ip.dst, at + quoted.ihl * 4, class_of(quoted.protocol)
+      if quoted.src ~= dst then return 0 end
+      local head = pkt:header(UDP_HEAD, l4)
+      local port, remote_port = head.src_port, head.dst_port
+      if class == ICMP then port, remote_port = pkt:header(ICMP_HEAD, l4).id, 0 end
+      local r = find_outside(pool_of(dst), port, class, now)
+      if not r then return 0 end
+      if filter and not hairpin and not filter.allows(r, quoted.dst, remote_port) then return -1 end
+      rewrite(pkt, message, l4, quoted, class, true, r.addr, r.port)
+      ip:set_dst(r.addr)
+      return 1
+   end
+
+   --- An error that leaves, about a packet that a mapping received. Its own source becomes the
+   --- mapping's external address when it is an inside one.
+   function icmp.outbound(pkt, ip, from_inside, now)
+      local at = quoted_offset(pkt, ip)
+      if at < 0 then return 0 end
+      local quoted, message = pkt:header(IPV4, at), pkt:icmp()
+      local l4, class = at + quoted.ihl * 4, class_of(quoted.protocol)
+      local port = pkt:header(UDP_HEAD, l4).dst_port
+      if class == ICMP then port = pkt:header(ICMP_HEAD, l4).id end
+      local r = find(quoted.dst, port, class, now)
+      if not r then return 0 end
+      local ext = r.ext
+      rewrite(pkt, message, l4, quoted, class, false, ext, r.ext_port)
+      if from_inside then ip:set_src(ext) end
+      return 1
+   end
+
+   return icmp
+end
+
+return M
