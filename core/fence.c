@@ -81,9 +81,14 @@ static int note_object(struct dl_phdr_info *info, size_t size, void *data)
 	return 0;
 }
 
+static bool in_luajit(uintptr_t pc)
+{
+	return pc >= luajit_start && pc < luajit_end;
+}
+
 static bool in_lua_code(uintptr_t pc)
 {
-	if (pc >= luajit_start && pc < luajit_end)
+	if (in_luajit(pc))
 		return true;
 	for (unsigned i = 0; i < n_objects; i++)
 		if (pc >= objects[i].start && pc < objects[i].end)
@@ -93,9 +98,27 @@ static bool in_lua_code(uintptr_t pc)
 
 /* ---- signals, on the lcore's own thread ---- */
 
+static uint64_t cpu_time(clockid_t clock)
+{
+	struct timespec ts;
+
+	if (clock_gettime(clock, &ts) < 0)
+		return 0;
+	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+/* Runs every HOOK_COUNT interpreted instructions once the entry has used up its time. It grants a
+ * little more: the time may have gone into the collector, which is not this NF's fault. */
+#define HOOK_COUNT 200
+#define HOOK_GRACE_NS 2000000
+
 static void raise_hook(lua_State *L, lua_Debug *ar)
 {
+	struct tw_lcore *lcore = tw_self;
+
 	(void)ar;
+	if (cpu_time(lcore->cpu_clock) - lcore->hooked < HOOK_GRACE_NS)
+		return;
 	lua_sethook(L, NULL, 0, 0);
 	luaL_error(L, "ran for more than %d ms of CPU time in one burst",
 	           (int)tw_options()->stall_ms);
@@ -115,7 +138,10 @@ static void on_stall(int sig, siginfo_t *si, void *context)
 	if (!(seq & 1) || seq != atomic_load_explicit(&lcore->stall_seq, memory_order_relaxed))
 		return; /* it came back in the meantime */
 	if (atomic_load_explicit(&lcore->phase, memory_order_relaxed) == TW_FENCE_HOOK) {
-		lua_sethook(lcore->plan->vm->L, raise_hook, LUA_MASKCOUNT | LUA_MASKLINE, 1);
+		if (!lcore->hooked) {
+			lcore->hooked = cpu_time(lcore->cpu_clock);
+			lua_sethook(lcore->plan->vm->L, raise_hook, LUA_MASKCOUNT, HOOK_COUNT);
+		}
 		return;
 	}
 	lcore->fault_pc = uc->uc_mcontext.gregs[REG_RIP];
@@ -152,16 +178,6 @@ void tw_fence_thread_init(void)
 
 /* ---- watchdog ---- */
 
-/* CPU time of the thread, ns; wall time where an lcore is stepped by the caller's thread. */
-static uint64_t cpu_time(clockid_t clock)
-{
-	struct timespec ts;
-
-	if (clock_gettime(clock, &ts) < 0)
-		return 0;
-	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
-}
-
 struct watch {
 	uint64_t seq, since;
 };
@@ -185,8 +201,8 @@ static void watch_lcore(struct tw_lcore *lcore, struct watch *watch)
 		return;
 	atomic_store_explicit(&lcore->stall_seq, seq, memory_order_relaxed);
 	atomic_store_explicit(&lcore->phase,
-	                      now - watch->since < limit + limit / 2 ? TW_FENCE_HOOK
-	                                                             : TW_FENCE_JUMP,
+	                      now - watch->since < limit + 2 * HOOK_GRACE_NS ? TW_FENCE_HOOK
+	                                                                     : TW_FENCE_JUMP,
 	                      memory_order_relaxed);
 	pthread_kill(lcore->thread, STALL_SIGNAL);
 }
@@ -267,15 +283,16 @@ static void describe_jump(struct tw_lcore *lcore)
 }
 
 /* Whom to blame: the NF that ran. But the garbage collector runs in whoever allocates next, so
- * where the heap is large it is the NF that holds most of it. */
-static void blame(struct tw_lcore *lcore, bool out_of_memory, unsigned *chain, unsigned *stage)
+ * when memory is the trouble it is the NF that holds most of it. An interpreted loop ends by the
+ * hook, so a jump out of LuaJIT's own code means a collector at work on a heap too large. */
+static void blame(struct tw_lcore *lcore, bool memory, unsigned *chain, unsigned *stage)
 {
 	const struct tw_vm *vm = lcore->plan->vm;
 	unsigned heavy_chain, heavy_stage;
 
 	*chain = lcore->burst.chain < lcore->plan->n_chains ? lcore->burst.chain : 0;
 	*stage = lcore->burst.stage;
-	if (!out_of_memory && vm->used < vm->limit / 2)
+	if (!memory)
 		return;
 	if (!tw_vm_heaviest(vm, &heavy_chain, &heavy_stage) || heavy_chain >= lcore->plan->n_chains)
 		return;
@@ -298,7 +315,9 @@ static void recover(struct tw_lcore *lcore, bool jumped, bool out_of_memory)
 	unsigned chain, stage;
 	bool known;
 
-	blame(lcore, out_of_memory, &chain, &stage);
+	blame(lcore,
+	      out_of_memory || (jumped && !lcore->fault_signal && in_luajit(lcore->fault_pc)),
+	      &chain, &stage);
 	spec = &plan->chain[chain];
 	info = &lcore->shared->chain[spec->chain];
 	known = stage < spec->stages && !(plan->quarantine[chain] & 1u << stage);
@@ -352,6 +371,7 @@ int tw_fence_enter(struct tw_lcore *lcore, int function)
 		sigaddset(&set, SIGBUS);
 		sigaddset(&set, SIGFPE);
 		pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+		lcore->hooked = 0;
 		describe_jump(lcore);
 		recover(lcore, true, false);
 		return 1;
@@ -365,6 +385,10 @@ int tw_fence_enter(struct tw_lcore *lcore, int function)
 	rc = lua_pcall(L, 1, 0, 0);
 	atomic_signal_fence(memory_order_seq_cst);
 	atomic_store_explicit(&lcore->seq, seq + 2, memory_order_relaxed);
+	if (__builtin_expect(lcore->hooked != 0, 0)) {
+		lcore->hooked = 0;
+		lua_sethook(L, NULL, 0, 0);
+	}
 	if (__builtin_expect(rc == 0, 1))
 		return 0;
 	if (rc == LUA_ERRMEM)

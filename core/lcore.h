@@ -47,6 +47,7 @@ struct tw_lcore {
 	_Atomic uint64_t stall_seq; /* entry the watchdog wants to end; written by it */
 	_Atomic int phase;          /* enum tw_fence_phase; written by the watchdog */
 	sigjmp_buf jump;
+	uint64_t hooked;   /* CPU time when the fence asked for a hook, 0 none */
 	uint64_t fault_pc; /* written by the signal handler */
 	int fault_signal;
 	char fault[256];

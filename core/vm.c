@@ -96,7 +96,7 @@ bool tw_vm_heaviest(const struct tw_vm *vm, unsigned *chain, unsigned *stage)
 			best = i;
 	*chain = best / TW_STAGES_MAX;
 	*stage = best % TW_STAGES_MAX;
-	return vm->live[best] > vm->limit / 4;
+	return vm->live[best] > vm->limit / 8;
 }
 
 const char *tw_lua_root(void)

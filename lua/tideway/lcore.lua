@@ -54,8 +54,10 @@ end
 
 local function quarantined(stage)
    local verdict = bit.bor(C.TW_DROP, bit.lshift(C.tw_reason_id "nf_quarantined", 8))
-   if stage.bypass then return { packet = function() end } end
-   return { packet = function(pkt) pkt.verdict = verdict end }
+   local function pass() end
+   local function drop(pkt) pkt.verdict = verdict end
+   local policy = stage.bypass and pass or drop
+   return { packet = policy, punt = policy }
 end
 
 -- The NF instances of a chain, those in quarantine replaced by their policy.

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- A rig for NF specs: the real engine on wire ports, turned by hand, with exact accounting at the end.
 --
---    local rig = require "support.rig"
+--    local rig = require "test.support.rig"
 --    local r = rig.new { ports = { "lan", "wan" } }
 --    r:chain("c", { r.lan, r.wan }, nf, r.wan)
 --    r:start()
