@@ -289,6 +289,7 @@ struct tw_jit {
 	struct tw_trace trace[TW_TRACES_MAX];
 };
 const struct tw_jit *tw_lcore_jit(int slot); /* NULL when the lcore has no VM */
+size_t tw_lcore_heap(int slot);              /* bytes of its Lua heap */
 
 #include "abi_table.h"
 #include "abi_acl.h"

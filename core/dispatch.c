@@ -54,7 +54,7 @@ _Static_assert(offsetof(struct tw_pkt, mark) == 24 && offsetof(struct tw_pkt, st
                "fill() writes mark, stage and resume as one word");
 
 uint64_t tw_dispatch_fill(struct tw_lcore *lcore, uint16_t port, struct rte_mbuf **mbufs,
-                          unsigned n, unsigned *segments)
+                          unsigned n, bool *scattered)
 {
 	struct tw_pkt *pkts = lcore->burst.pkts;
 	const uint64_t word = WORD(TW_NEXT, TW_PORT_NONE, port);
@@ -68,17 +68,16 @@ uint64_t tw_dispatch_fill(struct tw_lcore *lcore, uint16_t port, struct rte_mbuf
 		pkts[i].data = rte_pktmbuf_mtod(m, uint8_t *);
 		memcpy(&pkts[i].verdict, &word, sizeof(word));
 		pkts[i].len = m->data_len;
-		pkts[i].hash = m->hash.rss;
 		memcpy(&pkts[i].mark, &fresh, sizeof(fresh));
 		pkts[i].mbuf = m;
 		bytes += m->pkt_len;
-		segs |= m->nb_segs;
+		segs |= m->pkt_len ^ m->data_len; /* differ in a frame of several segments */
 	}
 	if (__builtin_expect(port == TW_PORT_NONE, 0))
 		for (unsigned i = 0; i < n; i++)
 			pkts[i].port = mbufs[i]->port;
 	lcore->burst.count = n;
-	*segments = segs;
+	*scattered = segs != 0;
 	return bytes;
 }
 

@@ -184,6 +184,9 @@ int tw_eal_ensure(void)
 	}
 	if (!options.verbose)
 		libbpf_set_print(quiet_libbpf);
+	/* libxdp's dispatcher shares an interface among programs where the kernel lets it, with a
+	 * bpffs and other program names; we want the same on every machine (see xdp_claim.c). */
+	setenv("LIBXDP_SKIP_DISPATCHER", "1", 1);
 	sched_getaffinity(0, sizeof(cpus), &cpus);
 	argv[argc] = NULL;
 	err = rte_eal_init(argc, argv);

@@ -70,7 +70,8 @@ static inline unsigned run_input(struct tw_lcore *lcore, const struct tw_input_s
 	const struct tw_chain_spec *spec = &lcore->plan->chain[in->chain];
 	struct tw_chain_stats *stats = &lcore->stats->chain[spec->chain];
 	struct rte_mbuf *mbufs[TW_BURST_MAX];
-	unsigned n, received, segments = 0;
+	unsigned n, received;
+	bool scattered = false;
 	uint16_t port = in->kind == TW_END_PORT ? in->index : TW_PORT_NONE;
 	uint64_t bytes = 0;
 
@@ -88,7 +89,7 @@ static inline unsigned run_input(struct tw_lcore *lcore, const struct tw_input_s
 		return 0;
 	received = n;
 	if (spec->code) {
-		bytes = tw_dispatch_fill(lcore, port, mbufs, n, &segments);
+		bytes = tw_dispatch_fill(lcore, port, mbufs, n, &scattered);
 	} else {
 		for (unsigned i = 0; i < n; i++)
 			bytes += mbufs[i]->pkt_len;
@@ -103,11 +104,11 @@ static inline unsigned run_input(struct tw_lcore *lcore, const struct tw_input_s
 			for (unsigned i = 0; i < n; i++)
 				mbufs[i]->port = in->index;
 	}
-	if (__builtin_expect(segments > 1, 0)) {
+	if (__builtin_expect(scattered, 0)) {
 		n = linearize(lcore, in->chain, mbufs, n);
 		if (!n)
 			return received;
-		bytes = tw_dispatch_fill(lcore, port, mbufs, n, &segments);
+		bytes = tw_dispatch_fill(lcore, port, mbufs, n, &scattered);
 	}
 	if (spec->code)
 		tw_dispatch_burst(lcore, in->chain, mbufs, bytes);
@@ -366,4 +367,11 @@ const struct tw_jit *tw_lcore_jit(int slot)
 	struct tw_lcore *lcore = slot >= 0 && slot < TW_LCORES_MAX ? tw_lcore_table[slot] : NULL;
 
 	return lcore && lcore->plan && lcore->plan->vm ? lcore->plan->vm->jit : NULL;
+}
+
+size_t tw_lcore_heap(int slot)
+{
+	struct tw_lcore *lcore = slot >= 0 && slot < TW_LCORES_MAX ? tw_lcore_table[slot] : NULL;
+
+	return lcore && lcore->plan && lcore->plan->vm ? lcore->plan->vm->used : 0;
 }

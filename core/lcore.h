@@ -102,7 +102,7 @@ int tw_fence_enter(struct tw_lcore *lcore, int function);
 /* Makes the burst of mbufs; returns their bytes, and in *segments more than 1 when one of them is
  * not linear. port TW_PORT_NONE: the one noted in the mbuf. */
 uint64_t tw_dispatch_fill(struct tw_lcore *lcore, uint16_t port, struct rte_mbuf **mbufs,
-                          unsigned n, unsigned *segments);
+                          unsigned n, bool *scattered);
 /* Runs the burst through the chain; mbufs are its packets in order and bytes their sum; NULL when
  * they are resumed. */
 void tw_dispatch_burst(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,

@@ -94,6 +94,11 @@ static int device_open(struct tw_port *port, const char *devargs)
 			"%s: there is no network interface \"%s\" in this network namespace; there are: %s",
 			devargs, ifname, known);
 	}
+	if (!strncmp(devargs, "net_af_xdp", 10) && iface_of(devargs, ifname, sizeof(ifname))) {
+		err = tw_xdp_claim(ifname);
+		if (err < 0)
+			return err;
+	}
 	snprintf(device, sizeof(device), "%.*s", (int)strcspn(devargs, ","), devargs);
 	if (rte_eth_dev_get_port_by_name(device, &port->ethdev) == 0)
 		return tw_fail(EEXIST,

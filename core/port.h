@@ -27,3 +27,7 @@ extern struct tw_ring tw_ring_table[TW_RINGS_MAX];
 
 /* The mode the kernel gave to an AF_XDP port: "native XDP, zero-copy" and so on. */
 void tw_xdp_mode(const char *ifname, char *text, size_t size);
+
+/* 0 when an AF_XDP port may take the interface, -EBUSY when somebody else's XDP program is on it.
+ * What a killed process left there is no obstacle. */
+int tw_xdp_claim(const char *ifname);

@@ -14,15 +14,17 @@
 
 /* rte_acl reads one byte, then groups of four; a group is filled up with fields that match all. */
 #define GROUPS_MAX TW_ACL_FIELDS_MAX
-#define INPUT_MAX (4 + 4 * GROUPS_MAX)
+#define INPUT_WORDS (1 + GROUPS_MAX)
 #define DEFS_MAX (1 + 4 * GROUPS_MAX)
 #define PADDING 0xffffffffu
 #define PRIORITY_MAX (1u << 28)
 #define FIRST_GROUP 4u /* offset in the input; byte 0 is the first field, 1 to 3 are unused */
 
-/* What a field of the key becomes in rte_acl's input. */
+/* What a field of the key becomes in rte_acl's input: bits of one of its words. */
 struct move {
-	uint8_t from, to, size, swapped;
+	uint8_t from, size, swapped, shift;
+	uint8_t word; /* of the input; 0 has the leading byte alone */
+	bool last;    /* of its word */
 };
 
 struct tw_acl {
@@ -30,7 +32,6 @@ struct tw_acl {
 	struct rte_acl_ctx *ctx; /* NULL: built with no rule, nothing matches */
 	bool built;
 	uint32_t rules;
-	uint32_t input_size;
 	uint32_t n_moves;
 	struct move move[TW_ACL_FIELDS_MAX];
 };
@@ -87,15 +88,20 @@ static void lay_out(struct tw_acl *acl, struct layout *l, const struct tw_acl_fi
 	add_def(l, lead == PADDING ? RTE_ACL_FIELD_TYPE_BITMASK : type_of(&fields[lead]), 1, 0, 0,
 	        lead);
 	if (lead != PADDING)
-		acl->move[moves++] = (struct move){ fields[lead].offset, 0, 1, 1 };
+		acl->move[moves++] = (struct move){ .from = fields[lead].offset, .size = 1 };
 	for (uint32_t size = 1; size <= 4; size *= 2) {
 		for (uint32_t i = 0; i < n; i++) {
 			if (i == lead || fields[i].size != size)
 				continue;
 			add_def(l, type_of(&fields[i]), size, FIRST_GROUP + l->used,
 			        1 + l->used / 4, i);
-			acl->move[moves++] = (struct move){ fields[i].offset, FIRST_GROUP + l->used,
-				                            size, fields[i].swapped };
+			acl->move[moves++] = (struct move){
+				.from = fields[i].offset,
+				.size = size,
+				.swapped = fields[i].swapped,
+				.shift = 8 * (l->used % 4),
+				.word = 1 + l->used / 4,
+			};
 			l->used += size;
 		}
 		/* The next size must not straddle two groups. */
@@ -103,7 +109,8 @@ static void lay_out(struct tw_acl *acl, struct layout *l, const struct tw_acl_fi
 			pad_group(l);
 	}
 	pad_group(l);
-	acl->input_size = FIRST_GROUP + l->used;
+	for (uint32_t i = 0; i < moves; i++)
+		acl->move[i].last = i + 1 == moves || acl->move[i + 1].word != acl->move[i].word;
 	acl->n_moves = moves;
 }
 
@@ -235,34 +242,41 @@ int tw_acl_build(struct tw_table *table, const struct tw_acl_field *fields, uint
 	return 0;
 }
 
+/* A field of the key as its bytes lie in the input. */
+static inline uint32_t field_of(const uint8_t *key, const struct move *m)
+{
+	uint16_t half;
+	uint32_t word;
+
+	switch (m->size) {
+	case 1:
+		return key[m->from];
+	case 2:
+		memcpy(&half, key + m->from, sizeof(half));
+		return m->swapped ? half : rte_cpu_to_be_16(half);
+	default:
+		memcpy(&word, key + m->from, sizeof(word));
+		return m->swapped ? word : rte_cpu_to_be_32(word);
+	}
+}
+
 int tw_acl_get(const struct tw_table *table, const void *key)
 {
 	const struct tw_acl *acl = (const struct tw_acl *)table;
-	uint8_t input[INPUT_MAX] __attribute__((aligned(8)));
-	const uint8_t *data = input, *from = key;
-	uint32_t result = 0;
+	/* rte_acl reads words, so they are written whole. Every word but the first has a field. */
+	uint32_t input[INPUT_WORDS], word = 0, result = 0;
+	const uint8_t *data = (const uint8_t *)input;
 
 	if (!acl->ctx)
 		return TW_ACL_NONE;
-	memset(input, 0, acl->input_size);
+	input[0] = 0;
 	for (uint32_t i = 0; i < acl->n_moves; i++) {
 		const struct move *m = &acl->move[i];
-		uint16_t half;
-		uint32_t word;
 
-		switch (m->size) {
-		case 1:
-			input[m->to] = from[m->from];
-			break;
-		case 2:
-			memcpy(&half, from + m->from, 2);
-			half = m->swapped ? half : rte_cpu_to_be_16(half);
-			memcpy(input + m->to, &half, 2);
-			break;
-		default:
-			memcpy(&word, from + m->from, 4);
-			word = m->swapped ? word : rte_cpu_to_be_32(word);
-			memcpy(input + m->to, &word, 4);
+		word |= field_of(key, m) << m->shift;
+		if (m->last) {
+			input[m->word] = word;
+			word = 0;
 		}
 	}
 	rte_acl_classify(acl->ctx, &data, &result, 1, 1);

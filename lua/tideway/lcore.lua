@@ -174,15 +174,16 @@ local function punt_one(burst, pkt, stages)
    local s = pkt.stage
    local nf = stages[s + 1]
    local punt = nf.punt
-   pkt.resume = s + 1
+   pkt.resume, pkt.stage = s + 1, C.TW_STAGE_ENGINE
    if not punt then
+      pkt.stage = s
       pkt.verdict = bit.bor(C.TW_DROP, bit.lshift(C.tw_reason_id "no_punt", 8))
       return
    end
    pkt.verdict = C.TW_NEXT
    burst.stage = s
    punt(pkt)
-   if pkt.verdict == C.TW_NEXT then run_from(burst, pkt, stages) end
+   if pkt.verdict == C.TW_NEXT then run_from(burst, pkt, stages) else pkt.stage = s end
 end
 
 local function make_punt(burst, chains)

@@ -22,6 +22,7 @@ Rig.__index = Rig
 
 --- @param spec { ports: string[] }
 function M.new(spec)
+   engine.close() -- whatever a failed spec left behind
    abi.C.tw_stats_close()
    assert(abi.C.tw_stats_open(nil, "spec", "spec") == 0, abi.error())
    local rig = setmetatable({ ports = {} }, Rig)

@@ -7,6 +7,9 @@ local shell = require "test.shell"
 
 local M = { NAME = "www.tideway.example", ANSWER = "203.0.113.80" }
 
+--- Programs that specs with these servers need, the clients among them.
+M.PROGRAMS = { "iperf3", "nginx", "dnsmasq", "ss", "dig", "curl" }
+
 local NGINX = [[
 user root;
 daemon off;
