@@ -127,6 +127,52 @@ static void remove_own_dir(void)
 	remove_runtime_dir(name);
 }
 
+/* ---- what DPDK and its drivers say: kept, to be part of our error messages ---- */
+
+static char said[400];
+
+void tw_eal_listen(void)
+{
+	said[0] = '\0';
+}
+
+const char *tw_eal_said(void)
+{
+	size_t len = strlen(said);
+
+	while (len && (said[len - 1] == ' ' || said[len - 1] == ';'))
+		said[--len] = '\0';
+	return said;
+}
+
+static ssize_t on_log(void *cookie, const char *text, size_t size)
+{
+	size_t len = strlen(said), room = sizeof(said) - 3 - len;
+
+	(void)cookie;
+	if (options.verbose)
+		return fwrite(text, 1, size, stderr);
+	if (size < room) {
+		memcpy(said + len, text, size);
+		len += size;
+		while (len && said[len - 1] == '\n')
+			len--;
+		memcpy(said + len, "; ", 3);
+	}
+	return size;
+}
+
+static void listen_to_dpdk(void)
+{
+	cookie_io_functions_t io = { .write = on_log };
+	FILE *stream = fopencookie(NULL, "w", io);
+
+	if (!stream)
+		return;
+	setvbuf(stream, NULL, _IOLBF, 0);
+	rte_openlog_stream(stream);
+}
+
 static int quiet_libbpf(enum libbpf_print_level level, const char *fmt, va_list ap)
 {
 	(void)level;
@@ -189,13 +235,14 @@ int tw_eal_ensure(void)
 	setenv("LIBXDP_SKIP_DISPATCHER", "1", 1);
 	sched_getaffinity(0, sizeof(cpus), &cpus);
 	argv[argc] = NULL;
+	listen_to_dpdk();
 	err = rte_eal_init(argc, argv);
 	if (err < 0)
 		return tw_fail(
 			rte_errno ? rte_errno : EIO,
-			"EAL does not start (%s) with %u MB of free hugepages; run `tideway doctor`, or "
-			"add --no-huge",
-			rte_strerror(rte_errno), info.free_huge_mb);
+			"EAL does not start (%s: %s) with %u MB of free hugepages; run `tideway doctor`, "
+			"or add --no-huge",
+			rte_strerror(rte_errno), tw_eal_said(), info.free_huge_mb);
 	sched_setaffinity(0, sizeof(cpus), &cpus);
 	if (!options.verbose)
 		quiet_libxdp();

@@ -104,14 +104,15 @@ static int device_open(struct tw_port *port, const char *devargs)
 		return tw_fail(EEXIST,
 		               "device %s is in use already; give the second one another number",
 		               device);
+	tw_eal_listen();
 	err = rte_dev_probe(devargs);
 	if (err < 0)
 		return tw_fail(
 			-err,
-			"DPDK does not open \"%s\" (%s); the form is DRIVERn,KEY=VALUE..., such as "
+			"DPDK does not open \"%s\" (%s; %s); the form is DRIVERn,KEY=VALUE..., such as "
 			"net_af_packet0,iface=eth0, net_af_xdp0,iface=eth0, net_tap0, "
 			"net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap, net_null0, or a PCI address",
-			devargs, strerror(-err));
+			devargs, strerror(-err), tw_eal_said());
 	port->owns_device = true;
 	if (rte_eth_dev_get_port_by_name(device, &port->ethdev) < 0)
 		return tw_fail(ENODEV, "%s made no ethernet device", devargs);
@@ -230,14 +231,14 @@ static int queues_setup(struct tw_port *port, const char *name, const struct rte
 	for (uint16_t q = 0; q < port->rx_queues; q++) {
 		err = rte_eth_rx_queue_setup(port->ethdev, q, rxd, port->socket, &rxconf, pool);
 		if (err < 0)
-			return tw_fail(-err, "port %s: rx queue %u with %u descriptors: %s", name,
-			               q, rxd, strerror(-err));
+			return tw_fail(-err, "port %s: rx queue %u with %u descriptors: %s (%s)",
+			               name, q, rxd, strerror(-err), tw_eal_said());
 	}
 	for (uint16_t q = 0; q < port->tx_queues; q++) {
 		err = rte_eth_tx_queue_setup(port->ethdev, q, txd, port->socket, &txconf);
 		if (err < 0)
-			return tw_fail(-err, "port %s: tx queue %u with %u descriptors: %s", name,
-			               q, txd, strerror(-err));
+			return tw_fail(-err, "port %s: tx queue %u with %u descriptors: %s (%s)",
+			               name, q, txd, strerror(-err), tw_eal_said());
 	}
 	return 0;
 }
@@ -281,6 +282,7 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 	if (!port)
 		return -ENODEV;
 	text = &tw_stats()->port[index];
+	tw_eal_listen();
 	rte_eth_dev_info_get(port->ethdev, &info);
 	if (rx_queues > info.max_rx_queues)
 		return tw_fail(
@@ -309,8 +311,9 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 	conf.intr_conf.rxq = opt->idle == TW_IDLE_INTERRUPT;
 	err = rte_eth_dev_configure(port->ethdev, port->rx_queues, port->tx_queues, &conf);
 	if (err < 0)
-		return tw_fail(-err, "port %s (%s) refuses %u rx and %u tx queues: %s", text->name,
-		               text->device, port->rx_queues, port->tx_queues, strerror(-err));
+		return tw_fail(-err, "port %s (%s) refuses %u rx and %u tx queues: %s (%s)",
+		               text->name, text->device, port->rx_queues, port->tx_queues,
+		               strerror(-err), tw_eal_said());
 	rxd = descriptors(opt->rx_desc, info.default_rxportconf.ring_size, &info.rx_desc_lim);
 	txd = descriptors(opt->tx_desc, info.default_txportconf.ring_size, &info.tx_desc_lim);
 	rte_eth_dev_adjust_nb_rx_tx_desc(port->ethdev, &rxd, &txd);
@@ -319,8 +322,8 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 		return err;
 	err = rte_eth_dev_start(port->ethdev);
 	if (err < 0)
-		return tw_fail(-err, "port %s (%s) does not start: %s", text->name, text->device,
-		               strerror(-err));
+		return tw_fail(-err, "port %s (%s) does not start: %s (%s)", text->name,
+		               text->device, strerror(-err), tw_eal_said());
 	port->started = true;
 	rte_eth_promiscuous_enable(port->ethdev); /* bridges and routers see every frame */
 	describe(port, text);
