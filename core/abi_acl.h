@@ -29,14 +29,14 @@ enum tw_acl_limit {
 };
 
 struct tw_acl_field {
-	uint32_t match;  /* enum tw_acl_match */
-	uint32_t size;   /* bytes: 1, 2 or 4 */
-	uint32_t offset; /* in the key */
+	uint32_t match;   /* enum tw_acl_match */
+	uint32_t size;    /* bytes: 1, 2 or 4 */
+	uint32_t offset;  /* in the key */
 	uint32_t swapped; /* the field is in network order in key and rules, else in host order */
 };
 
 /* One rule is 1 + 2 * n_fields words: its result, then a and b of every field. Results are below
  * 2^28; the lowest result wins among the rules that match. Control thread. 0 or -errno. */
 int tw_acl_build(struct tw_table *table, const struct tw_acl_field *fields, uint32_t n_fields,
-		 const uint32_t *rules, uint32_t n_rules);
+                 const uint32_t *rules, uint32_t n_rules);
 int tw_acl_get(const struct tw_table *table, const void *key); /* result or TW_ACL_NONE */

@@ -386,7 +386,7 @@ static inline void enter_chain(struct tw_lcore *lcore, unsigned chain, bool resu
 	struct tw_chain_stats *stats = chain_stats(lcore, chain);
 	uint64_t tsc;
 
-	if (__builtin_expect(stats->bursts % CYCLE_SAMPLE != 0, 1)) {
+	if (__builtin_expect(stats->bursts % CYCLE_SAMPLE != CYCLE_SAMPLE / 2, 1)) {
 		run_chain(lcore, chain, resumed);
 		return;
 	}

@@ -11,6 +11,7 @@ struct rte_mempool *tw_pool(int socket);
 void tw_pool_reserve(uint32_t buffers);
 void tw_pools_free(void);
 
-/* DPDK's own messages: forget what was said so far; what it said since, as one line ("" nothing). */
+/* DPDK's own messages: forget what was said so far; what it said since, as one line ("" nothing).
+ */
 void tw_eal_listen(void);
 const char *tw_eal_said(void);

@@ -16,8 +16,8 @@ static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned made[TW_TABLE_ACL + 1];
 static struct tw_table *sweep_next;
 
-static const char *const kind_name[] = { "",     "hash",  "lru",      "lpm",
-	                                 "lpm6", "array", "counters", "meter", "acl" };
+static const char *const kind_name[] = { "",      "hash",     "lru",   "lpm", "lpm6",
+	                                 "array", "counters", "meter", "acl" };
 
 void *tw_table_memory(size_t size)
 {

@@ -10,7 +10,7 @@ local macswap = tw.nf("macswap", function()
       packet = function(pkt)
          local eth = pkt:eth()
          if not eth then return pkt:drop "too_short" end
-         eth.src, eth.dst = eth.dst, eth.src
+         eth:swap()
       end,
    }
 end)

@@ -13,7 +13,7 @@ local words = require "tideway.nf.firewall.words"
 local PARAMS = {
    rules = { type = "string", doc = "the rules, one a line" },
    file = { type = "string", doc = "name of a file with the rules, instead of rules" },
-   default = { type = "string", default = "drop", one_of = { "allow", "drop", "reject" }, doc = "when no rule matches" },
+   default = { type = "string", default = "drop", one_of = { "allow", "drop", "reject" }, doc = "no rule matches" },
    ports = { type = "table", default = {}, doc = "ports by the names the rules use: { lan = lan, wan = wan }" },
    connections = { type = "number", default = 65536, min = 1, max = 2 ^ 24, doc = "per IP version" },
    timeouts = { type = "table", default = {}, doc = "seconds: { established = 7440, udp = 120, ... }" },
@@ -106,7 +106,8 @@ local function make_tables(cfg, compiled, name)
          expire = true,
       }
       tables.frags6 = tw.lru {
-         name = name .. ".frags6", key = "ip6 src; ip6 dst; u32 id", value = "ns expires", entries = 4096, expire = true,
+         name = name .. ".frags6", key = "ip6 src; ip6 dst; u32 id", value = "ns expires", entries = 4096,
+         expire = true,
       }
    end
    return tables
@@ -141,7 +142,7 @@ local function make_export(tables)
    end
 end
 
---- A stateful packet filter. Parameters, the rule language and the drop reasons are in firewall.md.
+--- A stateful packet filter. Parameters, the rule language and the drop reasons: firewall.md.
 ---@param cfg table  see PARAMS
 return tw.nf("firewall", function(cfg)
    cfg = tw.args("firewall", cfg, PARAMS)

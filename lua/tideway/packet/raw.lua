@@ -132,9 +132,8 @@ end
 ---@param offset? number
 ---@return number?
 function Pkt:u48(offset)
-   local high, low = self:u16(offset), self:u32(offset and offset + 2)
-   if not low then return nil end
-   return high * 2 ^ 32 + low
+   if not inside(self, offset, 6) then return nil end
+   return self:u16(offset) * 2 ^ 32 + self:u32(offset + 2)
 end
 
 --- Write a byte.

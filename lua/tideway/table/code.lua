@@ -2,6 +2,7 @@
 -- Access functions of tables, generated per table so that they compile to straight code.
 
 local ffi = require "ffi"
+local bit = require "bit"
 local abi = require "tideway.abi"
 local type_lib = require "tideway.table.type"
 
@@ -19,6 +20,7 @@ local prelude = [[
 local C, t, key, val, vptr, kptr, env = ...
 local cast, copy, tonumber, type = env.cast, env.copy, env.tonumber, env.type
 local error, tostring, burst, packet = env.error, env.tostring, env.burst, env.packet
+local words, i64, band, bor, lshift = env.words, env.i64, env.bit.band, env.bit.bor, env.bit.lshift
 local tables = {}
 ]]
 
@@ -227,7 +229,7 @@ end
 function M.generate(kinds, o)
    local env = o.env or {}
    env.cast, env.copy, env.tonumber, env.type = ffi.cast, ffi.copy, tonumber, type
-   env.error, env.tostring, env.string_of = error, tostring, ffi.string
+   env.error, env.tostring, env.string_of, env.bit = error, tostring, ffi.string, bit
    env.packet, env.burst = burst()
    env.mine = env.burst and env.burst.lcore or C.TW_TABLE_CONTROL
    local words, key, val, vptr, kptr = { NOW = "0", SLOT = slot_of(env) }, nil, nil, nil, nil
@@ -237,7 +239,8 @@ function M.generate(kinds, o)
    if o.key then
       key, env.key_anchor = M.scratch(o.key, o.key_stride)
       kptr = ffi.typeof("$ *", o.key.ctype)
-      words.STORE_K, words.K = type_lib.store(o.key, "key", "k")
+      env.words, env.i64 = ffi.cast("int64_t *", env.key_anchor), ffi.typeof "int64_t"
+      words.STORE_K, words.K = type_lib.store_words(o.key, "words", "k")
    end
    if o.value then
       val, env.val_anchor = M.scratch(o.value, math.max(8, o.value.size))

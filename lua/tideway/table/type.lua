@@ -219,6 +219,60 @@ function M.store(t, object, argument)
    return table.concat(out, "; "), table.concat(args, ", ")
 end
 
+-- The value of a field as an expression for the bits it has in a word of 32.
+local function bits_of(field, argument, shift)
+   if field.size == 4 then return argument end
+   local mask = field.size == 1 and "0xff" or "0xffff"
+   return shift == 0 and ("band(%s, %s)"):format(argument, mask)
+      or ("lshift(band(%s, %s), %d)"):format(argument, mask, shift)
+end
+
+-- Expression for the 32 bits at `offset` of an object, 0 where no field lies.
+local function half_word(t, offset, args)
+   local parts = {}
+   for i, field in ipairs(t.fields) do
+      if field.offset >= offset and field.offset < offset + 4 then
+         parts[#parts + 1] = bits_of(field, args[i], (field.offset - offset) * 8)
+      end
+   end
+   if #parts < 2 then return parts[1] end
+   return ("bor(%s)"):format(table.concat(parts, ", "))
+end
+
+--- As store(), but in whole 64-bit words. A CPU forwards a store to a later load only when the
+--- store covers the load: C reads keys word by word right after Lua wrote them, and fields
+--- written one by one would cost it more than ten ns to wait for.
+---@param t tideway.Type
+---@param object string  name of a variable holding an `int64_t *`
+---@param argument string
+---@return string statements  they use `copy`, `cast`, `i64`, `band`, `bor`, `lshift`
+---@return string arguments
+function M.store_words(t, object, argument)
+   local out, args, at = {}, {}, 0
+   for i in ipairs(t.fields) do args[i] = argument .. i end
+   while at < t.size do
+      local whole
+      for i, field in ipairs(t.fields) do
+         if field.offset == at and field.size >= 8 then whole = { field, args[i] } end
+      end
+      if whole then
+         local field, arg = whole[1], whole[2]
+         out[#out + 1] = field.size == 16 and ("copy(%s + %d, %s, 16)"):format(object, at / 8, arg)
+            or ("%s[%d] = cast(i64, %s)"):format(object, at / 8, arg)
+         at = at + field.size
+      else
+         local low, high = half_word(t, at, args), half_word(t, at + 4, args)
+         local parts = {}
+         if low then parts[1] = ("band(cast(i64, %s), 0xffffffffLL)"):format(low) end
+         if high then parts[#parts + 1] = ("lshift(cast(i64, %s), 32)"):format(high) end
+         out[#out + 1] = ("%s[%d] = %s"):format(object, at / 8,
+            #parts > 1 and ("bor(%s, %s)"):format(parts[1], parts[2]) or parts[1])
+         at = at + 8
+      end
+   end
+   return table.concat(out, "; "), table.concat(args, ", ")
+end
+
 --- Lua source for what a pointer to an object of this type reads as: a number (u8 to i32, ns,
 --- mac), 64-bit cdata (u64, i64), or for a struct and ip6 the pointer itself.
 ---@param t tideway.Type

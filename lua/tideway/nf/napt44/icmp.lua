@@ -9,13 +9,6 @@ local M = {}
 
 local TCP, UDP, ICMP = mappings.TCP, mappings.UDP, mappings.ICMP
 
--- Length of the Ethernet header with its tags; pkt:ipv4() was there, so there are at most two.
-local function ip_offset(pkt)
-   if pkt:eth().type == 0x0800 then return 14 end
-   if pkt:vlan().type == 0x0800 then return 18 end
-   return 22
-end
-
 -- Class of a quoted packet's protocol, -1 for those without ports.
 local function class_of(protocol)
    if protocol == 6 then return TCP end
@@ -36,20 +29,19 @@ local function is_query(type) return type == 8 or type == 0 or type == 13 or typ
 function M.new(pool_of, m, filter)
    local find, find_outside = m.find, m.find_outside
    local csum = tw.csum
-   local IPV4, UDP_HEAD, TCP_HEAD, ICMP_HEAD = tw.headers.ipv4, tw.headers.udp, tw.headers.tcp, tw.headers.icmp
    local icmp = {}
 
    -- The quoted packet's ports, checksum and so on change; `sum` is the checksum of the error
    -- message, which covers them. Returns it as it must be then.
    local function rewrite_l4(pkt, at, class, is_src, port, old_addr, addr, sum)
       if class == ICMP then
-         local q = pkt:header(ICMP_HEAD, at)
+         local q = pkt:icmp_at(at)
          local old_id, old_sum = q.id, q.checksum
          local new_sum = csum.replace16(old_sum, old_id, port)
          q.id, q.checksum = port, new_sum
          return csum.replace16(csum.replace16(sum, old_id, port), old_sum, new_sum)
       end
-      local head = pkt:header(UDP_HEAD, at)
+      local head = pkt:udp_at(at)
       local old_port = head.dst_port
       if is_src then
          old_port = head.src_port
@@ -66,7 +58,7 @@ function M.new(pool_of, m, filter)
          head.checksum = new_sum
          return csum.replace16(sum, old_sum, new_sum)
       end
-      local tcp = pkt:header(TCP_HEAD, at) -- most quotes end before its checksum
+      local tcp = pkt:tcp_at(at) -- most quotes end before its checksum
       if not tcp then return sum end
       local old_sum = tcp.checksum
       local new_sum = csum.replace16(csum.replace32(old_sum, old_addr, addr), old_port, port)
@@ -88,30 +80,28 @@ function M.new(pool_of, m, filter)
       message.checksum = rewrite_l4(pkt, at, class, is_src, port, old_addr, addr, sum)
    end
 
-   -- Offset of the quoted packet, -1 when it is not all there or has no ports.
-   local function quoted_offset(pkt, ip)
-      local at = ip_offset(pkt) + ip.ihl * 4 + 8
-      local quoted = pkt:header(IPV4, at)
-      if not quoted or quoted.version ~= 4 or quoted.ihl < 5 or quoted.frag_offset ~= 0 then return -1 end
-      local class = class_of(quoted.protocol)
-      if class < 0 then return -1 end
-      local l4 = at + quoted.ihl * 4
-      local head = pkt:header(UDP_HEAD, l4)
-      if not head then return -1 end
-      if class == ICMP and not is_query(pkt:header(ICMP_HEAD, l4).type) then return -1 end
+   -- Offset of the quoted packet, -1 when not enough of it is there or it has no ports.
+   local function quoted_offset(pkt)
+      local at = pkt:icmp_inner_offset()
+      if not at then return -1 end
+      local quoted = pkt:ipv4_at(at)
+      if quoted.version ~= 4 or quoted.ihl < 5 or quoted.frag_offset ~= 0 then return -1 end
+      local class, l4 = class_of(quoted.protocol), at + quoted.ihl * 4
+      if class < 0 or not pkt:udp_at(l4) then return -1 end
+      if class == ICMP and not is_query(pkt:icmp_at(l4).type) then return -1 end
       return at
    end
 
    --- An error from outside (or a hairpin) about a packet that a mapping sent.
    function icmp.inbound(pkt, ip, hairpin, now)
-      local at = quoted_offset(pkt, ip)
+      local at = quoted_offset(pkt)
       if at < 0 then return 0 end
-      local quoted, message = pkt:header(IPV4, at), pkt:icmp()
+      local quoted, message = pkt:ipv4_at(at), pkt:icmp()
       local dst, l4, class = ip.dst, at + quoted.ihl * 4, class_of(quoted.protocol)
       if quoted.src ~= dst then return 0 end
-      local head = pkt:header(UDP_HEAD, l4)
+      local head = pkt:udp_at(l4)
       local port, remote_port = head.src_port, head.dst_port
-      if class == ICMP then port, remote_port = pkt:header(ICMP_HEAD, l4).id, 0 end
+      if class == ICMP then port, remote_port = pkt:icmp_at(l4).id, 0 end
       local r = find_outside(pool_of(dst), port, class, now)
       if not r then return 0 end
       if filter and not hairpin and not filter.allows(r, quoted.dst, remote_port) then return -1 end
@@ -123,12 +113,12 @@ function M.new(pool_of, m, filter)
    --- An error that leaves, about a packet that a mapping received. Its own source becomes the
    --- mapping's external address when it is an inside one.
    function icmp.outbound(pkt, ip, from_inside, now)
-      local at = quoted_offset(pkt, ip)
+      local at = quoted_offset(pkt)
       if at < 0 then return 0 end
-      local quoted, message = pkt:header(IPV4, at), pkt:icmp()
+      local quoted, message = pkt:ipv4_at(at), pkt:icmp()
       local l4, class = at + quoted.ihl * 4, class_of(quoted.protocol)
-      local port = pkt:header(UDP_HEAD, l4).dst_port
-      if class == ICMP then port = pkt:header(ICMP_HEAD, l4).id end
+      local port = pkt:udp_at(l4).dst_port
+      if class == ICMP then port = pkt:icmp_at(l4).id end
       local r = find(quoted.dst, port, class, now)
       if not r then return 0 end
       local ext = r.ext

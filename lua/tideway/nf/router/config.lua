@@ -140,6 +140,22 @@ local function check_mtu(port, mtu, where)
    return mtu
 end
 
+-- What the port answers for besides its addresses: those that RFC 4291 2.8 requires of a router.
+local function add_groups(port)
+   local function own(address) port.own[fib.key6(address)] = true end
+   own(port.link_local)
+   own(port.link_local:solicited_node())
+   own(addresses.ip6 "ff02::1")
+   own(addresses.ip6 "ff02::2")
+   for _, a in ipairs(port.v6) do
+      own(a.address:solicited_node())
+      if a.length < 127 then -- subnet-router anycast, 2.6.1
+         own(a.network)
+         own(a.network:solicited_node())
+      end
+   end
+end
+
 local PORT_KEYS = { port = true, addresses = true, mac = true, mtu = true }
 
 local function read_ports(out, list)
@@ -164,7 +180,7 @@ local function read_ports(out, list)
       port.mtu = check_mtu(port, entry.mtu == nil and 1500 or entry.mtu, where)
       if #port.v6 > 0 then
          port.link_local = addresses.link_local(port.mac)
-         port.own[fib.key6(port.link_local)] = true
+         add_groups(port)
       end
       out.ports[index] = port
       out.order[i] = port
@@ -225,6 +241,13 @@ local function add_route(out, r, where)
    if key_of(net) ~= key_of(p) then
       fail("%s: %q has bits set behind its length; the network is \"%s/%d\"", where, p.text,
          p.family == 6 and addresses.ip6_string(net.address) or addresses.ip4_string(net.address), p.length)
+   end
+   for _, port in pairs(out.ports) do
+      for _, a in ipairs(p.family == 6 and port.v6 or port.v4) do
+         if a.length == p.length and M.contains(a, p) then
+            fail("%s: %s is a connected network, of port %s", where, p.text, port.name)
+         end
+      end
    end
    local route = { family = p.family, address = net.address, length = p.length, text = p.text }
    if r.via ~= nil then
@@ -299,14 +322,17 @@ end
 
 --- Check a configuration; raises a sentence naming parameter and value.
 ---@param cfg table the checked result of tw.args
----@return table description { ports by index, order, own, routes4, routes6, static, v6 }
+---@return table description { ports by index, order, own addresses, routes4, routes6, static, v6 }
 function M.read(cfg)
    local out = { ports = {}, order = {}, own = {}, routes4 = {}, routes6 = {}, static = {}, seen = {} }
    read_ports(out, cfg.ports)
    for i, r in ipairs(cfg.routes) do add_route(out, r, ("routes[%d]"):format(i)) end
    if cfg.route_file then read_file(out, cfg.route_file) end
    read_neighbours(out, cfg.neighbours)
-   for _, port in pairs(out.ports) do out.v6 = out.v6 or #port.v6 > 0 end
+   for _, port in pairs(out.ports) do
+      out.v6 = out.v6 or #port.v6 > 0
+      if port.link_local then out.own[fib.key6(port.link_local)] = port end
+   end
    return out
 end
 

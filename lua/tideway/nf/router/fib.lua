@@ -37,7 +37,7 @@ M.HOST_ROUTE = 4 -- has a host route of its own
 -- a, b and c, d: destination and source address as they lie in the frame (see set_macs).
 local HOP = "i32 limit; u16 port; u16 a; i32 b; i32 d; u16 c; u8 state; u8 family; u8 tries; u8 kind; "
    .. "ns deadline; ip6 address6; u32 address4; i32 mtu; mac mac"
-local PORT = "i32 lo; u16 hi; u16 up; i32 mtu"
+local PORT = "i32 lo; u16 hi; u16 up"
 local LOCAL, BROADCAST, MULTICAST, MARTIAN, LINK_LOCAL, FIRST_PORT = 1, 2, 3, 4, 5, 6
 
 -- ---- addresses ----
@@ -159,6 +159,32 @@ end
 
 -- ---- set-up, in the control VM ----
 
+-- A table that tells in one load whether a source is an address of ours: each own address stands alone
+-- at the slot band(bxor(a, rshift(a, shift)), entries - 1), for a shift and a size that are looked for.
+local function own_sources(name, d)
+   local list = {}
+   for _, port in ipairs(d.order) do
+      for _, a in ipairs(port.v4) do list[#list + 1] = bit.tobit(a.address) end
+   end
+   for size = 8, 20 do
+      local entries = 2 ^ size
+      for shift = 1, 24 do
+         local slots, clash = {}, false
+         for _, a in ipairs(list) do
+            local slot = bit.band(bit.bxor(a, rshift(a, shift)), entries - 1)
+            clash = clash or slots[slot] ~= nil
+            slots[slot] = a
+         end
+         if not clash then
+            local own = tw.array { name = name .. ".own", value = "i32", entries = entries }
+            for slot, a in pairs(slots) do own:set(slot, a) end
+            return own, shift
+         end
+      end
+   end
+   error("router: the ports have too many IPv4 addresses", 0)
+end
+
 local function free_name(base)
    local taken = {}
    for _, t in ipairs(tw.tables()) do taken[t.name] = true end
@@ -195,9 +221,9 @@ local function make_tables(cfg, d, pool)
    local name = cfg.name or free_name "router"
    local hosts = 4 * pool + 64
    local ctx = {
-      name = name, ports = d.ports, pool = pool,
+      name = name, ports = d.ports, own = d.own,
       hops = tw.array { name = name .. ".hops", value = HOP, entries = FIRST_PORT + #d.order + pool },
-      ingress = tw.array { name = name .. ".ports", value = PORT, entries = 65536 },
+      ingress = tw.array { name = name .. ".ports", value = PORT, entries = 64 },
       lpm4 = tw.lpm {
          name = name .. ".routes4", family = 4, value = "i32", entries = #d.routes4 + hosts, groups = groups4(d, pool),
       },
@@ -205,6 +231,7 @@ local function make_tables(cfg, d, pool)
       tokens = tw.hash { name = name .. ".tokens", key = "u32", value = "u8", entries = 2 * pool },
       first = FIRST_PORT + #d.order, last = FIRST_PORT + #d.order + pool - 1,
    }
+   ctx.sources, ctx.shift = own_sources(name, d)
    if d.v6 then
       ctx.lpm6 = tw.lpm {
          name = name .. ".routes6", family = 6, value = "i32", entries = #d.routes6 + hosts, groups = groups6(d, pool),
@@ -251,7 +278,7 @@ local function add_ports(ctx, d)
       hop.state, hop.port, hop.mtu = M.CONNECTED, port.index, port.mtu
       local entry = ctx.ingress:get(port.index)
       entry.hi, entry.lo = M.words(port.mac)
-      entry.up, entry.mtu = 1, port.mtu
+      entry.up = 1
       connected[port.index] = index
       for _, list in ipairs { port.v4, port.v6 } do
          for _, a in ipairs(list) do set(ctx, a.family, a.network, a.length, index) end

@@ -54,7 +54,7 @@ end
 ---@param rest? integer MTU of TOO_BIG, pointer of UNKNOWN_HEADER
 function M.error(ctx, pkt, port, ip, what, reason, rest)
    local stop = 54 + ip.payload_length
-   local protocol, at = pkt:l4()
+   local protocol, at = pkt:l4_protocol(), pkt:l4_offset()
    local src = source_for(ctx, port, ip.src)
    if not src or not may_complain(ctx, pkt, ip, protocol, at) or not send.allowed(ctx) then
       return pkt:drop(reason)

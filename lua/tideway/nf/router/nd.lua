@@ -4,6 +4,7 @@
 local tw = require "tideway"
 local fib = require "tideway.nf.router.fib"
 local neighbour = require "tideway.nf.router.neighbour"
+local solicit = require "tideway.nf.router.solicit"
 
 local M = {}
 
@@ -12,19 +13,20 @@ local NEIGHBOR_ADVERTISEMENT = 136
 local ND_HEADER = 24
 
 -- The address in option `wanted`, nil without one; false when an option is malformed (RFC 4861 7.1).
-local function option(ctx, pkt, at, stop, wanted)
+local function option(pkt, at, stop, wanted)
    local mac
    while at < stop do
-      local o = pkt:header(ctx.option, at)
-      if not o or at + 8 > stop or o.length == 0 or at + o.length * 8 > stop then return false end
-      if o.type == wanted and o.length == 1 then mac = pkt:header(ctx.lladdr, at).mac end
-      at = at + o.length * 8
+      if at + 8 > stop then return false end
+      local length = pkt:u8(at + 1) * 8
+      if length == 0 or at + length > stop then return false end
+      if pkt:u8(at) == wanted and length == 8 then mac = pkt:u48(at + 2) end
+      at = at + length
    end
    return mac
 end
 
 -- The solicitation becomes the advertisement, in place when it is long enough.
-local function advertise(ctx, pkt, port, target, src)
+local function advertise(pkt, port, target, src)
    local len = 14 + 40 + ND_HEADER + 8
    if pkt.len ~= len and not pkt:adjust_tail(len - pkt.len) then return pkt:drop "nd_no_room" end
    local asked = not src:is_unspecified()
@@ -38,26 +40,25 @@ local function advertise(ctx, pkt, port, target, src)
    local nd = pkt:header(tw.headers.nd, 54)
    nd.type, nd.code, nd.rest = NEIGHBOR_ADVERTISEMENT, 0, 0
    nd.router, nd.solicited, nd.override, nd.target = 1, asked and 1 or 0, 1, target
-   local lladdr = pkt:header(ctx.lladdr, 78)
-   lladdr.type, lladdr.length, lladdr.mac = TARGET_LLADDR, 1, port.mac
+   solicit.lladdr_option(pkt, 78, TARGET_LLADDR, port.mac)
    pkt:update_l4_checksum()
    return pkt:send(port.index)
 end
 
 local function solicitation(ctx, pkt, port, ip, nd, at, stop)
    local src, target = ip.src:copy(), nd.target:copy()
-   local mac = option(ctx, pkt, at, stop, SOURCE_LLADDR)
+   local mac = option(pkt, at, stop, SOURCE_LLADDR)
    if mac == false then return pkt:drop "nd_malformed" end
    if src:is_unspecified() and (mac or not ip.dst:is_multicast()) then return pkt:drop "nd_malformed" end
    if not port.own[fib.key6(target)] then return pkt:drop "nd_not_for_us" end
    if mac and neighbour.is_station(port, mac) then
       neighbour.learn(ctx, port, 6, src, mac, true, pkt:now())
    end
-   return advertise(ctx, pkt, port, target, src)
+   return advertise(pkt, port, target, src)
 end
 
 local function advertisement(ctx, pkt, port, ip, nd, at, stop)
-   local mac = option(ctx, pkt, at, stop, TARGET_LLADDR)
+   local mac = option(pkt, at, stop, TARGET_LLADDR)
    if mac == false or (ip.dst:is_multicast() and nd.solicited == 1) then return pkt:drop "nd_malformed" end
    local target = nd.target:copy()
    if port.own[fib.key6(target)] then

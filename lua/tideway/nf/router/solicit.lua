@@ -2,16 +2,12 @@
 -- router: asks for link-layer addresses: ARP requests (RFC 826) and neighbor solicitations (RFC 4861).
 
 local tw = require "tideway"
-local fib = require "tideway.nf.router.fib"
 
 local M = {}
 
 local BROADCAST = 0xffffffffffff
 local TYPE_ARP, TYPE_IPV6 = 0x0806, 0x86dd
 local ICMPV6, SOLICITATION, SOURCE_LLADDR = 58, 135, 1
-
--- The option that carries a link-layer address (RFC 4861 4.6.1); shared with tideway.nf.router.nd.
-M.LLADDR = "u8 type, length; mac mac"
 
 --- An own address of the port for talking to `address`: one of the same network, else the first.
 ---@param port table
@@ -41,7 +37,18 @@ local function arp_request(port, hop, unicast)
    arp.tpa = hop.address4
 end
 
-local function neighbor_solicitation(ctx, port, hop, unicast)
+--- Write the option that carries a link-layer address (RFC 4861 4.6.1).
+---@param pkt tideway.pkt
+---@param at integer offset
+---@param kind integer 1 source, 2 target
+---@param mac number
+function M.lladdr_option(pkt, at, kind, mac)
+   pkt:set_u8(at, kind)
+   pkt:set_u8(at + 1, 1)
+   pkt:set_u48(at + 2, mac)
+end
+
+local function neighbor_solicitation(port, hop, unicast)
    local pkt = tw.emit(port.index, 14 + 40 + 24 + 8)
    if not pkt then return end
    local target = hop.address6
@@ -58,8 +65,7 @@ local function neighbor_solicitation(ctx, port, hop, unicast)
    end
    local nd = pkt:header(tw.headers.nd, 54)
    nd.type, nd.target = SOLICITATION, target
-   local option = pkt:header(ctx.lladdr, 78)
-   option.type, option.length, option.mac = SOURCE_LLADDR, 1, port.mac
+   M.lladdr_option(pkt, 78, SOURCE_LLADDR, port.mac)
    pkt:update_l4_checksum()
 end
 
@@ -70,13 +76,11 @@ end
 function M.ask(ctx, hop, unicast)
    local port = ctx.ports[hop.port]
    if hop.family == 6 then
-      neighbor_solicitation(ctx, port, hop, unicast)
+      neighbor_solicitation(port, hop, unicast)
    else
       arp_request(port, hop, unicast)
    end
    ctx.events:add("solicitations", 1)
 end
-
-M.address_of = fib.address_of
 
 return M

@@ -1,0 +1,123 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- router: forwards IPv4 (RFC 1812) and IPv6 (RFC 8200) between the ports of a chain.
+--
+-- packet() does plain forwarding and nothing else; all that is not (ARP, neighbor discovery, own
+-- addresses, errors, neighbours to resolve, fragments) is punted to the modules in router/.
+
+local bit = require "bit"
+local tw = require "tideway"
+local arp = require "tideway.nf.router.arp"
+local config = require "tideway.nf.router.config"
+local export = require "tideway.nf.router.export"
+local fib = require "tideway.nf.router.fib"
+local neighbour = require "tideway.nf.router.neighbour"
+local v4 = require "tideway.nf.router.v4"
+local v6 = require "tideway.nf.router.v6"
+
+local band, bxor, rshift, tobit = bit.band, bit.bxor, bit.rshift, bit.tobit
+
+local ARP, IPV4, IPV6, VLAN, QINQ = 0x0806, 0x0800, 0x86dd, 0x8100, 0x88a8
+local HOLD_SECONDS = 5 -- more than three questions take
+
+local EVENTS = {
+   "solicitations", "neighbours_full", "neighbours_moved", "neighbours_failed", "address_conflicts",
+   "sent_unreachable", "sent_too_big", "sent_time_exceeded", "sent_parameter_problem", "sent_echo_reply",
+   "icmp_limited", "forwarded_slow", "fragmented",
+}
+
+-- An Ethernet header whose addresses are words as they lie in the frame, to be compared and copied.
+local FRAME = tw.header("router_frame", "le16 dst_hi; le32 dst_lo; le16 src_hi; le32 src_lo; be16 type")
+
+-- What the modules in router/ share; everything in it can be moved to an lcore.
+local function context(cfg)
+   local ctx = fib.new(cfg, config.read(cfg))
+   ctx.reachable, ctx.strict_source = cfg.reachable * 1e9, cfg.strict_source
+   ctx.queue = tw.hold_queue { slots = 512, per_key = 3, timeout = HOLD_SECONDS }
+   ctx.events = tw.counters { name = ctx.name .. ".events", names = EVENTS }
+   if cfg.icmp_rate > 0 then
+      ctx.meter = tw.meter { name = ctx.name .. ".icmp", cir = cfg.icmp_rate, cbs = cfg.icmp_rate }
+   end
+   return ctx
+end
+
+--- A router. It stands in a chain that reads all of its ports:
+--- `tw.chain("edge", { lan, wan }, tw.nf.router { ports = { { port = lan, addresses = { "10.0.0.1/24" } }, ... } })`.
+--- Parameters and drop reasons stand in router.md beside this file.
+return tw.nf("router", function(cfg)
+   cfg = tw.args("router", cfg, config.PARAMS)
+   local ctx = context(cfg)
+   local ingress, hops, lpm4, lpm6 = ctx.ingress, ctx.hops, ctx.lpm4, ctx.lpm6 or false
+   local sources, shift, mask = ctx.sources, ctx.shift, ctx.sources.entries - 1
+   local strict = cfg.strict_source
+
+   local function forward4(pkt, frame)
+      local ip = pkt:ipv4()
+      if not ip or ip.ihl ~= 5 then return pkt:punt() end
+      if not ip:valid_checksum() then return pkt:drop "ip_checksum" end
+      local src = tobit(ip.src)
+      local net = rshift(src, 24)
+      if ip.ttl <= 1 or net == 0 or net == 127 or net >= 224 then return pkt:punt() end
+      if sources:get(band(bxor(src, rshift(src, shift)), mask)) == src then return pkt:punt() end -- it is ours
+      local i = lpm4:get(ip.dst)
+      if not i then return pkt:punt() end
+      local hop = hops:get(i)
+      if ip.total_length > hop.limit then return pkt:punt() end
+      if strict then
+         local from = lpm4:get(ip.src)
+         if not from or hops:get(from).port ~= pkt.port then return pkt:punt() end
+      end
+      ip:decrement_ttl()
+      frame.dst_hi, frame.dst_lo, frame.src_hi, frame.src_lo = hop.a, hop.b, hop.c, hop.d
+      return pkt:route(hop.port)
+   end
+
+   local function forward6(pkt, frame)
+      local ip = pkt:ipv6()
+      if not ip or not lpm6 then return pkt:punt() end
+      local src = ip.src
+      if ip.hop_limit <= 1 or src:is_multicast() or src:is_link_local() or src:is_unspecified() or src:is_loopback() then
+         return pkt:punt()
+      end
+      local i = lpm6:get(ip.dst)
+      if not i then return pkt:punt() end
+      local hop = hops:get(i)
+      if ip.payload_length + 40 > hop.limit then return pkt:punt() end
+      if strict then
+         local from = lpm6:get(src)
+         if not from or hops:get(from).port ~= pkt.port then return pkt:punt() end
+      end
+      ip.hop_limit = ip.hop_limit - 1
+      frame.dst_hi, frame.dst_lo, frame.src_hi, frame.src_lo = hop.a, hop.b, hop.c, hop.d
+      return pkt:route(hop.port)
+   end
+
+   return {
+      packet = function(pkt)
+         local frame = pkt:header(FRAME, 0)
+         if not frame then return pkt:drop "truncated" end
+         local port = ingress:get(pkt.port)
+         if not port or frame.dst_hi ~= port.hi or tobit(frame.dst_lo) ~= port.lo then return pkt:punt() end
+         local type = frame.type
+         if type == IPV4 then return forward4(pkt, frame) end
+         if type == IPV6 then return forward6(pkt, frame) end
+         return pkt:punt()
+      end,
+
+      punt = function(pkt)
+         local port, eth = ctx.ports[pkt.port], pkt:eth()
+         if not port then return pkt:drop "not_a_router_port" end
+         -- Ports are promiscuous: what is for other stations is not ours to route.
+         if eth.dst ~= port.mac and not eth:is_multicast() then return pkt:drop "not_for_us" end
+         local type = eth.type
+         if type == ARP then return arp.input(ctx, pkt, port, eth) end
+         if type == IPV4 then return v4.input(ctx, pkt, port, eth) end
+         if type == IPV6 then return v6.input(ctx, pkt, port, eth) end
+         if type == VLAN or type == QINQ then return pkt:drop "vlan_unknown" end
+         return pkt:drop "not_ip"
+      end,
+
+      tick = function(now) neighbour.tick(ctx, now) end,
+
+      export = function() return export.all(ctx, EVENTS) end,
+   }
+end)
