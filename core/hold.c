@@ -163,7 +163,7 @@ unsigned tw_hold_collect(struct tw_lcore *lcore, unsigned *chain)
 				.data = rte_pktmbuf_mtod(entry->mbuf, uint8_t *),
 				.len = entry->mbuf->data_len,
 				.port = entry->port,
-				.out = TW_PORT_NONE,
+				.out = entry->out,
 				.mark = entry->mark,
 				.stage = TW_STAGE_ENGINE,
 				.resume = entry->stage,

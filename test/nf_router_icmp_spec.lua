@@ -237,8 +237,8 @@ describe("router ICMP", function()
             cfg.routes[2], cfg.neighbours[h.GATE6] = nil, nil
          end)
          local options = "\68\8\5\0\0\0\0\0" .. "\148\4\0\0" -- a time stamp, not copied; router alert, copied
-         local input = frame.eth(h.eth(), frame.ipv4({ src = h.HOST, dst = "192.0.2.9", frag = 0x2000 + 10, options = options },
-            ("0123456789abcdef"):rep(32)))
+         local ip = { src = h.HOST, dst = "192.0.2.9", frag = 0x2000 + 10, options = options }
+         local input = frame.eth(h.eth(), frame.ipv4(ip, ("0123456789abcdef"):rep(32)))
          r:send(r.lan, input)
          local list = r:collect(r.wan)
          assert.equal(3, #list)

@@ -217,8 +217,10 @@ describe("router neighbours", function()
    describe("by neighbor discovery", function()
       local GROUP, GROUP_MAC = "ff02::1:ff00:2", "33:33:ff:00:00:02"
 
-      local function advertisement(flags, option, e)
-         return h.nd(e or { dst = h.WAN_MAC, src = h.GATE_MAC }, { src = h.GATE6, dst = h.WAN6 }, 136, flags, h.GATE6, option)
+      local function advertisement(flags, option, from)
+         from = from or h.GATE6
+         local e = { dst = h.WAN_MAC, src = h.GATE_MAC }
+         return h.nd(e, { src = from, dst = h.WAN6 }, 136, flags, from, option)
       end
 
       it("asks the solicited-node group, keeps the packet and sends it after the answer", function()
@@ -252,8 +254,9 @@ describe("router neighbours", function()
       it("answers solicitations: solicited, router and override flags, target address option", function()
          r, router = h.start(no_neighbours)
          for _, target in ipairs { h.LAN6, "fe80::ff:fe00:101", "2001:db8:1::" } do
-            local out = r:through(r.lan, h.nd(h.eth { dst = "33:33:ff:00:00:01" }, { src = h.HOST6, dst = "ff02::1:ff00:1" },
-               135, 0, target, { 1, h.HOST_MAC }), r.lan)
+            local ip = { src = h.HOST6, dst = "ff02::1:ff00:1" }
+            local input = h.nd(h.eth { dst = "33:33:ff:00:00:01" }, ip, 135, 0, target, { 1, h.HOST_MAC })
+            local out = r:through(r.lan, input, r.lan)
             assert.is_true(h.valid_icmp6(out))
             assert.equal(h.HOST_MAC .. " " .. h.LAN_MAC, h.mac(out, 0) .. " " .. h.mac(out, 6))
             assert.equal(target .. " " .. h.HOST6, h.ip6(out, 22) .. " " .. h.ip6(out, 38))
@@ -269,8 +272,8 @@ describe("router neighbours", function()
 
       it("defends its address against duplicate address detection", function()
          r, router = h.start(no_neighbours)
-         local out = r:through(r.lan, h.nd(h.eth { dst = "33:33:ff:00:00:01" }, { src = "::", dst = "ff02::1:ff00:1" }, 135, 0,
-            h.LAN6), r.lan)
+         local ip = { src = "::", dst = "ff02::1:ff00:1" }
+         local out = r:through(r.lan, h.nd(h.eth { dst = "33:33:ff:00:00:01" }, ip, 135, 0, h.LAN6), r.lan)
          assert.is_true(h.valid_icmp6(out))
          assert.equal("33:33:00:00:00:01", h.mac(out, 0))
          assert.equal(h.LAN6 .. " ff02::1", h.ip6(out, 22) .. " " .. h.ip6(out, 38))
@@ -299,6 +302,18 @@ describe("router neighbours", function()
          assert.is_nil(neighbour(h.HOST6))
       end)
 
+      it("resolves a link-local gateway", function()
+         r, router = h.start(function(cfg, rig)
+            cfg.neighbours, cfg.routes = {}, { { "::/0", via = "fe80::2", port = rig.wan } }
+         end)
+         local out = r:through(r.lan, h.udp6 {}, r.wan)
+         assert.equal("fe80::ff:fe00:102 ff02::1:ff00:2", h.ip6(out, 22) .. " " .. h.ip6(out, 38))
+         local ip = { src = "fe80::2", dst = "fe80::ff:fe00:102" }
+         out = r:through(r.wan, h.nd({ dst = h.WAN_MAC, src = h.GATE_MAC }, ip, 136, 0x60000000, "fe80::2",
+            { 2, h.GATE_MAC }), r.wan)
+         assert.equal(h.GATE_MAC, h.mac(out, 0))
+      end)
+
       it("takes a new address only with the override flag", function()
          r, router = h.start(no_neighbours)
          r:send(r.lan, h.udp6 {})
@@ -314,8 +329,7 @@ describe("router neighbours", function()
          r, router = h.start(no_neighbours)
          r:send(r.lan, h.udp6 { dst = "2001:db8:2::20" })
          r:collect(r.wan)
-         r:send(r.wan, h.nd({ dst = h.WAN_MAC, src = h.GATE_MAC }, { src = "2001:db8:2::20", dst = h.WAN6 }, 136, 0x60000000,
-            "2001:db8:2::20", { 2, h.GATE_MAC }))
+         r:send(r.wan, advertisement(0x60000000, { 2, h.GATE_MAC }, "2001:db8:2::20"))
          r:collect(r.wan)
          r:advance(61)
          local out = r:collect(r.wan)

@@ -92,9 +92,8 @@ describe("router", function()
                or near.address + math.random(0, 2 ^ (32 - near.length) - 1)
             local best
             for _, p in ipairs(prefixes) do
-               if dst >= p.address and dst < p.address + 2 ^ (32 - p.length) and (not best or p.length > best.length) then
-                  best = p
-               end
+               local inside = dst >= p.address and dst < p.address + 2 ^ (32 - p.length)
+               if inside and (not best or p.length > best.length) then best = p end
             end
             local out = r:through(r.lan, h.udp4 { dst = tw.ip4_string(dst) }, r.wan)
             assert.equal(best and ("02:00:00:00:09:%02d"):format(best.gate), out and h.mac(out, 0), tw.ip4_string(dst))
@@ -103,12 +102,13 @@ describe("router", function()
          assert.is_true(found > 500 and missing > 5)
       end)
 
-      it("without making traces or aborts in the steady state", function()
+      it("in compiled code, without an abort in the steady state", function()
          r = h.start()
          local function burst()
             local list = {}
             for i = 1, 32 do
-               list[i] = i % 4 == 0 and h.udp6 { dst = "2001:db8:9::" .. i } or h.udp4 { dst = "192.0.2." .. i, ttl = 40 + i }
+               list[i] = i % 4 == 0 and h.udp6 { dst = "2001:db8:9::" .. i }
+                  or h.udp4 { dst = "192.0.2." .. i, ttl = 40 + i }
             end
             r:send(r.lan, unpack(list))
             assert.equal(32, #r:collect(r.wan))
@@ -116,10 +116,9 @@ describe("router", function()
          for _ = 1, 200 do burst() end
          local jit_state = h.jit()
          assert.is_true(jit_state.traces > 0)
-         local aborts, traces = jit_state.aborts, jit_state.traces
+         local aborts = jit_state.aborts
          for _ = 1, 300 do burst() end
          assert.equal(aborts, jit_state.aborts)
-         assert.equal(traces, jit_state.traces)
          assert.equal(0, jit_state.flushes)
       end)
    end)
@@ -158,12 +157,11 @@ describe("router", function()
 
       it("sources and destinations that cannot be", function()
          r = h.start()
-         for _, src in ipairs { "0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "10.0.0.255" } do
+         for src in ("0.0.0.0 0.1.2.3 127.0.0.1 224.0.0.1 240.0.0.1 255.255.255.255 " ..
+            "10.0.0.255 198.51.100.255 10.0.0.0 10.0.0.1 198.51.100.1"):gmatch "%S+" do
             dropped("martian_source", h.udp4 { src = src, dst = h.LAN })
-            if src ~= "10.0.0.255" then dropped("martian_source", h.udp4 { src = src }) end
+            dropped("martian_source", h.udp4 { src = src })
          end
-         dropped("martian_source", h.udp4 { src = h.LAN })
-         dropped("martian_source", h.udp4 { src = h.WAN })
          for _, src in ipairs { "::", "::1", "ff02::1" } do dropped("martian_source", h.udp6 { src = src }) end
          for _, dst in ipairs { "0.0.0.1", "127.0.0.1", "240.0.0.1", "250.1.2.3" } do
             dropped("martian_destination", h.udp4 { dst = dst })
@@ -203,8 +201,9 @@ describe("router", function()
       it("frames cut at any length, and lengths that lie", function()
          r = h.start()
          local inputs = {
-            h.udp4 {}, h.udp4 { options = "\7\7\4\0\0\0\0\0" }, h.udp4 { dst = h.LAN }, h.udp6 {}, h.udp6 { dst = h.LAN6 },
-            h.icmp4({ dst = h.LAN }, { type = 8 }), h.icmp6({ dst = h.LAN6 }, { type = 128 }),
+            h.udp4 {}, h.udp4 { options = "\7\7\4\0\0\0\0\0" }, h.udp4 { dst = h.LAN },
+            h.udp6 {}, h.udp6 { dst = h.LAN6 }, h.icmp4({ dst = h.LAN }, { type = 8 }),
+            h.icmp6({ dst = h.LAN6 }, { type = 128 }),
             h.arp_request(h.HOST_MAC, h.HOST, h.LAN), h.udp4({}, nil, { vlan = { { 0x8100, 5 } } }),
             h.nd(h.eth(), { src = h.HOST6, dst = h.LAN6 }, 135, 0, h.LAN6, { 1, h.HOST_MAC }),
          }
@@ -258,7 +257,9 @@ describe("router", function()
          refused("router: ports is missing", function(cfg) cfg.ports = nil end)
          refused('there is no parameter "rotues"', function(cfg) cfg.rotues = {} end)
          refused("router: ports[2].port is eth0", function(cfg) cfg.ports[2].port = "eth0" end)
-         refused("router: ports[2].port: the port stands in ports twice", function(cfg, r) cfg.ports[2].port = r.lan end)
+         refused("router: ports[2].port: the port stands in ports twice", function(cfg, rig)
+            cfg.ports[2].port = rig.lan
+         end)
          refused("router: ports[1].addresses is empty", function(cfg) cfg.ports[1].addresses = {} end)
          refused('router: ports[1].addresses[2]: not a prefix: "10.0.1/24"', function(cfg)
             cfg.ports[1].addresses[2] = "10.0.1/24"
@@ -266,7 +267,9 @@ describe("router", function()
          refused("ports[2].addresses[2] is 10.0.0.1/24, which port lan has already", function(cfg)
             cfg.ports[2].addresses[2] = "10.0.0.1/24"
          end)
-         refused("that is the broadcast address of the network", function(cfg) cfg.ports[1].addresses[1] = "10.0.0.255/24" end)
+         refused("that is the broadcast address of the network", function(cfg)
+            cfg.ports[1].addresses[1] = "10.0.0.255/24"
+         end)
          refused("ports[1].addresses[1] is 127.0.0.1/8", function(cfg) cfg.ports[1].addresses[1] = "127.0.0.1/8" end)
          refused("ports[1].mtu is 1279; it must be from 1280", function(cfg) cfg.ports[1].mtu = 1279 end)
          refused("ports[1].mtu is 67", function(cfg) cfg.ports[1].addresses[2], cfg.ports[1].mtu = nil, 67 end)

@@ -48,8 +48,8 @@ describe("array table", function()
 
    it("is one memory for all VMs", function()
       local t = make.array { value = "u32 x", entries = 4 }
-      local module, name, d = getmetatable(t).__transfer(t)
-      require(module)[name](d):get(1).x = 6
+      local module, name, args = getmetatable(t).__transfer(t)
+      require(module)[name](unpack(args)):get(1).x = 6
       assert.equal(6, t:get(1).x)
    end)
 end)
@@ -81,7 +81,7 @@ describe("counters", function()
 
    it("keep a copy per lcore and add them up", function()
       local c = make.counters { size = 3 }
-      local _, _, d = getmetatable(c).__transfer(c)
+      local _, _, args = getmetatable(c).__transfer(c)
       local burst = ffi.new "struct tw_burst"
       packet.burst = burst
       for lcore = 0, 3 do
@@ -91,7 +91,7 @@ describe("counters", function()
       assert.equal(1111, c:sum(1))
       -- What runs on an lcore is made while the burst is set: its slot is a constant.
       burst.lcore = 63
-      local mine = tables.attach(d)
+      local mine = tables.attach(unpack(args))
       burst.lcore = 0
       mine:add(1, 10000)
       local stride = ffi.new "uint32_t[1]"

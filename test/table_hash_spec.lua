@@ -409,15 +409,15 @@ describe("table declarations", function()
 
    it("move to another VM by their address", function()
       local t = make.hash { key = "u32", value = "u32 a; ns expires", entries = 4, expire = true }
-      local module, name, d = getmetatable(t).__transfer(t)
-      local other = require(module)[name](d)
+      local module, name, args = getmetatable(t).__transfer(t)
+      local other = require(module)[name](unpack(args))
       assert.are_not.equal(t, other)
       t:set(1, 7, 0)
       assert.equal(7, other:get(1).a)
       other:set(2, 8, 0)
       assert.equal(8, t:get(2).a)
       assert.same({ t.name, "hash", 4, true }, { other.name, other.kind, other.entries, other.expire })
-      assert.equal(other, require(module)[name](d))
+      assert.equal(other, require(module)[name](unpack(args)))
    end)
 
    it("are dead once freed", function()

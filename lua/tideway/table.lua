@@ -193,7 +193,7 @@ end
 local kind_names = {
    [C.TW_TABLE_HASH] = "hash", [C.TW_TABLE_LRU] = "lru", [C.TW_TABLE_LPM4] = "lpm",
    [C.TW_TABLE_LPM6] = "lpm", [C.TW_TABLE_ARRAY] = "array", [C.TW_TABLE_COUNTERS] = "counters",
-   [C.TW_TABLE_METER] = "meter",
+   [C.TW_TABLE_METER] = "meter", [C.TW_TABLE_ACL] = "acl",
 }
 
 --- The tables that live now, in order of creation.

@@ -102,7 +102,10 @@ return tw.nf("napt44", function(cfg)
    return {
       packet = packet,
       punt = punt,
-      tick = m.sweep,
+      tick = function(now)
+         fragment.tick()
+         m.sweep(now)
+      end,
       export = function() return m.export(tw.now()) end,
       tables = m.tables,
    }

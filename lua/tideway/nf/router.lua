@@ -54,10 +54,10 @@ return tw.nf("router", function(cfg)
       local ip = pkt:ipv4()
       if not ip or ip.ihl ~= 5 then return pkt:punt() end
       if not ip:valid_checksum() then return pkt:drop "ip_checksum" end
-      local src = tobit(ip.src)
+      local src = tobit(ip.src) -- RFC 1812 5.3.7
       local net = rshift(src, 24)
       if ip.ttl <= 1 or net == 0 or net == 127 or net >= 224 then return pkt:punt() end
-      if sources:get(band(bxor(src, rshift(src, shift)), mask)) == src then return pkt:punt() end -- it is ours
+      if sources:get(band(bxor(src, rshift(src, shift)), mask)) == src then return pkt:punt() end
       local i = lpm4:get(ip.dst)
       if not i then return pkt:punt() end
       local hop = hops:get(i)
@@ -75,9 +75,8 @@ return tw.nf("router", function(cfg)
       local ip = pkt:ipv6()
       if not ip or not lpm6 then return pkt:punt() end
       local src = ip.src
-      if ip.hop_limit <= 1 or src:is_multicast() or src:is_link_local() or src:is_unspecified() or src:is_loopback() then
-         return pkt:punt()
-      end
+      if ip.hop_limit <= 1 or src:is_multicast() or src:is_link_local() then return pkt:punt() end
+      if src:is_unspecified() or src:is_loopback() then return pkt:punt() end
       local i = lpm6:get(ip.dst)
       if not i then return pkt:punt() end
       local hop = hops:get(i)

@@ -80,7 +80,7 @@ local function send_reset(pkt, l3, ip, head, write_ip)
       reset.seq, reset.flags = tcp.ack, RST
    else
       local length = payload + (band(tcp.flags, SYN) ~= 0 and 1 or 0) + (band(tcp.flags, FIN) ~= 0 and 1 or 0)
-      reset.ack, reset.flags = (tcp.seq + length) % 2 ^ 32, RST + ACK
+      reset.ack, reset.flags = tcp.seq + length, RST + ACK -- modulo 2^32 by the field's width
    end
    answer:update_l4_checksum()
 end

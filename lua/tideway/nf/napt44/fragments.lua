@@ -21,7 +21,7 @@ local function hold_key(address, id, protocol) return (protocol % 32 * 65536 + i
 ---@param open function from open.new
 ---@param outbound function from translate.new
 ---@param inbound function from translate.new
----@return table f packet(pkt, ip, is_out, hairpin), punt(pkt, ip, is_out, hairpin)
+---@return table f packet(pkt, ip, is_out, hairpin), punt(pkt, ip, is_out, hairpin), tick()
 function M.new(c, name, is_inside, open, outbound, inbound)
    local words = tw.lru {
       name = name .. ".fragments", key = "u32 src; u32 dst; u16 id; u8 protocol", value = "ns expires; u32 address",
@@ -30,6 +30,9 @@ function M.new(c, name, is_inside, open, outbound, inbound)
    local queue = tw.hold_queue { slots = HOLD_SLOTS, per_key = HOLD_PER_DATAGRAM, timeout = HOLD_SECONDS }
    local life, mark = c.timeout.fragment, 2 ^ c.mark_bit
    local f = {}
+   -- A packet is in the queue only when its burst is over, so what was held in the burst of its first
+   -- fragment is released a little later. Keys, per lcore: held since the last tick, and to be released.
+   local held, pending = {}, {}
 
    --- A fragment of a packet in this direction.
    function f.packet(pkt, ip, is_out, hairpin)
@@ -59,6 +62,7 @@ function M.new(c, name, is_inside, open, outbound, inbound)
       if pkt.verdict ~= 0 then return end
       words:set(src, dst, id, protocol, pkt:now() + life, is_out and ip.src or ip.dst)
       queue:release(key)
+      if held[key] == pkt:now() then pending[#pending + 1] = key end
    end
 
    --- Slow path: first fragments, and others that have to wait.
@@ -68,7 +72,20 @@ function M.new(c, name, is_inside, open, outbound, inbound)
       if ip.frag_offset == 0 then return first(pkt, ip, is_out, hairpin, key) end
       -- The first one may have come in between, earlier in this burst.
       if words:get(ip.src, ip.dst, id, protocol) then return f.packet(pkt, ip, is_out, hairpin) end
+      held[key] = pkt:now()
       pkt:hold(queue, key)
+   end
+
+   local function release_pending()
+      for i = #pending, 1, -1 do
+         queue:release(pending[i])
+         pending[i] = nil
+      end
+   end
+
+   function f.tick()
+      release_pending()
+      if next(held) ~= nil then held = {} end
    end
 
    return f

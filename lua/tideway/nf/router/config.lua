@@ -19,7 +19,9 @@ M.PARAMS = {
    max_neighbours = {
       type = "number", default = 1024, min = 1, max = 65536, doc = "neighbours of all ports that are known at a time",
    },
-   reachable = { type = "number", default = 60, min = 1, max = 86400, doc = "seconds until a neighbour is asked again" },
+   reachable = {
+      type = "number", default = 60, min = 1, max = 86400, doc = "seconds until a neighbour is asked again",
+   },
    icmp_rate = { type = "number", default = 100, min = 0, max = 1e6, doc = "ICMP errors a second, 0 for none" },
    strict_source = { type = "boolean", default = false, doc = "drop what comes in by another port than its source" },
    name = { type = "string", doc = "prefix of the table names" },
@@ -94,7 +96,8 @@ local function mac_of(entry, index, where)
    if entry.mac ~= nil then
       local ok, mac = pcall(addresses.mac, entry.mac)
       if not ok or type(mac) ~= "number" or mac == 0 or floor(mac / 2 ^ 40) % 2 == 1 then
-         fail("%s.mac is %s; write the address of one station, such as \"02:00:00:00:00:01\"", where, tostring(entry.mac))
+         fail("%s.mac is %s; write the address of one station, such as \"02:00:00:00:00:01\"", where,
+            tostring(entry.mac))
       end
       return mac
    end

@@ -90,10 +90,16 @@ function M.find(ctx, port, family, address)
    return ctx.neigh4:get(address, port)
 end
 
--- A free hop: deleting its token succeeds on one lcore only.
+-- A free hop: deleting its token succeeds on one lcore only. The search goes on where the last one ended.
 local function take(ctx)
-   for i = ctx.first, ctx.last do
-      if ctx.hops:get(i).state == M.FREE and ctx.tokens:del(i) then return i end
+   local count = ctx.last - ctx.first + 1
+   local start = ctx.cursor or 0
+   for n = 0, count - 1 do
+      local i = ctx.first + (start + n) % count
+      if ctx.hops:get(i).state == M.FREE and ctx.tokens:del(i) then
+         ctx.cursor = start + n + 1
+         return i
+      end
    end
 end
 
@@ -159,26 +165,42 @@ end
 
 -- ---- set-up, in the control VM ----
 
--- A table that tells in one load whether a source is an address of ours: each own address stands alone
--- at the slot band(bxor(a, rshift(a, shift)), entries - 1), for a shift and a size that are looked for.
-local function own_sources(name, d)
+-- Sources that no packet to forward has: our addresses, and the broadcast addresses of our networks.
+local function bad_sources(d)
    local list = {}
    for _, port in ipairs(d.order) do
-      for _, a in ipairs(port.v4) do list[#list + 1] = bit.tobit(a.address) end
-   end
-   for size = 8, 20 do
-      local entries = 2 ^ size
-      for shift = 1, 24 do
-         local slots, clash = {}, false
-         for _, a in ipairs(list) do
-            local slot = bit.band(bit.bxor(a, rshift(a, shift)), entries - 1)
-            clash = clash or slots[slot] ~= nil
-            slots[slot] = a
+      for _, a in ipairs(port.v4) do
+         list[bit.tobit(a.address)] = true
+         if a.length < 31 then
+            list[bit.tobit(a.network)] = true
+            list[bit.tobit(a.network + 2 ^ (32 - a.length) - 1)] = true
          end
-         if not clash then
-            local own = tw.array { name = name .. ".own", value = "i32", entries = entries }
-            for slot, a in pairs(slots) do own:set(slot, a) end
-            return own, shift
+      end
+   end
+   return list
+end
+
+local function slots_of(list, entries, shift)
+   local slots = {}
+   for a in pairs(list) do
+      local slot = bit.band(bit.bxor(a, rshift(a, shift)), entries - 1)
+      if slots[slot] then return nil end
+      slots[slot] = a
+   end
+   return slots
+end
+
+-- A table that tells in one load whether a source is one of these: each stands alone at the slot
+-- band(bxor(a, rshift(a, shift)), entries - 1), for a shift and a size that are looked for.
+local function source_table(name, d)
+   local list = bad_sources(d)
+   for size = 8, 22 do
+      for shift = 1, 24 do
+         local slots = slots_of(list, 2 ^ size, shift)
+         if slots then
+            local t = tw.array { name = name .. ".sources", value = "i32", entries = 2 ^ size }
+            for slot, a in pairs(slots) do t:set(slot, a) end
+            return t, shift
          end
       end
    end
@@ -231,12 +253,14 @@ local function make_tables(cfg, d, pool)
       tokens = tw.hash { name = name .. ".tokens", key = "u32", value = "u8", entries = 2 * pool },
       first = FIRST_PORT + #d.order, last = FIRST_PORT + #d.order + pool - 1,
    }
-   ctx.sources, ctx.shift = own_sources(name, d)
+   ctx.sources, ctx.shift = source_table(name, d)
    if d.v6 then
       ctx.lpm6 = tw.lpm {
          name = name .. ".routes6", family = 6, value = "i32", entries = #d.routes6 + hosts, groups = groups6(d, pool),
       }
-      ctx.neigh6 = tw.hash { name = name .. ".neigh6", key = "ip6 address; u16 port", value = "i32", entries = 2 * pool }
+      ctx.neigh6 = tw.hash {
+         name = name .. ".neigh6", key = "ip6 address; u16 port", value = "i32", entries = 2 * pool,
+      }
    end
    return ctx
 end

@@ -64,7 +64,7 @@ function M.error(ctx, pkt, port, ip, what, reason, mtu)
       return pkt:drop(reason)
    end
    local to, to_mac = ip.src, pkt:eth().src
-   local len = math.min(stop + ADDED, 14 + MESSAGE_MAX)
+   local len = math.min(stop + ADDED, 14 + MESSAGE_MAX, 14 + port.mtu)
    if not pkt:adjust_head(-ADDED) or not pkt:adjust_tail(len - pkt.len) then return pkt:drop(reason) end
    local eth = pkt:eth()
    eth.type = 0x0800

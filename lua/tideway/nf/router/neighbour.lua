@@ -45,12 +45,23 @@ local function reclaim(ctx)
    return false
 end
 
---- The hop of a neighbour, made when there is none; nil when the table is full.
+--- The hop of a neighbour, made when there is none; nil when the table is full. A new one is IDLE,
+--- and the caller starts it: only gateways may stay so.
+---@param ctx table
+---@param port integer
+---@param family integer
+---@param address any
+---@param now number ns
 ---@return integer? index
-function M.get(ctx, port, family, address)
-   local i = fib.find(ctx, port, family, address) or fib.claim(ctx, port, family, address)
+function M.get(ctx, port, family, address, now)
+   local i = fib.find(ctx, port, family, address)
    if i then return i end
-   if reclaim(ctx) then return fib.claim(ctx, port, family, address) end
+   -- Looking for room costs a walk through the table: a scan of the network must not buy one per packet.
+   if now < (ctx.full_until or 0) then return nil end
+   i = fib.claim(ctx, port, family, address)
+   if not i and reclaim(ctx) then i = fib.claim(ctx, port, family, address) end
+   if not i then ctx.full_until = now + SOON end
+   return i
 end
 
 --- The link-layer address of a neighbour, nil when it is not known.
@@ -82,7 +93,7 @@ function M.wait(ctx, pkt, i)
 end
 
 -- Is the address on the network of this port? Others cannot become neighbours by saying so.
-local function on_link(ctx, port, family, address)
+local function on_link(port, family, address)
    if family == 6 and address:is_link_local() then return true end
    for _, a in ipairs(family == 6 and port.v6 or port.v4) do
       if family == 6 then
@@ -105,8 +116,8 @@ end
 function M.learn(ctx, port, family, address, mac, create, now)
    local i = fib.find(ctx, port.index, family, address)
    if not i then
-      if not create or not on_link(ctx, port, family, address) then return end
-      i = M.get(ctx, port.index, family, address)
+      if not create or not on_link(port, family, address) then return end
+      i = M.get(ctx, port.index, family, address, now)
       if not i then
          ctx.events:add("neighbours_full", 1)
          return

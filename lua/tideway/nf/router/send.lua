@@ -22,21 +22,16 @@ function M.is_broadcast(ctx, address)
    return i ~= nil and ctx.hops:get(i).state == fib.BROADCAST
 end
 
---- The hop that leads to a destination; for a connected network the neighbour's own, made if need be.
----@param ctx table
----@param family integer
----@param address any
----@return any? hop nil without a route, or when the table of neighbours is full (then the index is 0)
----@return integer? index
-function M.hop_for(ctx, family, address)
+-- The hop that leads to a destination: on a connected network the neighbour's own, if it is known.
+local function hop_for(ctx, family, address)
    local lpm = family == 6 and ctx.lpm6 or ctx.lpm4
-   local i = lpm and lpm:get(address)
+   local i = lpm:get(address)
    if not i then return nil end
    local hop = ctx.hops:get(i)
-   if hop.state ~= fib.CONNECTED then return hop, i end
-   i = neighbour.get(ctx, hop.port, family, address)
-   if not i then return nil, 0 end
-   return ctx.hops:get(i), i
+   if hop.state ~= fib.CONNECTED then return hop end
+   i = fib.find(ctx, hop.port, family, address)
+   if not i then return hop end
+   return ctx.hops:get(i)
 end
 
 --- Write the Ethernet addresses of a hop that forwards, and choose its port.
@@ -52,7 +47,7 @@ end
 -- An answer to a packet: by the route to its source, or when the neighbour that the route names is not
 -- resolved, to the station that the packet came from, if it came by the same port.
 local function back(ctx, pkt, port, family, to, to_mac, reason)
-   local hop = M.hop_for(ctx, family, to)
+   local hop = hop_for(ctx, family, to)
    if hop and hop.limit > 0 then return M.by(ctx, pkt, hop) end
    if not hop or hop.port == port.index then
       local eth = pkt:eth()
@@ -60,7 +55,12 @@ local function back(ctx, pkt, port, family, to, to_mac, reason)
       return pkt:route(port.index)
    end
    -- Held, it would come back to packet() with a source of ours. So this one is lost, the next is not.
-   if hop.state == fib.IDLE then neighbour.start(ctx, hop, pkt:now()) end
+   local now = pkt:now()
+   if hop.state == fib.CONNECTED then
+      local i = neighbour.get(ctx, hop.port, family, to, now)
+      if i then hop = ctx.hops:get(i) end
+   end
+   if hop.state == fib.IDLE then neighbour.start(ctx, hop, now) end
    return pkt:drop(reason)
 end
 

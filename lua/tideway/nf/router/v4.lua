@@ -87,7 +87,7 @@ local function route(ctx, pkt, port, eth, ip, record)
    if ip.ttl <= 1 then return icmp.error(ctx, pkt, port, ip, icmp.TIME_EXCEEDED, "ttl_expired") end
    if not hop then return icmp.error(ctx, pkt, port, ip, icmp.NET_UNREACHABLE, "no_route") end
    if state == fib.CONNECTED then
-      i = neighbour.get(ctx, hop.port, 4, ip.dst)
+      i = neighbour.get(ctx, hop.port, 4, ip.dst, pkt:now())
       if not i then return pkt:drop "neighbour_table_full" end
       hop = ctx.hops:get(i)
    end
@@ -108,11 +108,8 @@ function M.input(ctx, pkt, port, eth)
    if not ip then return pkt:drop "ip_malformed" end
    if not ip:valid_checksum() then return pkt:drop "ip_checksum" end
    if is_martian(ctx, ip.src) then return pkt:drop "martian_source" end
-   local record, reason = 0, nil
-   if ip.ihl > 5 then
-      record, reason = check_options(pkt, 34, 14 + ip.ihl * 4)
-      if not record then return pkt:drop(reason) end
-   end
+   local record, reason = check_options(pkt, 34, 14 + ip.ihl * 4)
+   if not record then return pkt:drop(reason) end
    return route(ctx, pkt, port, eth, ip, record)
 end
 

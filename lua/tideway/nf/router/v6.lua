@@ -68,7 +68,7 @@ local function route(ctx, pkt, port, ip, i, hop)
       return icmp6.error(ctx, pkt, port, ip, icmp6.BEYOND_SCOPE, "beyond_scope")
    end
    if hop.state == fib.CONNECTED then
-      i = neighbour.get(ctx, hop.port, 6, ip.dst)
+      i = neighbour.get(ctx, hop.port, 6, ip.dst, pkt:now())
       if not i then return pkt:drop "neighbour_table_full" end
       hop = ctx.hops:get(i)
    end
