@@ -125,7 +125,7 @@ static void ring_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
 		len[i] = mbufs[i]->pkt_len;
 	sent = rte_ring_enqueue_burst(tw_ring_table[index].ring, (void **)mbufs, n, NULL);
 	for (unsigned i = 0; i < sent; i++)
-		stats->sent_bytes += len[i];
+		stats->sent_bytes += len[i]; /* cppcheck-suppress uninitvar */
 	stats->sent += sent;
 	for (unsigned i = sent; i < n; i++)
 		tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_RING_FULL, mbufs[i]);

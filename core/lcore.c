@@ -22,6 +22,7 @@
 #include <rte_pause.h>
 
 #define IDLE_SPIN_TURNS 256 /* empty turns before backing off */
+#define IDLE_ARM_TURNS 280  /* empty turns, short sleeps among them, before interrupts are armed */
 #define IDLE_SLEEP_MIN_NS 2000
 #define IDLE_SLEEP_MAX_NS 100000
 #define SWEEP_BUDGET 4096 /* table entries looked at per tick */
@@ -226,6 +227,9 @@ static void wait_interrupt(struct tw_lcore *lcore)
 		tw_rcu_online(lcore->slot);
 	}
 	interrupts_set(lcore->plan, false);
+	/* Some drivers (tap) learn of a packet by a signal a moment after the interrupt: poll a
+	 * while before sleeping again. */
+	lcore->idle_streak = 0;
 }
 
 static void idle(struct tw_lcore *lcore)
@@ -242,13 +246,13 @@ static void idle(struct tw_lcore *lcore)
 			rte_pause();
 		return;
 	case TW_IDLE_INTERRUPT:
-		if (streak < IDLE_SPIN_TURNS)
-			return;
-		if (!lcore->epoll_ready)
-			interrupts_init(lcore);
-		if (lcore->epoll_ready > 0) {
-			wait_interrupt(lcore);
-			return;
+		if (streak >= IDLE_ARM_TURNS) {
+			if (!lcore->epoll_ready)
+				interrupts_init(lcore);
+			if (lcore->epoll_ready > 0) {
+				wait_interrupt(lcore);
+				return;
+			}
 		}
 		/* fall through */
 	default:

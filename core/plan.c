@@ -47,6 +47,7 @@ static void lcore_plan_free(struct tw_lcore_plan *plan)
 
 static int lcore_alloc(int slot, int cpu)
 {
+	static uint64_t lives;
 	struct tw_lcore *lcore = aligned_alloc(64, (sizeof(*lcore) + 63) & ~63ul);
 
 	if (!lcore)
@@ -68,6 +69,9 @@ static int lcore_alloc(int slot, int cpu)
 		tw_rcu_register(slot);
 		atomic_store(&lcore->up, true);
 	}
+	/* The watchdog tells bursts apart by slot and seq, and remembers: a slot's next lcore must not
+	 * use the numbers of its last one again. */
+	atomic_store_explicit(&lcore->seq, ++lives << 40, memory_order_relaxed);
 	tw_lcore_table[slot] = lcore;
 	return 0;
 }

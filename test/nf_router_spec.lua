@@ -218,7 +218,7 @@ describe("router", function()
          local sum = 0
          for _, n in pairs(r:drops()) do sum = sum + n end
          assert.equal(count, sum)
-         assert.equal(10 * 13, r:drops().truncated)
+         assert.equal(10 * 14, r:drops().truncated)
          assert.same({}, r:log())
          for _, total in ipairs { 0, 19, 27, 1000, 65535 } do
             dropped(total == 27 and "ip_checksum" or "ip_malformed",

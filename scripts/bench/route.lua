@@ -14,12 +14,12 @@ for line in io.lines(rules) do
 end
 
 local router = tw.nf.router {
-   interfaces = {
+   ports = {
       {port = from, addresses = {"198.18.255.254/15"}},
       {port = to, addresses = {"198.51.100.254/24"}},
    },
    routes = routes,
    -- Nobody behind net_null answers ARP.
-   neighbors = {{"198.51.100.1", mac = "02:00:00:00:00:01", port = to}},
+   neighbours = {["198.51.100.1"] = "02:00:00:00:00:01"},
 }
 tw.chain("route", from, router, to):pin {lcore = tonumber(lcore)}

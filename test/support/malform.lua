@@ -30,6 +30,19 @@ function M.mend(s, at)
    return put(s, at + 10, u16(frame.checksum(s:sub(at + 1, at + size))))
 end
 
+--- The checksum of an ICMP or ICMPv6 message made right again, so that receivers that look at it go on.
+---@param s string
+---@param entry tideway.spec.entry
+---@return string
+local function mend_icmp(s, entry)
+   local at, pseudo = entry.l4, ""
+   local stop = entry.v4 and entry.v4 + get16(s, entry.v4 + 2) or entry.v6 + 40 + get16(s, entry.v6 + 4)
+   if at + 4 > #s or stop > #s or stop < at + 4 then return s end
+   if entry.v6 then pseudo = s:sub(entry.v6 + 9, entry.v6 + 40) .. u32(stop - at) .. "\0\0\0\58" end
+   s = put(s, at + 2, "\0\0")
+   return put(s, at + 2, u16(frame.checksum(pseudo .. s:sub(at + 1, stop))))
+end
+
 -- ---- which bytes lie, by header: each calls emit(what, frame) ----
 
 local function bytes_at(emit, s, at, what, values)
@@ -154,8 +167,9 @@ end
 local ICMP_TYPES = { 0, 1, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 40, 127, 128, 255 }
 local ICMP6_TYPES = { 0, 1, 2, 3, 4, 100, 127, 128, 129, 130, 133, 134, 135, 136, 137, 143, 255 }
 
-local function icmp(entry, emit)
+local function icmp(entry, emit_raw)
    local s, at = entry.frame, entry.l4
+   local function emit(what, bytes) emit_raw(what, mend_icmp(bytes, entry)) end
    bytes_at(emit, s, at, "type", entry.proto == 58 and ICMP6_TYPES or ICMP_TYPES)
    bytes_at(emit, s, at + 1, "code", { 1, 2, 4, 13, 16, 255 })
    words_at(emit, s, at + 6, "low half of the second word", { 0, 1, 67, 68, 1279, 1280, 0xffff })
@@ -174,7 +188,11 @@ local function inner(entry, emit_raw)
    local s, at = entry.frame, entry.inner
    if at + 20 > #s then return end
    local six = math.floor(s:byte(at + 1) / 16) == 6
-   local function emit(what, bytes) emit_raw("inner " .. what, six and bytes or M.mend(bytes, at)) end
+   local in_icmp = entry.proto == 1 or entry.proto == 58
+   local function emit(what, bytes)
+      bytes = six and bytes or M.mend(bytes, at)
+      emit_raw("inner " .. what, in_icmp and mend_icmp(bytes, entry) or bytes)
+   end
    for _, first in ipairs { 0, 0x40, 0x44, 0x46, 0x4f, 0x50, 0x55, 0x60, 0x6f, 0xf5 } do
       emit("first byte " .. first, put(s, at, u8(first)))
    end

@@ -36,7 +36,6 @@ end
 -- A hairpin packet has been through in() and has an inside destination; towards its sender that is
 -- `target`'s external endpoint, and towards `target` the sender is `r`'s (RFC 4787 REQ-9).
 local function make_out(c, a, m, filter, tcp, errors)
-   local adjust, adjust_udp = adjust, adjust_udp
    local find, is_inside = m.find, a.is_inside
    local life_udp, life_tcp, life_icmp = c.timeout.udp, c.timeout.tcp, c.timeout.icmp
    local slack_udp, slack_tcp, slack_icmp = slack_of(life_udp), slack_of(life_tcp), slack_of(life_icmp)
@@ -139,7 +138,6 @@ end
 -- In: the destination, an external endpoint, becomes the mapping's inside endpoint. Whom a hairpin
 -- packet comes from is known only when it has gone out again, so filter and state wait for that.
 local function make_in(c, a, m, filter, tcp, errors)
-   local adjust, adjust_udp = adjust, adjust_udp
    local find_outside, pool_of = m.find_outside, a.pool_of
    local life_udp, life_tcp, life_icmp = c.timeout.udp, c.timeout.tcp, c.timeout.icmp
    local slack_udp, slack_tcp, slack_icmp = slack_of(life_udp), slack_of(life_tcp), slack_of(life_icmp)
