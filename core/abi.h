@@ -283,8 +283,8 @@ struct tw_trace {
 struct tw_jit {
 	uint32_t traces;  /* made since the VM was built */
 	uint32_t aborts;  /* recordings that failed */
-	uint32_t flushes; /* times all traces were thrown away */
-	uint32_t reserved;
+	uint32_t flushes; /* times LuaJIT threw all traces away */
+	uint32_t settled; /* times they were thrown away on purpose, to be recorded from steady traffic */
 	char last_abort[TW_WHERE_LEN]; /* where the last one failed */
 	struct tw_trace trace[TW_TRACES_MAX];
 };

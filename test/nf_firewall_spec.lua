@@ -4,7 +4,6 @@
 local frame = require "test.support.frame"
 local rigs = require "test.support.rig"
 local tw = require "tideway"
-local abi = require "tideway.abi"
 
 local FIN, SYN, RST, ACK, PSH = 0x01, 0x02, 0x04, 0x10, 0x08
 local C4, S4 = "10.0.0.5", "198.51.100.7"
@@ -868,13 +867,9 @@ describe("firewall", function()
             end
             rig:collect(rig.out)
          end
-         for _ = 1, 150 do round() end
-         local jit = abi.C.tw_lcore_jit(require("tideway.engine").lcores[1].slot)
-         local traces, aborts = jit.traces, jit.aborts
-         assert.is_true(traces > 0)
-         for _ = 1, 100 do round() end
-         assert.equal(aborts, jit.aborts)
-         assert.equal(traces, jit.traces)
+         local traces, aborts = rig:steady(round)
+         assert.equal(0, aborts)
+         assert.is_true(traces <= 2)
       end)
    end)
 end)

@@ -228,7 +228,6 @@ describe("l2_bridge", function()
 
    it("stays compiled under steady traffic", function()
       start()
-      local abi = require "tideway.abi"
       local burst = {}
       for i = 1, 32 do
          burst[i] = frame.eth({ src = i % 2 == 0 and A or B, dst = i % 2 == 0 and B or A, type = 0x88b5 }, PAYLOAD)
@@ -242,12 +241,8 @@ describe("l2_bridge", function()
             rig:collect(rig.c)
          end
       end
-      rounds(100)
-      local jit_info = abi.C.tw_lcore_jit(require("tideway.engine").lcores[1].slot)
-      local traces, aborts = jit_info.traces, jit_info.aborts
-      assert.is_true(traces > 0)
-      rounds(100)
-      assert.equal(aborts, jit_info.aborts)
-      assert.equal(traces, jit_info.traces)
+      local traces, aborts = rig:steady(function() rounds(2) end)
+      assert.equal(0, aborts)
+      assert.is_true(traces <= 2)
    end)
 end)

@@ -284,13 +284,15 @@ describe("napt44", function()
       it("nobody, endpoint-independent", function()
          nat = napt.inline()
          nat:up(udp(HOST .. ":5000", SERVER .. ":53"))
-         assert.same({ true, true, true }, { reaches(SERVER .. ":53"), reaches(SERVER .. ":54"), reaches "192.0.2.1:53" })
+         assert.same({ true, true, true },
+            { reaches(SERVER .. ":53"), reaches(SERVER .. ":54"), reaches "192.0.2.1:53" })
       end)
 
       it("by address", function()
          nat = napt.inline { filtering = "address_dependent" }
          nat:up(udp(HOST .. ":5000", SERVER .. ":53"))
-         assert.same({ true, true, false }, { reaches(SERVER .. ":53"), reaches(SERVER .. ":54"), reaches "192.0.2.1:53" })
+         assert.same({ true, true, false },
+            { reaches(SERVER .. ":53"), reaches(SERVER .. ":54"), reaches "192.0.2.1:53" })
          assert.equal(5000, nat:up(udp(HOST .. ":5000", "192.0.2.1:1")).sport)
          assert.same({ true, true }, { reaches "192.0.2.1:53", reaches(SERVER .. ":53") })
       end)
@@ -301,7 +303,8 @@ describe("napt44", function()
          assert.same({ true, false, false },
             { reaches(SERVER .. ":53"), reaches(SERVER .. ":54"), reaches "192.0.2.1:53" })
          nat:up(udp(HOST .. ":5000", SERVER .. ":54"))
-         assert.same({ true, true, false }, { reaches(SERVER .. ":53"), reaches(SERVER .. ":54"), reaches "192.0.2.1:53" })
+         assert.same({ true, true, false },
+            { reaches(SERVER .. ":53"), reaches(SERVER .. ":54"), reaches "192.0.2.1:53" })
          assert.equal(3, nat:drops().nat_filtered)
       end)
 

@@ -2,6 +2,7 @@
 -- Header declarations and fields: every field of every header against bits picked out of the bytes by hand.
 
 local ffi = require "ffi"
+local frame = require "test.support.frame"
 local tw = require "tideway.packet"
 local header = require "tideway.packet.header"
 local packets = require "test.support.packets"
@@ -295,5 +296,29 @@ describe("alias analysis", function()
          assert(ip.ttl == bit.band(bit.rshift(i, 8), 255) and ip.protocol == i % 256)
       end
       assert.equal(20, ffi.sizeof(header.builtin("ipv4").ctype))
+   end)
+
+   -- The offset is not known to the compiler, so view and number have different bases to it.
+   local function churn(pkt, rounds)
+      local wrong = 0
+      for i = 1, rounds do
+         local at = pkt:l4_offset()
+         local udp = pkt:udp_at(at)
+         udp.length, udp.checksum = 0, 0
+         local before = pkt:u32(at + 4)
+         udp.length = i
+         local after = pkt:u32(at + 4)
+         if before ~= 0 or after ~= i * 65536 then wrong = wrong + 1 end
+         pkt:set_u32(at + 4, i)
+         if udp.checksum ~= i or udp.length ~= 0 then wrong = wrong + 1 end
+      end
+      return wrong
+   end
+
+   it("does not carry stale values between views and numbers at offsets", function()
+      local pkt = packets.new(frame.eth({}, frame.ipv4({
+         src = "1.2.3.4", dst = "5.6.7.8", options = "\1\1\1\0",
+      }, "12345678")))
+      assert.equal(0, churn(pkt, 1000))
    end)
 end)

@@ -247,6 +247,12 @@ describe("IPv6", function()
       assert.is_nil(pkt:udp())
       pkt = packets.new(eth(0x86dd, v6({ next = 0 }, "\17\2" .. ("\0"):rep(6) .. UDP)))
       assert.is_nil(pkt:l4_offset())
+      for left = 0, 7 do
+         pkt = packets.new(eth(0x86dd, v6({ next = 60 }, ("\0"):rep(left))))
+         assert.truthy(pkt:ipv6())
+         assert.is_nil(pkt:l4_offset())
+         assert.is_nil(pkt:ipv6_extension(60))
+      end
       pkt = packets.new(eth(0x86dd, v6({ next = 0 }, "\17\255" .. ("\0"):rep(6) .. UDP)))
       assert.is_nil(pkt:l4_offset())
    end)
@@ -285,6 +291,7 @@ describe("transport", function()
          local tcp = TCP:sub(1, 12) .. u8(words * 16) .. TCP:sub(14) .. ("\0"):rep(8)
          local pkt = packets.new(eth(0x0800, v4({ proto = 6 }, tcp)))
          assert.equal(words >= 5 and words <= 7, pkt:tcp() ~= nil, words)
+         assert.equal(words >= 5 and words <= 7 and 34 + words * 4 or nil, (pkt:payload_offset()))
       end
    end)
 

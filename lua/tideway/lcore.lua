@@ -201,21 +201,50 @@ local function make_punt(burst, chains)
    end
 end
 
--- Calls `method` of every NF that has it; an instance that stands in several places once.
+-- Calls `method` of every NF that has it; an instance that stands in several places once. Not compiled: it runs
+-- too seldom to be worth traces, and would be tried again and again.
 local function make_each(burst, chains, method)
-   return function()
-      local done = {}
-      for c, stages in ipairs(chains) do
-         for s, nf in ipairs(stages) do
-            local fn = nf[method]
-            if fn and not done[nf] then
-               done[nf] = true
-               burst.chain, burst.stage = c - 1, s - 1
-               fn(tonumber(burst.now))
-            end
+   local calls, done = {}, {}
+   for c, stages in ipairs(chains) do
+      for s, nf in ipairs(stages) do
+         if nf[method] and not done[nf] then
+            done[nf] = true
+            calls[#calls + 1] = { fn = nf[method], chain = c - 1, stage = s - 1 }
          end
       end
    end
+   local function each()
+      for i = 1, #calls do
+         local call = calls[i]
+         burst.chain, burst.stage = call.chain, call.stage
+         call.fn(tonumber(burst.now))
+      end
+   end
+   jit.off(each)
+   return each
+end
+
+-- Traces are recorded from the first packets, which are unlike the rest (new flows, unresolved neighbours);
+-- what comes after lives in side traces. So when the traces have settled they are thrown away, once early and
+-- once later, and recorded again from the traffic as it is.
+local SETTLED_TICKS = { 3, 20 }
+
+local function make_tick(tick, jit_info)
+   local seen, still = 0, 0
+   local function settle()
+      tick()
+      local wanted = SETTLED_TICKS[jit_info.settled + 1]
+      if not wanted then return end
+      still = jit_info.traces == seen and still + 1 or 0
+      seen = jit_info.traces
+      if seen > 0 and still >= wanted then
+         local flushes = jit_info.flushes
+         jit.flush()
+         jit_info.flushes, jit_info.settled, still = flushes, jit_info.settled + 1, 0
+      end
+   end
+   jit.off(settle)
+   return settle
 end
 
 --- Build everything C needs from this VM.
@@ -230,7 +259,8 @@ end
 ---@return function ... one per chain
 function M.build(blob, burst_address, jit_address, quarantine)
    jit.opt.start(unpack(JIT_OPTIONS))
-   watch_jit(ffi.cast("struct tw_jit *", jit_address))
+   local jit_info = ffi.cast("struct tw_jit *", jit_address)
+   watch_jit(jit_info)
    local burst = ffi.cast("struct tw_burst *", burst_address)
    packet.set_burst(burst)
    local list = transfer.unpack(blob)
@@ -239,8 +269,8 @@ function M.build(blob, burst_address, jit_address, quarantine)
       chains[i] = stages_of(chain, quarantine[i])
       functions[i] = compile(chain, chains[i], burst)
    end
-   return make_resume(burst, chains), make_punt(burst, chains), make_each(burst, chains, "tick"),
-      make_each(burst, chains, "stop"), unpack(functions)
+   return make_resume(burst, chains), make_punt(burst, chains),
+      make_tick(make_each(burst, chains, "tick"), jit_info), make_each(burst, chains, "stop"), unpack(functions)
 end
 
 return M

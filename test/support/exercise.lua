@@ -180,18 +180,20 @@ function M.change(p, entry)
    if view then view.change(value) end
 end
 
---- Everything on one packet, in the order read, change, write; the frame is destroyed.
+local SHARES = 16
+
+--- A share of everything on one packet, in the order read, change, write, move the ends; the frame is destroyed.
 ---@param p tideway.pkt
----@param resize? boolean move its ends too
-function M.all(p, resize)
-   for _, entry in ipairs(M.read) do M.check(p, entry) end
+---@param n integer counts packets: each takes another share of the calls
+function M.share(p, n)
+   local first = n % SHARES + 1
+   for i = first, #M.read, SHARES do M.check(p, M.read[i]) end
    checksum.compute(p.data, p.len)
-   tostring(p)
-   for _, entry in ipairs(M.read) do M.change(p, entry) end
-   for _, entry in ipairs(M.write) do entry.run(p) end
-   if not resize then return end
-   for _, entry in ipairs(M.resize) do
-      local before = p.len
+   if first == 1 then tostring(p) end
+   for i = first, #M.read, SHARES do M.change(p, M.read[i]) end
+   for i = first, #M.write, SHARES do M.write[i].run(p) end
+   for i = first, #M.resize, SHARES do
+      local entry, before = M.resize[i], p.len
       local done = entry.run(p)
       if p.len < 0 or p.len > 65535 then error(("%s: length %d"):format(entry.name, p.len), 0) end
       if not done and p.len ~= before then error(entry.name .. " failed and changed the length", 0) end

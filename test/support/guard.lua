@@ -42,53 +42,76 @@ function M.place(base, slot, len, at_start)
    return ffi.cast(bytes_p, base + slot * STRIDE + (at_start and 0 or ROOM - len))
 end
 
+-- ---- frames of a running chain ----
+
+local SLOTS = 128 -- more than a burst and what may be released into it
+local area
+
+local function inside(pkt)
+   local at = tonumber(ffi.cast("uintptr_t", pkt.data))
+   return at >= area and at < area + SLOTS * STRIDE
+end
+
+--- Move the frame back to its buffer, with what was changed in it. Does nothing if it is there.
+---@param pkt tideway.pkt
+function M.leave(pkt)
+   if not inside(pkt) then return end
+   local to = ffi.cast(bytes_p, pkt.reserved[0])
+   ffi.copy(to, pkt.data, pkt.len)
+   pkt.data = to
+end
+
+-- The engine moves the ends of a frame in its buffer: a guarded frame goes back there before.
+local function wrap_resize()
+   local adjust = require("tideway.packet.raw").adjust_head
+   local engine = require("tideway.abi").C
+   local name, value = debug.getupvalue(adjust, 1)
+   assert(name == "C" and value == engine, "adjust_head calls the engine through its upvalue C")
+   debug.setupvalue(adjust, 1, setmetatable({
+      tw_pkt_adjust_head = function(pkt, delta) M.leave(pkt) return engine.tw_pkt_adjust_head(pkt, delta) end,
+      tw_pkt_adjust_tail = function(pkt, delta) M.leave(pkt) return engine.tw_pkt_adjust_tail(pkt, delta) end,
+   }, { __index = engine }))
+end
+
 --- Move a packet's frame into a slot; where it was is kept in pkt.reserved.
 ---@param pkt tideway.pkt
 ---@param base number
----@param slot integer
----@param at_start boolean
-function M.enter(pkt, base, slot, at_start)
+---@param n integer counts frames; slots and places take turns
+function M.enter(pkt, base, n)
+   if not area then
+      area = base
+      wrap_resize()
+   end
    local len = pkt.len
    if len > ROOM then return end
-   local to = M.place(base, slot, len, at_start)
+   local to = M.place(base, n % SLOTS, len, math.floor(n / SLOTS) % 2 == 1)
    ffi.copy(to, pkt.data, len)
    pkt.reserved[0] = ffi.cast("uint64_t", pkt.data)
    pkt.data = to
 end
 
---- Move it back. A packet that adjust_head or adjust_tail took out already stays as it is.
----@param pkt tideway.pkt
----@param base number
----@param slots integer
-function M.leave(pkt, base, slots)
-   local at = tonumber(ffi.cast("uintptr_t", pkt.data))
-   if at < base or at >= base + slots * STRIDE then return end
-   local to = ffi.cast(bytes_p, pkt.reserved[0])
-   ffi.copy(to, pkt.data, pkt.len)
-   pkt.data = to
-end
+local shared
 
 --- Two NFs: between them frames lie in guarded memory, where the NF in the middle sees them.
 ---@return tideway.nf.instance enter
 ---@return tideway.nf.instance leave
 function M.nfs()
    local tw = require "tideway"
-   local slots = 128 -- more than a burst and what may be released into it
-   local base = M.new(slots)
+   shared = shared or M.new(SLOTS)
+   local base = shared
    local enter = tw.nf("guard", function()
       local guard, n = nil, 0
       return { packet = function(pkt)
          if not guard then guard = require "test.support.guard" end
+         guard.enter(pkt, base, n)
          n = n + 1
-         if n == 2 * slots then n = 0 end
-         guard.enter(pkt, base, n < slots and n or n - slots, n % 2 == 0)
       end }
    end) {}
    local leave = tw.nf("unguard", function()
       local guard
       return { packet = function(pkt)
          if not guard then guard = require "test.support.guard" end
-         guard.leave(pkt, base, slots)
+         guard.leave(pkt)
       end }
    end) {}
    return enter, leave

@@ -34,7 +34,7 @@ end
 ---@param s string
 ---@param entry tideway.spec.entry
 ---@return string
-local function mend_icmp(s, entry)
+function M.mend_icmp(s, entry)
    local at, pseudo = entry.l4, ""
    local stop = entry.v4 and entry.v4 + get16(s, entry.v4 + 2) or entry.v6 + 40 + get16(s, entry.v6 + 4)
    if at + 4 > #s or stop > #s or stop < at + 4 then return s end
@@ -169,7 +169,7 @@ local ICMP6_TYPES = { 0, 1, 2, 3, 4, 100, 127, 128, 129, 130, 133, 134, 135, 136
 
 local function icmp(entry, emit_raw)
    local s, at = entry.frame, entry.l4
-   local function emit(what, bytes) emit_raw(what, mend_icmp(bytes, entry)) end
+   local function emit(what, bytes) emit_raw(what, M.mend_icmp(bytes, entry)) end
    bytes_at(emit, s, at, "type", entry.proto == 58 and ICMP6_TYPES or ICMP_TYPES)
    bytes_at(emit, s, at + 1, "code", { 1, 2, 4, 13, 16, 255 })
    words_at(emit, s, at + 6, "low half of the second word", { 0, 1, 67, 68, 1279, 1280, 0xffff })
@@ -191,7 +191,7 @@ local function inner(entry, emit_raw)
    local in_icmp = entry.proto == 1 or entry.proto == 58
    local function emit(what, bytes)
       bytes = six and bytes or M.mend(bytes, at)
-      emit_raw("inner " .. what, in_icmp and mend_icmp(bytes, entry) or bytes)
+      emit_raw("inner " .. what, in_icmp and M.mend_icmp(bytes, entry) or bytes)
    end
    for _, first in ipairs { 0, 0x40, 0x44, 0x46, 0x4f, 0x50, 0x55, 0x60, 0x6f, 0xf5 } do
       emit("first byte " .. first, put(s, at, u8(first)))

@@ -86,6 +86,26 @@ end
 
 function Rig:snapshot() return engine.snapshot() end
 
+--- Run `load` until the lcore's traces have settled, then 100 times more.
+---@return integer traces made in those 100 runs
+---@return integer aborts of recordings in them
+---@return string last_abort where the last one was
+function Rig:steady(load)
+   local info = abi.C.tw_lcore_jit(engine.lcores[1].slot)
+   for _ = 1, 400 do
+      load()
+      if info.settled == 2 then break end
+      self:advance(0.1)
+   end
+   assert(info.settled == 2, "the traces did not settle")
+   for _ = 1, 60 do load() end
+   local traces, aborts, flushes = info.traces, info.aborts, info.flushes
+   assert(traces > 0, "nothing was compiled")
+   for _ = 1, 100 do load() end
+   assert(info.flushes == flushes, "LuaJIT threw all traces away")
+   return info.traces - traces, info.aborts - aborts, require("ffi").string(info.last_abort)
+end
+
 --- Messages of the fence since the last call.
 function Rig:log() return engine.log() end
 

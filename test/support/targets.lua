@@ -4,6 +4,7 @@
 -- users have it and with its frames between guard pages.
 
 local tw = require "tideway"
+local abi = require "tideway.abi"
 local corpus = require "test.support.corpus"
 local engine = require "tideway.engine"
 local guard = require "test.support.guard"
@@ -48,10 +49,11 @@ end
 
 local function exercise()
    return tw.nf("exercise", function()
-      local all
+      local share, n = nil, 0
       return { packet = function(pkt)
-         if not all then all = require("test.support.exercise").all end
-         all(pkt, true)
+         if not share then share = require("test.support.exercise").share end
+         n = n + 1
+         share(pkt, n)
       end }
    end) {}
 end
@@ -100,13 +102,16 @@ end
 ---@return tideway.spec.targets
 function M.start(names)
    local ports, all = {}, {}
+   local options = abi.C.tw_options()
+   local stall_ms = options.stall_ms
+   options.stall_ms = 500 -- compiling what nobody calls in one burst takes long, in a sanitizer's build longer
    for _, name in ipairs(names or M.names) do
       for _, full in ipairs { name, name .. "+guard" } do
          all[#all + 1] = { name = full, base = name }
          ports[#ports + 1], ports[#ports + 2] = full .. ".lan", full .. ".wan"
       end
    end
-   local self = setmetatable({ rig = rig.new { ports = ports }, target = {}, names = {} }, Targets)
+   local self = setmetatable({ rig = rig.new { ports = ports }, target = {}, names = {}, stall_ms = stall_ms }, Targets)
    for i, entry in ipairs(all) do
       local target = {
          lan = self.rig.ports[2 * i - 1], wan = self.rig.ports[2 * i], guarded = entry.name ~= entry.base,
@@ -159,6 +164,9 @@ function Targets:faults()
 end
 
 --- Stop; raises when the counters do not add up.
-function Targets:close() return self.rig:close() end
+function Targets:close()
+   abi.C.tw_options().stall_ms = self.stall_ms
+   return self.rig:close()
+end
 
 return M

@@ -2,7 +2,9 @@
 -- Run by test/malformed_spec.lua in a process of its own, because what it looks for is a SIGSEGV: every method of
 -- a packet on every frame of the corpus, between guard pages.
 --
---    tideway run test/support/views_child.lua MARKER [N]     N: every N-th frame only, in the interpreter
+--    tideway run test/support/views_child.lua MARKER [N | overrun]
+--
+-- N: every N-th frame only, in the interpreter. overrun: read a byte too many, to see that this is noticed.
 --
 -- Method by method and not frame by frame: so each method is compiled, and its machine code runs on all frames.
 
@@ -16,6 +18,9 @@ local path, step = ...
 marker.open(path)
 step = tonumber(step)
 if step then jit.off() end
+if select(2, ...) == "overrun" then
+   table.insert(exercise.read, 3, { name = "overrun", run = function(p) return p.data[p.len] end })
+end
 
 local base = guard.new(1)
 local box = ffi.new "struct tw_pkt[1]"

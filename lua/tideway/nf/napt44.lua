@@ -48,7 +48,7 @@ local function around_router(c, a, outbound, inbound, fragment)
       local hairpin = band(pkt.mark, mark) ~= 0
       if out ~= outside and not hairpin then return end
       if band(ip.frag, FRAGMENT) ~= 0 then return fragment(pkt, ip, true, hairpin) end
-      return outbound(pkt, ip, hairpin)
+      return outbound(pkt, ip, hairpin, false)
    end
 
    return packet, function(pkt)
@@ -66,7 +66,7 @@ local function inline(c, a, outbound, inbound, fragment)
       if not ip then return end
       if pkt.port ~= outside then
          if band(ip.frag, FRAGMENT) ~= 0 then return fragment(pkt, ip, true, false) end
-         return outbound(pkt, ip, false)
+         return outbound(pkt, ip, false, false)
       end
       if pool_of(ip.dst) < 0 then return end
       if band(ip.frag, FRAGMENT) ~= 0 then return fragment(pkt, ip, false, false) end
@@ -95,8 +95,7 @@ return tw.nf("napt44", function(cfg)
       local is_out, hairpin = way(pkt)
       if not ip then return end
       if band(ip.frag, FRAGMENT) ~= 0 then return fragment.punt(pkt, ip, is_out, hairpin) end
-      open(pkt, ip, hairpin)
-      if pkt.verdict == 0 then outbound(pkt, ip, hairpin) end
+      if open(pkt, ip, hairpin) then outbound(pkt, ip, hairpin, true) end
    end
 
    return {

@@ -148,7 +148,12 @@ local function make_metatype(header, methods)
    local getters = dispatcher(get, unknown "field or method")
    local setters = dispatcher(set, unknown "field to write named")
    ffi.metatype(header.ctype, {
-      __index = function(view, name) return getters[name](view) end,
+      -- No tail call: LuaJIT gives up a trace with more of them than its loop unroll limit (24), and
+      -- every field that an NF reads would count.
+      __index = function(view, name)
+         local value = getters[name](view)
+         return value
+      end,
       __newindex = function(view, name, value) setters[name](view, value) end,
       __tostring = text_of(header),
    })

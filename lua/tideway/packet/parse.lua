@@ -63,7 +63,6 @@ local function v4(d, len)
    if first ~= 0x45 then
       if first < 0x46 or first > 0x4f then return nil end
       size = lshift(band(first, 15), 2)
-      if off + size > len then return nil end
    end
    local total = rshift(bswap(ip.raw_total_length), 16)
    if total < size or off + total > len then return nil end

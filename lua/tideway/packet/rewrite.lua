@@ -6,7 +6,6 @@
 
 local ffi = require "ffi"
 local bit = require "bit"
-local barrier = require "tideway.packet.barrier"
 local checksum = require "tideway.packet.checksum"
 local icmp = require("tideway.packet.icmp").icmp
 local ipv4 = require("tideway.packet.ipv4").ipv4
@@ -166,7 +165,6 @@ end
 -- The change of the IPv6 address at `at` goes into the transport checksum.
 local function adjust_v6(d, off, stop, at, before)
    local protocol, l4_at = parse.walk(d, cast(ipv6_p, d + off).next_header, off + 40, stop, -1)
-   barrier()
    if protocol then adjust_l4(d, protocol, l4_at, stop, before, address_sum(d, at)) end
 end
 

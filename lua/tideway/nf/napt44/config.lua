@@ -30,7 +30,7 @@ local PARAMS = {
       type = "string", default = "around_router", one_of = { "around_router", "inline" },
       doc = "stands before and after a router, or alone between two ports",
    },
-   max_ports_per_host = { type = "number", min = 1, max = 65536 * 3, doc = "limit per inside address (RFC 6888 REQ-4)" },
+   max_ports_per_host = { type = "number", min = 1, max = 65536 * 3, doc = "limit per host (RFC 6888 REQ-4)" },
    preserve_port = { type = "boolean", default = true, doc = "keep the inside port when it is free" },
    preserve_parity = { type = "boolean", default = false, doc = "even ports map to even ones (RFC 4787 4.2.2)" },
    refresh_inbound = { type = "boolean", default = false, doc = "packets from outside refresh too (RFC 4787 REQ-6)" },

@@ -54,8 +54,7 @@ function M.new(c, name, is_inside, open, outbound, inbound)
    local function first(pkt, ip, is_out, hairpin, key)
       local src, dst, id, protocol = ip.src, ip.dst, ip.id, ip.protocol
       if is_out then
-         open(pkt, ip, hairpin)
-         if pkt.verdict == 0 then outbound(pkt, ip, hairpin) end
+         if open(pkt, ip, hairpin) then outbound(pkt, ip, hairpin, true) end
       else
          inbound(pkt, ip, hairpin)
       end

@@ -31,6 +31,12 @@ function M.new(pool_of, m, filter)
    local csum = tw.csum
    local icmp = {}
 
+   -- Where the error message ends.
+   local function message_end(pkt)
+      local at, length = pkt:payload_offset()
+      return at + length
+   end
+
    -- The quoted packet's ports, checksum and so on change; `sum` is the checksum of the error
    -- message, which covers them. Returns it as it must be then.
    local function rewrite_l4(pkt, at, class, is_src, port, old_addr, addr, sum)
@@ -58,8 +64,8 @@ function M.new(pool_of, m, filter)
          head.checksum = new_sum
          return csum.replace16(sum, old_sum, new_sum)
       end
-      local tcp = pkt:tcp_at(at) -- most quotes end before its checksum
-      if not tcp then return sum end
+      local tcp = pkt:tcp_at(at) -- most quotes end before its checksum, and the frame may go on behind them
+      if not tcp or at + 20 > message_end(pkt) then return sum end
       local old_sum = tcp.checksum
       local new_sum = csum.replace16(csum.replace32(old_sum, old_addr, addr), old_port, port)
       tcp.checksum = new_sum
@@ -87,7 +93,7 @@ function M.new(pool_of, m, filter)
       local quoted = pkt:ipv4_at(at)
       if quoted.version ~= 4 or quoted.ihl < 5 or quoted.frag_offset ~= 0 then return -1 end
       local class, l4 = class_of(quoted.protocol), at + quoted.ihl * 4
-      if class < 0 or not pkt:udp_at(l4) then return -1 end
+      if class < 0 or l4 + 8 > message_end(pkt) then return -1 end
       if class == ICMP and not is_query(pkt:icmp_at(l4).type) then return -1 end
       return at
    end

@@ -198,7 +198,8 @@ local function make_search(c, t, core)
       if parity then
          start = start - band(start, 1) + band(port, 1)
          for i = 0, PARITY_BLOCKS - 1 do
-            local place = in_block(base, first_block + (rshift(start, 8) - first_block + i) % blocks, start, 2, now, false)
+            local block = first_block + (rshift(start, 8) - first_block + i) % blocks
+            local place = in_block(base, block, start, 2, now, false)
             if place >= 0 then return place end
          end
       end
@@ -326,7 +327,8 @@ function M.new(c, name)
    local core = make_core(c, t)
    add_forwards(c, t, core)
    return {
-      tables = t, find = core.find, find_outside = core.find_outside, create = make_create(c, t, core, make_search(c, t, core)),
+      tables = t, find = core.find, find_outside = core.find_outside,
+      create = make_create(c, t, core, make_search(c, t, core)),
       sweep = make_sweep(c, t, core), export = make_export(t),
    }
 end

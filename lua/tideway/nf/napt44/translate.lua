@@ -41,7 +41,9 @@ local function make_out(c, a, m, filter, tcp, errors)
    local slack_udp, slack_tcp, slack_icmp = slack_of(life_udp), slack_of(life_tcp), slack_of(life_icmp)
 
    -- The first packet of a mapping takes the slow path, which makes it (open.lua).
-   local function missing(pkt, src)
+   -- When even that finds none, another lcore has ended it in the same moment.
+   local function missing(pkt, src, opened)
+      if opened then return pkt:drop "nat_contention" end
       if is_inside(src) then return pkt:punt() end
    end
 
@@ -49,7 +51,7 @@ local function make_out(c, a, m, filter, tcp, errors)
       if is_inside(src) then return pkt:drop "nat_malformed" end
    end
 
-   local function out_udp(pkt, ip, hairpin)
+   local function out_udp(pkt, ip, hairpin, opened)
       local udp = pkt:udp()
       local src, dst, now = ip.src, ip.dst, pkt:now()
       if not udp then return malformed(pkt, src) end
@@ -60,7 +62,7 @@ local function make_out(c, a, m, filter, tcp, errors)
          if target then dst, dport = target.ext, target.ext_port end
       end
       local r = find(src, sport, UDP, now)
-      if not r then return missing(pkt, src) end
+      if not r then return missing(pkt, src, opened) end
       if r.expires < now + life_udp then
          r.expires = now + life_udp + slack_udp
       end
@@ -74,7 +76,7 @@ local function make_out(c, a, m, filter, tcp, errors)
       udp.checksum = adjust_udp(udp.checksum, r.shift_l4)
    end
 
-   local function out_tcp(pkt, ip, hairpin)
+   local function out_tcp(pkt, ip, hairpin, opened)
       local head = pkt:tcp()
       local src, dst, now = ip.src, ip.dst, pkt:now()
       if not head then return malformed(pkt, src) end
@@ -85,7 +87,7 @@ local function make_out(c, a, m, filter, tcp, errors)
          if target then dst, dport = target.ext, target.ext_port end
       end
       local r = find(src, sport, TCP, now)
-      if not r then return missing(pkt, src) end
+      if not r then return missing(pkt, src, opened) end
       if r.state == PLAIN and band(flags, FIN_SYN_RST) == 0 and r.remote == dst and r.remote_port == dport then
          if r.expires < now + life_tcp then r.expires = now + life_tcp + slack_tcp end
       else
@@ -102,7 +104,7 @@ local function make_out(c, a, m, filter, tcp, errors)
       head.checksum = adjust(head.checksum, r.shift_l4)
    end
 
-   local function out_icmp(pkt, ip)
+   local function out_icmp(pkt, ip, opened)
       local head = pkt:icmp()
       local src, now = ip.src, pkt:now()
       if not head then return malformed(pkt, src) end
@@ -115,7 +117,7 @@ local function make_out(c, a, m, filter, tcp, errors)
       end
       local id = head.id
       local r = find(src, id, ICMP, now)
-      if not r then return missing(pkt, src) end
+      if not r then return missing(pkt, src, opened) end
       if r.expires < now + life_icmp then
          r.expires = now + life_icmp + slack_icmp
       end
@@ -126,11 +128,11 @@ local function make_out(c, a, m, filter, tcp, errors)
       head.checksum = adjust(head.checksum, r.shift_l4)
    end
 
-   return function(pkt, ip, hairpin)
+   return function(pkt, ip, hairpin, opened)
       local protocol = ip.protocol
-      if protocol == 17 then return out_udp(pkt, ip, hairpin) end
-      if protocol == 6 then return out_tcp(pkt, ip, hairpin) end
-      if protocol == 1 then return out_icmp(pkt, ip) end
+      if protocol == 17 then return out_udp(pkt, ip, hairpin, opened) end
+      if protocol == 6 then return out_tcp(pkt, ip, hairpin, opened) end
+      if protocol == 1 then return out_icmp(pkt, ip, opened) end
       if is_inside(ip.src) then return pkt:drop "nat_protocol" end
    end
 end
@@ -230,7 +232,7 @@ end
 ---@param a table from addresses.new
 ---@param m table from mappings.new
 ---@param filter? table from filter.new
----@return fun(pkt, ip, hairpin: boolean) outbound
+---@return fun(pkt, ip, hairpin: boolean, opened: boolean) outbound opened: open() has seen to its mapping
 ---@return fun(pkt, ip, hairpin: boolean) inbound
 function M.new(c, a, m, filter)
    filter = filter or false -- LuaJIT folds false into a trace, nil not
