@@ -284,7 +284,10 @@ struct tw_jit {
 	uint32_t traces;  /* made since the VM was built */
 	uint32_t aborts;  /* recordings that failed */
 	uint32_t flushes; /* times LuaJIT threw all traces away */
-	uint32_t settled; /* times they were thrown away on purpose, to be recorded from steady traffic */
+	uint32_t settled; /* times they were thrown away on purpose, to be recorded from steady
+	                     traffic */
+	uint32_t warned;
+	uint32_t interpreted;          /* chain functions that LuaJIT has given up compiling */
 	char last_abort[TW_WHERE_LEN]; /* where the last one failed */
 	struct tw_trace trace[TW_TRACES_MAX];
 };

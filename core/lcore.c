@@ -118,6 +118,19 @@ static inline unsigned run_input(struct tw_lcore *lcore, const struct tw_input_s
 	return received;
 }
 
+/* LuaJIT gave up on a chain: it works, many times slower. Say it once per VM. */
+static void warn_interpreted(struct tw_lcore *lcore)
+{
+	struct tw_jit *jit = lcore->plan->vm->jit;
+
+	if (!jit->interpreted || jit->warned)
+		return;
+	jit->warned = 1;
+	tw_log("cpu %d: LuaJIT does not compile %u of its chains any more, which run interpreted and "
+	       "slow (%u aborts, the last at %s)",
+	       lcore->cpu, jit->interpreted, jit->aborts, jit->last_abort);
+}
+
 /* NF timers, hold timeouts, table expiry; some ten times a second. */
 static void tick(struct tw_lcore *lcore, uint64_t now)
 {
@@ -125,8 +138,8 @@ static void tick(struct tw_lcore *lcore, uint64_t now)
 	lcore->burst.now = now;
 	tw_hold_expire(lcore, now);
 	tw_tables_sweep(now, SWEEP_BUDGET);
-	if (lcore->plan->vm)
-		tw_fence_enter(lcore, TW_VM_TICK);
+	if (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_TICK) == 0)
+		warn_interpreted(lcore);
 	if (lcore->n_emits)
 		tw_dispatch_emits(lcore);
 }

@@ -25,7 +25,16 @@ local ERRORS = {
    { "parameter problem", { type = 12, code = 0, rest = "\20\0\0\0" } },
 }
 
+-- Two bytes of data with which the checksum comes out as 0 and is sent as ffff.
+local function data_of_sum_zero()
+   for i = 0, 65535 do
+      local f = udp(HOST .. ":5000", SERVER .. ":53", nil, frame.u16(i))
+      if f:sub(41, 42) == "\255\255" then return f end
+   end
+end
+
 local QUOTED = {
+   { "UDP with checksum ffff", data_of_sum_zero() },
    { "UDP", udp(HOST .. ":5000", SERVER .. ":53", nil, "query") },
    { "UDP without checksum", udp(HOST .. ":5000", SERVER .. ":53", { no_checksum = true }, "query") },
    { "TCP", tcp(HOST .. ":5000", SERVER .. ":80", { flags = 2 }, "") },

@@ -195,6 +195,20 @@ describe("napt44", function()
       assert.equal(3, nat:drops().for_router)
    end)
 
+   it("leaves an external address alone that lies in an inside prefix", function()
+      nat = napt.inline { address = "10.255.0.1" }
+      local f = udp("10.255.0.1:5000", SERVER .. ":53")
+      assert.equal(frame.hex(f), frame.hex(nat.rig:through(nat.rig.lan, f, nat.rig.wan)))
+      assert.equal("10.255.0.1", nat:up(udp(HOST .. ":5000", SERVER .. ":53")).src)
+   end)
+
+   it("turns round nothing whose source is not inside", function()
+      nat = napt.edge()
+      nat:up(udp(OTHER .. ":7000", SERVER .. ":53"))
+      assert.is_nil(nat:hairpin(udp("192.0.2.5:6000", EXT .. ":7000")))
+      assert.equal(1, nat:drops().for_router)
+   end)
+
    it("spreads hosts over a pool, each host on one address", function()
       for _, pool in ipairs { { "198.51.100.1", "198.51.100.2" }, { "198.51.100.1", "203.0.113.200" } } do
          nat = napt.inline { address = pool }
@@ -260,6 +274,16 @@ describe("napt44", function()
          assert.same({ EXT, 6000, OTHER, 80 }, { p.src, p.sport, p.dst, p.dport })
          local a = nat:hairpin(tcp(OTHER .. ":80", EXT .. ":6000", { flags = SYN + ACK }))
          assert.same({ EXT, 8080, HOST, 6000 }, { a.src, a.sport, a.dst, a.dport })
+      end)
+
+      it("with the state of both connections' ends", function()
+         nat = napt.edge()
+         nat:up(tcp(HOST .. ":6000", SERVER .. ":80", { flags = SYN }))
+         assert.is_table(nat:hairpin(tcp(OTHER .. ":7000", EXT .. ":6000", { flags = SYN })))
+         assert.is_table(nat:hairpin(tcp(HOST .. ":6000", EXT .. ":7000", { flags = SYN + ACK })))
+         assert.is_table(nat:hairpin(tcp(OTHER .. ":7000", EXT .. ":6000", { flags = ACK })))
+         nat.rig:advance(1000) -- the one that began it is established
+         assert.is_table(nat:down(tcp(SERVER .. ":80", EXT .. ":7000", { flags = ACK })))
       end)
 
       it("under filtering, by external endpoints", function()

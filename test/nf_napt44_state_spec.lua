@@ -181,6 +181,13 @@ describe("napt44 runs out", function()
       assert.equal(2, nat:drops().nat_ports_exhausted)
    end)
 
+   it("of ports, but not of those whose time is over and the sweep has not seen", function()
+      nat = napt.inline { ports = "2000-2003", timeouts = { udp = 0.05 } }
+      for i = 1, 4 do assert.is_table(open(i)) end
+      nat.rig:advance(0.06)
+      for i = 5, 8 do assert.is_table(open(i)) end
+   end)
+
    it("of mappings", function()
       nat = napt.inline { mappings = 16, timeouts = { udp = 100 } }
       for i = 1, 16 do assert.is_table(open(i)) end

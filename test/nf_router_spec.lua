@@ -123,7 +123,7 @@ describe("router", function()
          assert.is_true(jit_state.traces > 0)
          local aborts, flushes = jit_state.aborts, jit_state.flushes
          for _ = 1, 500 do burst() end
-         assert.equal(aborts, jit_state.aborts)
+         assert.equal(aborts, jit_state.aborts, require("ffi").string(jit_state.last_abort))
          assert.equal(flushes, jit_state.flushes)
       end)
    end)
@@ -168,6 +168,9 @@ describe("router", function()
             dropped("martian_source", h.udp4 { src = src })
          end
          for _, src in ipairs { "::", "::1", "ff02::1" } do dropped("martian_source", h.udp6 { src = src }) end
+         for _, src in ipairs { h.LAN6, h.WAN6, "fe80::ff:fe00:101" } do
+            dropped("martian_source", h.udp6 { src = src, dst = h.LAN6 })
+         end
          for _, dst in ipairs { "0.0.0.1", "127.0.0.1", "240.0.0.1", "250.1.2.3" } do
             dropped("martian_destination", h.udp4 { dst = dst })
          end

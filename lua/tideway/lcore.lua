@@ -8,6 +8,7 @@
 local ffi = require "ffi"
 local bit = require "bit"
 local util = require "jit.util"
+local vmdef = require "jit.vmdef"
 local abi = require "tideway.abi"
 local packet = require "tideway.packet"
 local transfer = require "tideway.transfer"
@@ -15,10 +16,11 @@ local transfer = require "tideway.transfer"
 local C = abi.C
 local M = {}
 
--- Room for large NFs: the defaults of LuaJIT 2.1 are for scripts.
+-- Room for large NFs: the defaults of LuaJIT 2.1 are for scripts. loopunroll also bounds the tail calls of a
+-- trace, of which NFs make many ("return pkt:drop ...").
 local JIT_OPTIONS = {
    "maxtrace=8000", "maxrecord=20000", "maxirconst=8000", "maxside=1000", "maxsnap=2000", "hotloop=28",
-   "hotexit=6", "sizemcode=256", "maxmcode=32768", "loopunroll=24", "maxmcode=16384",
+   "hotexit=6", "sizemcode=256", "loopunroll=100", "maxmcode=16384",
 }
 
 -- ---- what the JIT compiler does, for the fence and for top ----
@@ -229,10 +231,26 @@ end
 -- once later, and recorded again from the traffic as it is.
 local SETTLED_TICKS = { 3, 20 }
 
-local function make_tick(tick, jit_info)
+local BLACKLISTED = { IFORL = true, ILOOP = true, IITERL = true, IFUNCF = true }
+
+-- Does LuaJIT refuse to compile a loop of this function? It notes that in the bytecode.
+local function is_interpreted(fn)
+   for pc = 0, util.funcinfo(fn).bytecodes - 1 do
+      local op = bit.band(util.funcbc(fn, pc), 0xff) * 6
+      if BLACKLISTED[vmdef.bcnames:sub(op + 1, op + 6):match "%S+"] then return true end
+   end
+   return false
+end
+
+local function make_tick(tick, jit_info, functions)
    local seen, still = 0, 0
    local function settle()
       tick()
+      local interpreted = 0
+      for i = 1, #functions do
+         if is_interpreted(functions[i]) then interpreted = interpreted + 1 end
+      end
+      jit_info.interpreted = interpreted
       local wanted = SETTLED_TICKS[jit_info.settled + 1]
       if not wanted then return end
       still = jit_info.traces == seen and still + 1 or 0
@@ -244,6 +262,7 @@ local function make_tick(tick, jit_info)
       end
    end
    jit.off(settle)
+   jit.off(is_interpreted)
    return settle
 end
 
@@ -270,7 +289,7 @@ function M.build(blob, burst_address, jit_address, quarantine)
       functions[i] = compile(chain, chains[i], burst)
    end
    return make_resume(burst, chains), make_punt(burst, chains),
-      make_tick(make_each(burst, chains, "tick"), jit_info), make_each(burst, chains, "stop"), unpack(functions)
+      make_tick(make_each(burst, chains, "tick"), jit_info, functions), make_each(burst, chains, "stop"), unpack(functions)
 end
 
 return M

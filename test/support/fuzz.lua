@@ -2,35 +2,37 @@
 -- The fuzzer: mutated frames through all NFs, mutated texts through all parsers, until something is wrong or time
 -- is up. scripts/fuzz starts it.
 
-local abi = require "tideway.abi"
 local corpus = require "test.support.corpus"
 local frame = require "test.support.frame"
 local marker = require "test.support.marker"
 local mutate = require "test.support.mutate"
+local posix = require "tideway.posix"
 local targets = require "test.support.targets"
 local texts = require "test.support.texts"
 
 local M = {}
 
 ---@class tideway.spec.failure
----@field nf string target, or "text:" and the name of a parser
+---@field nf string target, "text:" and the name of a parser, or "(all)" for what no single input is to blame
 ---@field input string
 ---@field port? string
 ---@field fault string
 
-local function now() return tonumber(abi.C.tw_now()) / 1e9 end
+-- Not the engine's clock, which jumps here.
+local function now() return posix.now() / 1e9 end
 
 -- Frames of inside hosts first: mappings, connections and neighbours that later ones may hit.
 local function prepare(t)
    for _, name in ipairs(t.names) do
       for _, entry in ipairs(corpus.valid()) do
-         if entry.port == "lan" then t:send(name, "lan", entry.frame) end
+         local fault = entry.port == "lan" and t:send(name, "lan", entry.frame)
+         if fault then return { nf = name, port = "lan", input = entry.frame, fault = fault } end
       end
    end
 end
 
-local function one_text(r)
-   local name = r:of(texts.names)
+local function one_text(r, only)
+   local name = only or r:of(texts.names)
    local text = mutate.text(r, texts.parsers[name].seeds)
    marker.title("text:" .. name)
    marker.input(text)
@@ -75,31 +77,41 @@ local function step(r, t, i)
    return one_frame(r, t)
 end
 
+-- Only texts: "text" for all parsers, "text:NAME" for one.
+local function run_texts(options)
+   local r, stop, i, failure = mutate.random(options.seed), now() + options.seconds, 0, nil
+   local only = options.nf:match "^text:(.+)"
+   while not failure and i < (options.iterations or math.huge) do
+      if i % 256 == 0 then
+         if options.alive then options.alive() end
+         if now() >= stop then break end
+      end
+      i = i + 1
+      failure = one_text(r, only)
+   end
+   return i, failure
+end
+
 --- Run.
 ---@param options { seed: integer, seconds: number, iterations?: integer, nf?: string, alive?: fun() }
 ---@return integer iterations
 ---@return tideway.spec.failure?
 function M.run(options)
+   if options.nf and options.nf:find "^text" then return run_texts(options) end
    local r = mutate.random(options.seed)
    local t = targets.start(options.nf and { options.nf } or nil)
-   prepare(t)
-   local stop, last = now() + options.seconds, options.iterations or math.huge
-   local i, failure = 0, nil
-   local function turn()
-      while i < last and not failure do
-         if i % 256 == 0 then
-            if options.alive then options.alive() end
-            -- Deadlines are moved by advance() too.
-            if options.elapsed() >= options.seconds then return end
-         end
-         i = i + 1
-         failure = step(r, t, i)
+   local stop, i, failure = now() + options.seconds, 0, prepare(t)
+   while not failure and i < (options.iterations or math.huge) do
+      if i % 256 == 0 then
+         if options.alive then options.alive() end
+         if now() >= stop then break end
       end
+      i = i + 1
+      failure = step(r, t, i)
    end
-   turn()
    local ok, err = pcall(t.close, t)
    if not failure and not ok then failure = { nf = "(all)", input = "", fault = err } end
-   return i, failure, stop
+   return i, failure
 end
 
 --- Run one input again.
@@ -111,8 +123,8 @@ function M.replay(nf, port, input)
    local text = nf:match "^text:(.*)"
    if text then return texts.try(text, input) end
    local t = targets.start { (nf:gsub("%+guard$", "")) }
-   prepare(t)
-   local fault
+   local failure = prepare(t)
+   local fault = failure and failure.fault
    for _, name in ipairs(t.names) do
       for _, side in ipairs { "lan", "wan" } do
          if not port or port == side then

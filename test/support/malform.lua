@@ -36,6 +36,7 @@ end
 ---@return string
 function M.mend_icmp(s, entry)
    local at, pseudo = entry.l4, ""
+   if #s < (entry.v4 or entry.v6) + 6 then return s end
    local stop = entry.v4 and entry.v4 + get16(s, entry.v4 + 2) or entry.v6 + 40 + get16(s, entry.v6 + 4)
    if at + 4 > #s or stop > #s or stop < at + 4 then return s end
    if entry.v6 then pseudo = s:sub(entry.v6 + 9, entry.v6 + 40) .. u32(stop - at) .. "\0\0\0\58" end

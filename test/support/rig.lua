@@ -103,6 +103,8 @@ function Rig:steady(load)
    assert(traces > 0, "nothing was compiled")
    for _ = 1, 100 do load() end
    assert(info.flushes == flushes, "LuaJIT threw all traces away")
+   self:advance(0.1)
+   assert(info.interpreted == 0, "LuaJIT has given up compiling the chain")
    return info.traces - traces, info.aborts - aborts, require("ffi").string(info.last_abort)
 end
 

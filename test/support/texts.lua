@@ -2,13 +2,13 @@
 -- The parsers of text that users write, and good examples to mutate. Whatever the text: a value, or an error that
 -- is a sentence; never an error of Lua itself, never a hang.
 
-local abi = require "tideway.abi"
 local address = require "tideway.packet.address"
 local compile = require "tideway.nf.firewall.compile"
 local header = require "tideway.packet.header"
 local layout = require "tideway.packet.layout"
 local napt44 = require "tideway.nf.napt44.config"
 local parser = require "tideway.cli.parser"
+local posix = require "tideway.posix"
 local rules = require "tideway.nf.firewall.parse"
 local table_type = require "tideway.table.type"
 
@@ -107,9 +107,9 @@ local INTERNAL = { "attempt to ", "bad argument", "malformed pattern", "invalid 
 ---@param text string
 ---@return string? fault nil when it was parsed, or refused in a sentence
 function M.try(name, text)
-   local before = tonumber(abi.C.tw_now())
+   local before = posix.now()
    local ok, err = pcall(M.parsers[name].parse, text)
-   local took = (tonumber(abi.C.tw_now()) - before) / 1e9
+   local took = (posix.now() - before) / 1e9
    if took > 1 then return ("it took %.1f s"):format(took) end
    if ok then return nil end
    if type(err) ~= "string" or err == "" then return "raised a " .. type(err) end

@@ -113,7 +113,7 @@ function Prefix:contains(address)
       return address >= self.first and address <= self.last
    end
    if type(address) == "number" then return false end
-   return address:matches(self.address, self.length)
+   return (address:matches(self.address, self.length))
 end
 
 function Prefix:__tostring()

@@ -30,7 +30,7 @@ M.fold = fold
 local function fold_double(sum)
    local low = tobit(sum)
    local high = tobit((sum - tonumber(cast(u32, low))) * 2 ^ -32)
-   return fold(band(low, 0xffff) + rshift(low, 16) + band(high, 0xffff) + rshift(high, 16))
+   return (fold(band(low, 0xffff) + rshift(low, 16) + band(high, 0xffff) + rshift(high, 16)))
 end
 
 --- One's complement sum of `length` bytes, words as they lie in memory, folded to 16 bits.
@@ -62,7 +62,7 @@ local function raw_sum(data, length)
       at = at + 2
    end
    if band(length, 1) ~= 0 then d = d + data[at] end
-   return fold_double(a + b + c + d)
+   return (fold_double(a + b + c + d))
 end
 M.raw_sum = raw_sum
 
@@ -76,7 +76,7 @@ M.halves = halves
 ---@param new integer raw word
 ---@return integer
 function M.raw_replace16(sum, old, new)
-   return band(bnot(fold(band(bnot(sum), 0xffff) + band(bnot(old), 0xffff) + band(new, 0xffff))), 0xffff)
+   return (band(bnot(fold(band(bnot(sum), 0xffff) + band(bnot(old), 0xffff) + band(new, 0xffff))), 0xffff))
 end
 
 --- The same for a 32-bit word.
@@ -84,9 +84,11 @@ end
 ---@param old integer raw word
 ---@param new integer raw word
 ---@return integer
-function M.raw_replace32(sum, old, new)
-   return band(bnot(fold(band(bnot(sum), 0xffff) + halves(bnot(old)) + halves(new))), 0xffff)
+local function raw_replace32(sum, old, new)
+   return (band(bnot(fold(band(bnot(sum), 0xffff) + halves(bnot(old)) + halves(new))), 0xffff))
 end
+
+M.raw_replace32 = raw_replace32
 
 --- New checksum after a 16-bit field it covers changed (RFC 1624). Host numbers.
 --- For UDP the caller minds that 0 means "none": see `pkt:set_src_port` for the ready-made thing.
@@ -94,14 +96,14 @@ end
 ---@param old number
 ---@param new number
 ---@return number
-function M.replace16(sum, old, new) return M.raw_replace16(sum, old, new) end
+M.replace16 = M.raw_replace16
 
 --- New checksum after a 32-bit field it covers changed (RFC 1624). Host numbers.
 ---@param sum number checksum field, 0..65535
 ---@param old number 0..2^32-1
 ---@param new number 0..2^32-1
 ---@return number
-function M.replace32(sum, old, new) return M.raw_replace32(sum, tobit(old), tobit(new)) end
+function M.replace32(sum, old, new) return (raw_replace32(sum, tobit(old), tobit(new))) end
 
 local function to_bytes(data, length)
    if type(data) == "string" then
@@ -119,7 +121,7 @@ end
 ---@return number checksum host number
 function M.compute(data, length)
    local bytes, count = to_bytes(data, length)
-   return band(bnot(rshift(bswap(raw_sum(bytes, count)), 16)), 0xffff)
+   return (band(bnot(rshift(bswap(raw_sum(bytes, count)), 16)), 0xffff))
 end
 
 return M

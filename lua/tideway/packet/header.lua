@@ -9,6 +9,10 @@
 -- accessed with two different widths. Every field is therefore always read and written through one
 -- member, parts through the member of the whole; code that must use other widths puts a barrier
 -- (tideway.packet.barrier).
+--
+-- What packet() calls has no tail calls, not even of built-in functions, hence `return (f(x))` in
+-- this folder: LuaJIT gives up a trace with more tail calls than its loop unroll limit (15 by
+-- default), and every field that an NF reads would count.
 
 local ffi = require "ffi"
 local bit = require "bit"
@@ -80,7 +84,7 @@ local function accessors(name, fields)
    local code = { PROLOGUE }
    for _, field in ipairs(fields) do
       if not field.native then
-         code[#code + 1] = ("function get.%s(h) return %s end"):format(field.name, getter_code(field))
+         code[#code + 1] = ("function get.%s(h) return (%s) end"):format(field.name, getter_code(field))
          code[#code + 1] = ("function set.%s(h, v) %s end"):format(field.name, setter_code(field))
       end
    end
@@ -148,8 +152,6 @@ local function make_metatype(header, methods)
    local getters = dispatcher(get, unknown "field or method")
    local setters = dispatcher(set, unknown "field to write named")
    ffi.metatype(header.ctype, {
-      -- No tail call: LuaJIT gives up a trace with more of them than its loop unroll limit (24), and
-      -- every field that an NF reads would count.
       __index = function(view, name)
          local value = getters[name](view)
          return value

@@ -73,12 +73,12 @@ end
 ---@return tideway.in6
 function In6:masked(length)
    local m0, m1 = mask(length)
-   return in6_t(band(self.q0, bswap(m0)), band(self.q1, bswap(m1)))
+   return (in6_t(band(self.q0, bswap(m0)), band(self.q1, bswap(m1))))
 end
 
 --- An own copy: a reference into a frame is valid only while the frame is.
 ---@return tideway.in6
-function In6:copy() return in6_t(self.q0, self.q1) end
+function In6:copy() return (in6_t(self.q0, self.q1)) end
 
 --- Byte `i` (0..15), nil outside.
 ---@param i integer
@@ -93,13 +93,13 @@ end
 ---@return number?
 function In6:u32(i)
    if not (i >= 0 and i < 4) then return nil end
-   return tonumber(cast(u32, bswap(cast(words_p, cast(in6_p, self))[i])))
+   return (tonumber(cast(u32, bswap(cast(words_p, cast(in6_p, self))[i]))))
 end
 
 --- The solicited-node multicast address, ff02::1:ffXX:XXXX (RFC 4291 2.7.1). A new address.
 ---@return tideway.in6
 function In6:solicited_node()
-   return in6_t(0x00000000000002ffULL, bswap(bor(band(bswap(self.q1), 0xffffffULL), 0x1ff000000ULL)))
+   return (in6_t(0x00000000000002ffULL, bswap(bor(band(bswap(self.q1), 0xffffffULL), 0x1ff000000ULL))))
 end
 
 --- The MAC address an IPv6 multicast address is sent to, 33:33:xx:xx:xx:xx (RFC 2464 7).
@@ -115,8 +115,8 @@ end
 ---@param w3 number
 ---@return tideway.in6
 function M.from_words(w0, w1, w2, w3)
-   return in6_t(bswap(bor(lshift(cast(u64, w0), 32), cast(u64, w1))),
-      bswap(bor(lshift(cast(u64, w2), 32), cast(u64, w3))))
+   return (in6_t(bswap(bor(lshift(cast(u64, w0), 32), cast(u64, w1))),
+      bswap(bor(lshift(cast(u64, w2), 32), cast(u64, w3)))))
 end
 
 --- The link-local address made from a MAC with a modified EUI-64 (RFC 4291 appendix A).

@@ -75,7 +75,7 @@ end
 
 --- Time of the burst, monotonic clock.
 ---@return number ns exact up to 2^53
-function Pkt.now() return tonumber(C.tw_now()) end
+function Pkt.now() return (tonumber(C.tw_now())) end
 
 local VERDICTS = { [0] = "next", "drop", "port", "flood", "pass", "punt", "hold", "sink" }
 
@@ -100,10 +100,10 @@ M.burst = nil
 --- again, which LuaJIT compiles to a load from a constant address.
 ---@param burst ffi.cdata* struct tw_burst *
 function M.set_burst(burst)
-   local int64 = ffi.typeof "int64_t"
+   local cast, int64 = ffi.cast, ffi.typeof "int64_t"
    if M.burst then jit.flush() end
    M.burst = burst
-   Pkt.now = function() return tonumber(ffi.cast(int64, burst.now)) end
+   Pkt.now = function() return (tonumber(cast(int64, burst.now))) end
 end
 
 -- ---- what the tideway module re-exports ----

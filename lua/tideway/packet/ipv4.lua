@@ -33,17 +33,17 @@ local function fixed_sum(ip)
       cast(u64, ip.ttl) + cast(u64, lshift(ip.protocol, 8))
    value = band(value, 0xffffffffULL) + rshift(value, 32)
    value = band(value, 0xffffULL) + rshift(value, 16)
-   return tobit(band(value, 0xffffULL) + rshift(value, 16))
+   return (tobit(band(value, 0xffffULL) + rshift(value, 16)))
 end
 
 -- The same with the options, or nil when they are not inside a known frame.
 local function sum(ip)
    local first = ip.raw_version
-   if band(first, 15) == 5 then return fixed_sum(ip) end
+   if band(first, 15) == 5 then return (fixed_sum(ip)) end
    local extra, data = lshift(band(first, 15), 2) - 20, cast(bytes_p, ip) + 20
    local at = data - room.data
    if extra < 0 or at < 20 or at + extra > room.len then return nil end
-   return fold(fixed_sum(ip) + raw_sum(data, extra))
+   return (fold(fixed_sum(ip) + raw_sum(data, extra)))
 end
 
 ---@class tideway.ipv4

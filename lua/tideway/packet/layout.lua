@@ -122,7 +122,7 @@ function Parser:parts(whole)
    local at = 0
    while self:peek() ~= "}" do
       local type = self:next() or "end of text"
-      local width = tonumber(type:match "^u(%d+)$")
+      local width = tonumber(type:match "^u([1-9]%d*)$")
       if not width or width < 1 or width >= whole.width then
          self:fail("%s: %q: a part is declared as u1 to u%d", whole.name, type, whole.width - 1)
       end
@@ -164,7 +164,7 @@ function Parser:pad()
 end
 
 function Parser:statement(type)
-   local width = tonumber(type:match "^u(%d+)$")
+   local width = tonumber(type:match "^u([1-9]%d*)$")
    local in_bits = self.run ~= nil
    if type ~= "pad" and not WHOLE[type] and not width then
       self:fail("%q is not a type; there are: %s", type, TYPES)

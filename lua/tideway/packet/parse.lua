@@ -25,7 +25,8 @@ local extension_p = extension.pointer
 
 -- Values as they lie in the frame, read little-endian.
 local RAW_IPV4, RAW_IPV6, RAW_8021Q, RAW_8021AD = 0x0008, 0xdd86, 0x0081, 0xa888
-local RAW_V4_OFFSET, RAW_V6_OFFSET, RAW_V6_FRAGMENT = 0xff1f, 0xf8ff, 0xf9ff
+local RAW_V4_OFFSET, RAW_V4_FRAGMENT = 0xff1f, 0xff3f
+local RAW_V6_OFFSET, RAW_V6_FRAGMENT = 0xf8ff, 0xf9ff
 
 --- EtherType (raw) and offset of what follows it, behind at most two VLAN tags.
 ---@param d ffi.cdata* frame
@@ -151,7 +152,7 @@ M.walk = walk
 function M.is_fragment(p)
    local d, len = p.data, tobit(p.len)
    local at_v4 = v4(d, len)
-   if at_v4 then return cast(ipv4_p, d + at_v4):is_fragment() end
+   if at_v4 then return band(cast(ipv4_p, d + at_v4).raw_frag, RAW_V4_FRAGMENT) ~= 0 end
    local off, stop = v6(d, len)
    if not off then return false end
    local h, at = walk(d, cast(ipv6_p, d + off).next_header, off + 40, stop, 44)

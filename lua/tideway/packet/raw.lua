@@ -116,7 +116,7 @@ end
 function Pkt:u16(offset)
    if not inside(self, offset, 2) then return nil end
    barrier()
-   return rshift(bswap(cast(u16_p, self.data + offset).v), 16)
+   return (rshift(bswap(cast(u16_p, self.data + offset).v), 16))
 end
 
 --- Big-endian 32-bit number at an offset; nil outside the frame.
@@ -125,7 +125,7 @@ end
 function Pkt:u32(offset)
    if not inside(self, offset, 4) then return nil end
    barrier()
-   return tonumber(cast(u32, bswap(cast(i32_p, self.data + offset).v)))
+   return (tonumber(cast(u32, bswap(cast(i32_p, self.data + offset).v))))
 end
 
 --- MAC address at an offset; nil outside the frame.
@@ -176,7 +176,7 @@ end
 function Pkt:set_u48(offset, value)
    if not inside(self, offset, 6) then return false end
    self:set_u16(offset, math.floor(value * 2 ^ -32))
-   return self:set_u32(offset + 2, value)
+   return (self:set_u32(offset + 2, value))
 end
 
 -- ---- size ----
@@ -219,7 +219,7 @@ function Pkt:pop_vlan()
    local a, b, c = from.a, from.b, from.c
    to.a, to.b, to.c = a, b, c
    barrier()
-   return self:adjust_head(4)
+   return (self:adjust_head(4))
 end
 
 return Pkt

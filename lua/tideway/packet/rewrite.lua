@@ -159,7 +159,7 @@ end
 -- Sum of the address at `at`, one word that stands for it.
 local function address_sum(d, at)
    local w = cast(words_p, d + at)
-   return fold(halves(w.a) + halves(w.b) + halves(w.c) + halves(w.d))
+   return (fold(halves(w.a) + halves(w.b) + halves(w.c) + halves(w.d)))
 end
 
 -- The change of the IPv6 address at `at` goes into the transport checksum.
@@ -241,7 +241,7 @@ function Pkt:set_src_port(port)
       adjust_udp(udp, old, new)
       return true
    end
-   return set_id(d, protocol, at, stop, family, port)
+   return (set_id(d, protocol, at, stop, family, port))
 end
 
 --- Write the destination port of TCP or UDP, or the identifier of an ICMP query; the checksum follows.
@@ -266,7 +266,7 @@ function Pkt:set_dst_port(port)
       adjust_udp(udp, old, new)
       return true
    end
-   return set_id(d, protocol, at, stop, family, port)
+   return (set_id(d, protocol, at, stop, family, port))
 end
 
 return Pkt

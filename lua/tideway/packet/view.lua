@@ -55,7 +55,7 @@ end
 function Pkt:ethertype()
    local type = ethertype(self.data, tobit(self.len))
    if not type then return nil end
-   return rshift(bswap(type), 16)
+   return (rshift(bswap(type), 16))
 end
 
 --- ARP for IPv4 over Ethernet; nil for anything else.
@@ -117,7 +117,8 @@ function Pkt:ipv4_option(kind)
    local d = self.data
    local off, size = v4(d, tobit(self.len))
    if not off or size == 20 then return nil end
-   return parse.option(d, off + 20, off + size, kind)
+   local at, length = parse.option(d, off + 20, off + size, kind)
+   return at, length
 end
 
 --- Offset of an IPv6 extension header, found behind at most 8 others.
@@ -142,7 +143,7 @@ end
 
 --- Is this IPv4 or IPv6 packet a part of a larger one, the first part included?
 ---@return boolean
-function Pkt:is_fragment() return parse.is_fragment(self) end
+function Pkt:is_fragment() return (parse.is_fragment(self)) end
 
 -- ---- above ----
 
@@ -164,8 +165,9 @@ end
 function Pkt:tcp_option(kind)
    local tcp = self:tcp()
    if not tcp then return nil end
-   local _, at = l4(self)
-   return parse.option(self.data, at + 20, at + lshift(rshift(tcp.raw_data_offset, 4), 2), kind)
+   local _, first = l4(self)
+   local at, length = parse.option(self.data, first + 20, first + lshift(rshift(tcp.raw_data_offset, 4), 2), kind)
+   return at, length
 end
 
 --- UDP header. Its length field is not looked at.
@@ -218,8 +220,9 @@ end
 ---@return integer? length bytes
 function Pkt:nd_option(kind)
    if not self:nd() then return nil end
-   local _, at, stop = l4(self)
-   return parse.nd_option(self.data, at + 24, stop, kind)
+   local _, first, stop = l4(self)
+   local at, length = parse.nd_option(self.data, first + 24, stop, kind)
+   return at, length
 end
 
 --- GRE header, version 0.
@@ -240,7 +243,7 @@ function Pkt:gre_key()
    local _, at, stop = l4(self)
    at = at + 4 + lshift(gre.has_checksum, 2)
    if at + 4 > stop then return nil end
-   return self:u32(at)
+   return (self:u32(at))
 end
 
 --- VXLAN header: UDP to the port, with a valid VNI.

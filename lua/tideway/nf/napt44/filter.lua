@@ -18,7 +18,7 @@ local endpoint = mappings.endpoint
 --- The functions for one configuration; nil when filtering is endpoint-independent.
 ---@param c table from config.check
 ---@param name string prefix of table names
----@return table? f sent(r, remote, port, now): a packet goes out; allows(r, remote, port)
+---@return table? f sent(r, remote, port, now): a packet goes out; allows(r, remote, port); port 0 for ICMP
 function M.new(c, name)
    if c.filter == 0 then return nil end
    local sessions = tw.lru {
@@ -29,9 +29,8 @@ function M.new(c, name)
    local life_tcp, life_udp, life_icmp = c.timeout.tcp, c.timeout.udp, c.timeout.icmp
    local f = {}
 
-   -- ICMP queries have no port at the far end.
-   local function key_port(class, port)
-      if with_port and class ~= ICMP then return port end
+   local function key_port(port)
+      if with_port then return port end
       return 0
    end
 
@@ -42,16 +41,16 @@ function M.new(c, name)
       if band(state, SEVERAL) == 0 then r.state = bor(state, SEVERAL) end
       local life = life_udp
       if class == TCP then life = life_tcp elseif class == ICMP then life = life_icmp end
-      local s = sessions:put(endpoint(r.addr, r.port, class), remote, key_port(class, port))
+      local s = sessions:put(endpoint(r.addr, r.port, class), remote, key_port(port))
       if s and s.expires < now + life then s.expires = now + life end
    end
 
    function f.allows(r, remote, port)
-      local class, state = r.class, r.state
+      local state = r.state
       if band(state, STATIC) ~= 0 then return true end
-      if r.remote == remote and (r.remote_port == port or not with_port or class == ICMP) then return true end
+      if r.remote == remote and (r.remote_port == port or not with_port) then return true end
       if band(state, SEVERAL) == 0 then return false end
-      return sessions:get(endpoint(r.addr, r.port, class), remote, key_port(class, port)) ~= nil
+      return sessions:get(endpoint(r.addr, r.port, r.class), remote, key_port(port)) ~= nil
    end
 
    return f

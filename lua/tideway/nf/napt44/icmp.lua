@@ -72,9 +72,9 @@ function M.new(pool_of, m, filter)
       return csum.replace16(sum, old_sum, new_sum)
    end
 
-   -- Puts another endpoint into the quoted packet, as its source or its destination.
+   -- Puts another endpoint into the quoted packet, as its source or its destination. Address and
+   -- checksum of its IPv4 header change by opposite amounts: the error's checksum sees neither.
    local function rewrite(pkt, message, at, quoted, class, is_src, addr, port)
-      local sum, old_sum = message.checksum, quoted.checksum
       local old_addr = quoted.dst
       if is_src then
          old_addr = quoted.src
@@ -82,8 +82,7 @@ function M.new(pool_of, m, filter)
       else
          quoted:set_dst(addr)
       end
-      sum = csum.replace16(csum.replace32(sum, old_addr, addr), old_sum, quoted.checksum)
-      message.checksum = rewrite_l4(pkt, at, class, is_src, port, old_addr, addr, sum)
+      message.checksum = rewrite_l4(pkt, at, class, is_src, port, old_addr, addr, message.checksum)
    end
 
    -- Offset of the quoted packet, -1 when not enough of it is there or it has no ports.

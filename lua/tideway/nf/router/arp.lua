@@ -35,8 +35,8 @@ function M.input(ctx, pkt, port, eth)
       ctx.events:add("address_conflicts", 1)
       return pkt:drop "arp_conflict"
    end
-   -- 0.0.0.0 is the sender of a probe (RFC 5227 2.1.1): nobody has that address yet.
-   if spa ~= 0 then neighbour.learn(ctx, port, 4, spa, sha, for_us, pkt:now()) end
+   -- 0.0.0.0, the sender of a probe (RFC 5227 2.1.1), is on no network of ours: it is not learned.
+   neighbour.learn(ctx, port, 4, spa, sha, for_us, pkt:now())
    if for_us and arp.op == REQUEST then return reply(pkt, port, eth, arp) end
    return pkt:drop "arp_done"
 end

@@ -1,12 +1,10 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- router: checks the configuration and turns it into plain tables of numbers; runs in the control VM only.
 
-local abi = require "tideway.abi"
-local addresses = require "tideway.packet.address"
+local bit = require "bit"
+local tw = require "tideway"
 local fib = require "tideway.nf.router.fib"
-local ports = require "tideway.port"
 
-local C = abi.C
 local floor = math.floor
 
 local M = {}
@@ -29,6 +27,7 @@ M.PARAMS = {
 
 -- RFC 791 3.1, RFC 8200 5.
 local MTU_MIN, MTU_MIN_6, MTU_MAX = 68, 1280, 65535
+local PORTS_MAX = 64 -- of an engine
 
 local function fail(...) error("router: " .. string.format(...), 0) end
 
@@ -37,8 +36,19 @@ local function fail(...) error("router: " .. string.format(...), 0) end
 ---@param where string what it is, for the message
 ---@return { family: integer, address: any, length: integer, text: string } address is a number or a struct tw_in6
 function M.prefix(text, where)
-   local family, address, length = addresses.parse_cidr(text)
-   if not family then fail("%s: %s", where, address) end
+   if type(text) ~= "string" then
+      fail("%s: not a prefix: %s (a %s); write it as a string such as \"10.0.0.0/8\"", where, tostring(text),
+         type(text))
+   end
+   local host, slash, digits = text:match "^([^/]*)(/?)(.*)$"
+   local family = host:find(":", 1, true) and 6 or 4
+   local ok, address = pcall(family == 6 and tw.ip6 or tw.ip4, host)
+   if not ok then fail("%s: not a prefix: %q: %s", where, text, (address:gsub("^[^\n]-:%d+: ", ""))) end
+   local max = family == 6 and 128 or 32
+   local length = slash == "" and max or tonumber(digits:match "^%d%d?%d?$")
+   if not length or length > max then
+      fail("%s: not a prefix: %q: the length must be a number from 0 to %d", where, text, max)
+   end
    return { family = family, address = address, length = length, text = text }
 end
 
@@ -81,8 +91,8 @@ end
 -- ---- ports ----
 
 local function port_of(value, where, known)
-   local index = ports.is_port(value) and value.index or value
-   if type(index) ~= "number" or index % 1 ~= 0 or index < 0 or index >= C.TW_PORTS_MAX then
+   local index = type(value) == "table" and value.index or value
+   if type(index) ~= "number" or index % 1 ~= 0 or index < 0 or index >= PORTS_MAX then
       fail("%s is %s; give what tw.port returned", where, tostring(value))
    end
    if known and not known[index] then
@@ -94,14 +104,14 @@ end
 -- A locally administered address for devices that have none (in-process ports).
 local function mac_of(entry, index, where)
    if entry.mac ~= nil then
-      local ok, mac = pcall(addresses.mac, entry.mac)
+      local ok, mac = pcall(tw.mac, entry.mac)
       if not ok or type(mac) ~= "number" or mac == 0 or floor(mac / 2 ^ 40) % 2 == 1 then
          fail("%s.mac is %s; write the address of one station, such as \"02:00:00:00:00:01\"", where,
             tostring(entry.mac))
       end
       return mac
    end
-   local mac = ports.is_port(entry.port) and entry.port:mac() or 0
+   local mac = type(entry.port) == "table" and entry.port:mac() or 0
    return mac ~= 0 and mac or 0x027477000000 + index
 end
 
@@ -143,13 +153,20 @@ local function check_mtu(port, mtu, where)
    return mtu
 end
 
+-- The link-local address made from a MAC with a modified EUI-64 (RFC 4291 appendix A).
+local function link_local_of(mac)
+   local hex = ("%06x%06x"):format(floor(mac / 2 ^ 24), mac % 2 ^ 24)
+   local first = bit.bxor(tonumber(hex:sub(1, 2), 16), 2)
+   return tw.ip6(("fe80::%02x%s:%sff:fe%s:%s"):format(first, hex:sub(3, 4), hex:sub(5, 6), hex:sub(7, 8), hex:sub(9)))
+end
+
 -- What the port answers for besides its addresses: those that RFC 4291 2.8 requires of a router.
 local function add_groups(port)
    local function own(address) port.own[fib.key6(address)] = true end
    own(port.link_local)
    own(port.link_local:solicited_node())
-   own(addresses.ip6 "ff02::1")
-   own(addresses.ip6 "ff02::2")
+   own(tw.ip6 "ff02::1")
+   own(tw.ip6 "ff02::2")
    for _, a in ipairs(port.v6) do
       own(a.address:solicited_node())
       if a.length < 127 then -- subnet-router anycast, 2.6.1
@@ -170,7 +187,7 @@ local function read_ports(out, list)
       local index = port_of(entry.port, where .. ".port")
       if out.ports[index] then fail("%s.port: the port stands in ports twice; list all its addresses once", where) end
       local port = {
-         index = index, name = ports.is_port(entry.port) and entry.port.name or tostring(index), v4 = {}, v6 = {},
+         index = index, name = type(entry.port) == "table" and entry.port.name or tostring(index), v4 = {}, v6 = {},
          own = {}, -- addresses that the port answers for
       }
       local list_of = entry.addresses
@@ -182,7 +199,7 @@ local function read_ports(out, list)
       port.mac = mac_of(entry, index, where)
       port.mtu = check_mtu(port, entry.mtu == nil and 1500 or entry.mtu, where)
       if #port.v6 > 0 then
-         port.link_local = addresses.link_local(port.mac)
+         port.link_local = link_local_of(port.mac)
          add_groups(port)
       end
       out.ports[index] = port
@@ -243,7 +260,7 @@ local function add_route(out, r, where)
    local net = M.network(p)
    if key_of(net) ~= key_of(p) then
       fail("%s: %q has bits set behind its length; the network is \"%s/%d\"", where, p.text,
-         p.family == 6 and addresses.ip6_string(net.address) or addresses.ip4_string(net.address), p.length)
+         p.family == 6 and tw.ip6_string(net.address) or tw.ip4_string(net.address), p.length)
    end
    for _, port in pairs(out.ports) do
       for _, a in ipairs(p.family == 6 and port.v6 or port.v4) do
@@ -305,7 +322,7 @@ local function read_neighbours(out, list)
       local where = ("neighbours[%q]"):format(tostring(text))
       local address, port_name = tostring(text):match "^([^%%]+)%%?(.*)$"
       local p = M.prefix(address, where)
-      local ok, mac = pcall(addresses.mac, value)
+      local ok, mac = pcall(tw.mac, value)
       if not ok or type(mac) ~= "number" or mac == 0 or floor(mac / 2 ^ 40) % 2 == 1 then
          fail("%s is %s; write the address of one station, such as \"02:00:00:00:00:01\"", where, tostring(value))
       end

@@ -6,7 +6,6 @@
 -- a host route to its own hop. So a packet costs one longest-prefix match and one array entry.
 
 local bit = require "bit"
-local ffi = require "ffi"
 local tw = require "tideway"
 
 local bswap, rshift = bit.bswap, bit.rshift
@@ -42,10 +41,12 @@ local LOCAL, BROADCAST, MULTICAST, MARTIAN, LINK_LOCAL, FIRST_PORT = 1, 2, 3, 4,
 
 -- ---- addresses ----
 
---- The 16 bytes of an IPv6 address: a key for Lua tables.
+--- A key for Lua tables that stands for an IPv6 address.
 ---@param address tideway.in6
 ---@return string
-function M.key6(address) return ffi.string(address, 16) end
+function M.key6(address)
+   return ("%x %x %x %x"):format(address:u32(0), address:u32(1), address:u32(2), address:u32(3))
+end
 
 --- The first two and the last four bytes of a MAC address as little-endian words.
 ---@param mac number
@@ -267,7 +268,9 @@ end
 
 local function set(ctx, family, address, length, hop)
    local lpm = lpm_of(ctx, family)
-   if not lpm:set(address, length, hop) then error("router: " .. require("tideway.abi").error(), 0) end
+   if not lpm:set(address, length, hop) then
+      error(("router: the table of IPv%d routes is full; this is a bug, please report it"):format(family), 0)
+   end
 end
 
 local function add_reserved(ctx)

@@ -1,7 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- router: fragments IPv4 packets that are longer than the MTU and may be (RFC 791 3.2, RFC 1812 4.2.2.7).
 
-local ffi = require "ffi"
 local tw = require "tideway"
 local send = require "tideway.nf.router.send"
 
@@ -26,6 +25,12 @@ local function copied_options(pkt, at, stop)
    return list
 end
 
+local function copy(to, to_at, from, from_at, count)
+   local words = math.floor(count / 4) * 4
+   for k = 0, words - 1, 4 do to:set_u32(to_at + k, from:u32(from_at + k)) end
+   for k = words, count - 1 do to:set_u8(to_at + k, from:u8(from_at + k)) end
+end
+
 local function set_lengths(ip, head, payload, offset, more)
    ip.ihl, ip.total_length = head / 4, head + payload
    ip.frag = (more and 0x2000 or 0) + offset
@@ -36,8 +41,8 @@ local function emit(ctx, pkt, hop, options, head, done, payload, offset, more)
    local new_head = IP + #options
    local out = tw.emit(hop.port, ETH + new_head + payload)
    if not out then return false end
-   ffi.copy(out.data, pkt.data, ETH + IP)
-   ffi.copy(out.data + ETH + new_head, pkt.data + ETH + head + done, payload)
+   copy(out, 0, pkt, 0, ETH + IP)
+   copy(out, ETH + new_head, pkt, ETH + head + done, payload)
    for k, byte in ipairs(options) do out:set_u8(ETH + IP + k - 1, byte) end
    local eth = out:eth()
    eth.dst, eth.src = hop.mac, ctx.ports[hop.port].mac
