@@ -55,7 +55,7 @@ ifeq ($(V)$(findstring s,$(firstword -$(MAKEFLAGS))),)
 say = @echo '  $1 $@';
 endif
 
-.PHONY: all deps have-deps run test check format bench install uninstall clean help asan
+.PHONY: all deps have-deps run test check format bench install uninstall clean help asan fuzz
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := all
 
@@ -125,7 +125,12 @@ format: ## lay out core/ as clang-format wants it
 
 asan: have-deps ## build build/asan/tideway with address and undefined-behaviour sanitizers
 	@$(MAKE) --no-print-directory all BUILD=$(BUILD)/asan CFLAGS='-O1 -fno-omit-frame-pointer' \
-		EXTRA_CFLAGS='-fsanitize=address,undefined' EXTRA_LDFLAGS='-fsanitize=address,undefined'
+		EXTRA_CFLAGS='-fsanitize=address,undefined -fno-sanitize-recover=undefined' \
+		EXTRA_LDFLAGS='-fsanitize=address,undefined'
+
+fuzz: asan ## mutated packets and texts through that binary (FUZZ_SECONDS=60, FUZZ_SEED=a new one)
+	@BINARY=$(BUILD)/asan/tideway scripts/fuzz --seconds $(or $(FUZZ_SECONDS),60) \
+		$(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
 
 # ---- install ----
 

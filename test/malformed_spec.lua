@@ -61,8 +61,9 @@ describe("packet library on malformed packets", function()
 
    -- A SIGSEGV ends the process that looks for it: it is another one, and the marker tells what it was doing.
    local function run(mode)
-      local result = shell.tideway(("run --name spec-views-%d %s %s %s"):format(require("tideway.posix").getpid(),
-         "test/support/views_child.lua", path, mode))
+      -- In a shell of its own, so that what this says of the signal is caught too.
+      local result = shell.run("sh -c " .. shell.quote(("%s run --name spec-views-%d %s %s %s; exit $?"):format(
+         shell.binary, require("tideway.posix").getpid(), "test/support/views_child.lua", path, mode)))
       if result.code ~= 0 then
          local title, input = marker.read(path)
          return ("exit code %d, %s\nin %s on %s"):format(result.code, result.err, title, frame.hex(input or ""))

@@ -2,6 +2,9 @@
 -- What packet() does compiles: on an lcore whose traces have settled nothing is recorded or aborted any
 -- more, and nothing is allocated.
 
+local ffi = require "ffi"
+local abi = require "tideway.abi"
+local engine = require "tideway.engine"
 local frame = require "test.support.frame"
 local packets = require "test.support.packets"
 local rigs = require "test.support.rig"
@@ -164,24 +167,38 @@ describe("compiled packet functions", function()
       end
    end
 
+   -- A rare exit may become hot late, and be recorded then. So: there comes a time, soon, from when on 3200
+   -- packets pass with nothing recorded, aborted or allocated.
    local function settles(packet, list)
       start(packet)
       local load = load_of(list)
-      local traces, aborts, last = rig:steady(load)
-      assert.equal(0, aborts, last)
-      assert.is_true(traces <= 4, traces .. " traces in the steady state") -- a rare exit may become hot late
-      rig:advance(0.2)
-      local before = heap:get(0)
-      for _ = 1, 100 do load() end
-      rig:advance(0.2)
-      local bytes = (heap:get(0) - before) / 3200
-      assert.is_true(bytes < 1, bytes .. " bytes allocated per packet")
+      rig:steady(load)
+      local info = abi.C.tw_lcore_jit(engine.lcores[1].slot)
+      local traces, aborts, bytes
+      for _ = 1, 10 do
+         rig:advance(0.2)
+         traces, aborts, bytes = info.traces, info.aborts, heap:get(0)
+         for _ = 1, 100 do load() end
+         rig:advance(0.2)
+         traces, aborts, bytes = info.traces - traces, info.aborts - aborts, (heap:get(0) - bytes) / 3200
+         if traces == 0 and aborts == 0 and bytes < 0.5 then return end
+      end
+      assert.same({ 0, 0, 0 }, { traces, aborts, bytes }, "traces, aborts, bytes per packet; the last abort was at "
+         .. ffi.string(info.last_abort))
    end
 
    for name, nf in pairs(NFS) do
       it(name .. ": one kind of packet", function() settles(nf, { UDP4 }) end)
       it(name .. ": all kinds of packets", function() settles(nf, MIX) end)
    end
+
+   it("are told from functions that allocate", function()
+      local last
+      assert.is_false(pcall(settles, function(pkt)
+         last = { last and last[2], pkt.len }
+         pkt.mark = last[2]
+      end, { UDP4 }))
+   end)
 end)
 
 describe("packet functions", function()

@@ -64,6 +64,22 @@ local function globals_of(fn, visit)
    end
 end
 
+-- Names of the upvalues that a function, or one inside it, assigns to.
+local function assigned_upvalues(fn, names)
+   for pc = 1, util.funcinfo(fn).bytecodes - 1 do
+      local ins = util.funcbc(fn, pc)
+      if not ins then break end
+      local op = bit.band(ins, 0xff) * 6
+      local name = vmdef.bcnames:sub(op + 1, op + 6)
+      if name:find "^USET" then
+         names[util.funcuvname(fn, bit.band(bit.rshift(ins, 8), 0xff)) or false] = true
+      elseif name == "FNEW  " then
+         assigned_upvalues(util.funck(fn, -bit.rshift(ins, 16) - 1), names)
+      end
+   end
+   return names
+end
+
 local Packer = {}
 Packer.__index = Packer
 
@@ -107,6 +123,7 @@ function Packer:fn(value, node)
    node.kind = "function"
    node.code = string.dump(value)
    node.up = {}
+   local assigned = assigned_upvalues(value, {})
    local i = 1
    while true do
       local name, up = debug.getupvalue(value, i)
@@ -114,11 +131,13 @@ function Packer:fn(value, node)
       local where = ("upvalue %q of the function at %s:%d"):format(name, info.short_src, info.linedefined)
       local id = debug.upvalueid(value, i)
       local shared = self.upvalues[id]
+      if assigned[name] then self.variable[id] = true end
       if shared then
          node.up[i] = { join = shared }
       else
          self.upvalues[id] = { node.id, i }
          node.up[i] = { value = self:push(where, up) }
+         self.cells[node.up[i]] = id
       end
       i = i + 1
    end
@@ -200,9 +219,11 @@ for name in pairs(_G) do base_globals[name] = true end
 function M.pack(value, root)
    local packer = setmetatable({
       nodes = {}, ids = {}, upvalues = {}, globals = {}, global_refs = {}, path = { root },
+      cells = {}, variable = {},
       names = named_values(), base = base_globals,
    }, Packer)
    local ref = packer:value(value)
+   for up, id in pairs(packer.cells) do up.constant = not packer.variable[id] end
    return buffer.encode {
       root = ref, nodes = packer.nodes, globals = packer.global_refs, cdefs = ffi_cdefs, path = package.path,
    }
@@ -212,6 +233,11 @@ local function by_name(name)
    local module = name[1] == "_G" and _G or require(name[1])
    if name[2] == nil then return module end
    return module[name[2]]
+end
+
+-- An upvalue of this function is never assigned, which LuaJIT sees: it becomes a constant in machine code.
+local function constant(value)
+   return function() return value end
 end
 
 local Builder = {}
@@ -243,6 +269,8 @@ function Builder:build(id)
          if up.join then
             if self.built[up.join[1]] == nil then self:build(up.join[1]) end
             debug.upvaluejoin(fn, i, self.built[up.join[1]], up.join[2])
+         elseif up.constant then
+            debug.upvaluejoin(fn, i, constant(self:deref(up.value)), 1)
          else
             debug.setupvalue(fn, i, self:deref(up.value))
          end

@@ -127,12 +127,13 @@ local function link_layer()
       frame = frame.eth(link("lan", { src = "03:00:00:00:00:01", type = 0x88b5 }), ("\0"):rep(46)) }
    add { name = "zero addresses", port = "lan",
       frame = frame.eth({ dst = "00:00:00:00:00:00", src = "00:00:00:00:00:00", type = 0x88b5 }, ("\0"):rep(46)) }
-   local labels = { u32(0x00010140), u32(0x00020040), u32(0x00030140), u32(0x00013040) }
-   local ip = frame.ipv4({ src = M.HOST, dst = M.FAR }, frame.udp({ src = M.HOST, dst = M.FAR }, { sport = 1, dport = 2 }))
+   local labels = { u32(0x00010140), u32(0x00020040), u32(0x00030140) }
+   local ends = { src = M.HOST, dst = M.FAR }
+   local ip = frame.ipv4(ends, frame.udp(ends, { sport = 1, dport = 2 }))
    add { name = "MPLS, one label", port = "lan", mpls = 14, inner = 18,
       frame = frame.eth(link("lan", { type = 0x8847 }), labels[1] .. ip) }
    add { name = "MPLS, three labels", port = "lan", mpls = 14,
-      frame = frame.eth(link("lan", { type = 0x8848 }), labels[2] .. labels[4]:sub(1, 2) .. "\0\64" .. labels[3] .. ip) }
+      frame = frame.eth(link("lan", { type = 0x8848 }), labels[2] .. u32(0x00014040) .. labels[3] .. ip) }
    add { name = "MPLS without a bottom", port = "lan", mpls = 14,
       frame = frame.eth(link("lan", { type = 0x8847 }), labels[2]:rep(20)) }
 end
@@ -175,7 +176,9 @@ local function ipv4()
       { sport = 4001, dport = 443, options = TCP_OPTIONS }) })
    v4("UDP without checksum", 17, nil, { payload = frame.udp({ src = M.HOST, dst = M.FAR },
       { sport = 4002, dport = 53, no_checksum = true }, "abc") })
-   v4("SCTP", 132, nil, { payload = u16(5000) .. u16(5001) .. u32(1) .. u32(0x12345678) .. "\1\0\0\20" .. ("\0"):rep(16) })
+   v4("SCTP", 132, nil, {
+      payload = u16(5000) .. u16(5001) .. u32(1) .. u32(0x12345678) .. "\1\0\0\20" .. ("\0"):rep(16),
+   })
    v4("TTL 1", 17, { ttl = 1 })
    v4("TTL 0", 17, { ttl = 0 })
    v4("multicast", 17, { dst = "224.0.0.5" }, { dst = "01:00:5e:00:00:05" })
@@ -226,14 +229,17 @@ local function tunnels()
    local ip = { src = M.HOST, dst = M.FAR }
    v4("VXLAN", 17, nil, { inner = 30, payload = frame.udp(ip, { sport = 5555, dport = 4789 },
       "\8\0\0\0" .. u32(77 * 256) .. inner) })
-   v4("VXLAN without a VNI", 17, nil, { payload = frame.udp(ip, { sport = 5555, dport = 4789 }, ("\0"):rep(8) .. inner) })
+   v4("VXLAN without a VNI", 17, nil, {
+      payload = frame.udp(ip, { sport = 5555, dport = 4789 }, ("\0"):rep(8) .. inner),
+   })
    v4("IP in IP", 4, nil, { inner = 0, payload = inner_ip })
    v6("IPv4 in IPv6", 4, nil, { inner = 0, payload = inner_ip })
 end
 
 local EXTENSIONS = {
    { 0, "\0\5\2\0\0\1\0", "hop-by-hop" }, { 60, "\0\1\4\0\0\0\0", "destination options" },
-   { 43, "\2\0\1" .. ("\0"):rep(4) .. frame.ip6 "2001:db8::7", "routing" }, { 44, "\0\0\0" .. u32(5), "atomic fragment" },
+   { 43, "\2\0\1" .. ("\0"):rep(4) .. frame.ip6 "2001:db8::7", "routing" },
+   { 44, "\0\0\0" .. u32(5), "atomic fragment" },
    { 51, "\4\0\0" .. u32(1) .. u32(2) .. ("\0"):rep(12), "authentication" }, { 135, "\0\5\0\0\0\0\0", "mobility" },
    { 139, "\0\1\1\0\0\0\0", "HIP" }, { 140, "\0\0\0\0\0\0\0", "shim6" },
 }
@@ -271,9 +277,10 @@ local function icmp6()
       v6(name, 58, i, { dst = dst, payload = frame.icmp6(i, { type = type, rest = rest }, data) })
    end
    local sll, tll = "\1\1" .. frame.mac(M.HOST_MAC), "\2\1" .. frame.mac(M.HOST_MAC)
-   nd("neighbor solicitation", { src = M.HOST6, dst = group }, 135, u32(0), frame.ip6(M.LAN6) .. sll, "33:33:ff:00:00:01")
+   local group_mac = "33:33:ff:00:00:01"
+   nd("neighbor solicitation", { src = M.HOST6, dst = group }, 135, u32(0), frame.ip6(M.LAN6) .. sll, group_mac)
    nd("neighbor advertisement", { src = M.HOST6, dst = M.LAN6 }, 136, u32(0x60000000), frame.ip6(M.HOST6) .. tll)
-   nd("address probe", { src = "::", dst = group }, 135, u32(0), frame.ip6(M.LAN6), "33:33:ff:00:00:01")
+   nd("address probe", { src = "::", dst = group }, 135, u32(0), frame.ip6(M.LAN6), group_mac)
    nd("router solicitation", { src = M.HOST6, dst = "ff02::2" }, 133, u32(0), sll, "33:33:00:00:00:02")
    nd("router advertisement", { src = "fe80::1", dst = "ff02::1" }, 134, u32(0x40000708),
       ("\0"):rep(8) .. tll, "33:33:00:00:00:01")

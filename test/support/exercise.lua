@@ -25,8 +25,10 @@ local A6 = "in6.from_words(0x20010db8, 0, 0, 1)"
 local READ = {
    eth = NONE, vlan = { "", "1", "2", "3", "0" }, ethertype = NONE, arp = NONE, ipv4 = NONE, ipv6 = NONE,
    mpls = { "", "1", "2", "3", "16", "17", "0", "-1", "1.5", "0/0" },
-   ipv4_option = { "0", "1", "7", "68", "131", "148" }, ipv6_extension = { "0", "43", "44", "51", "60", "135", "6", "-1" },
-   ipv6_fragment = NONE, is_fragment = NONE, tcp = NONE, tcp_option = { "0", "1", "2", "3", "8" }, udp = NONE, sctp = NONE,
+   ipv4_option = { "0", "1", "7", "68", "131", "148" },
+   ipv6_extension = { "0", "43", "44", "51", "60", "135", "6", "-1" },
+   ipv6_fragment = NONE, is_fragment = NONE, tcp = NONE, tcp_option = { "0", "1", "2", "3", "8" },
+   udp = NONE, sctp = NONE,
    icmp = NONE, icmp6 = NONE, nd = NONE, nd_option = { "1", "2", "5" }, gre = NONE, gre_key = NONE,
    vxlan = { "", "4789", "53" }, eth_at = OFFSETS, ipv4_at = OFFSETS, ipv6_at = OFFSETS, tcp_at = OFFSETS,
    udp_at = OFFSETS, icmp_at = OFFSETS, icmp6_at = OFFSETS, l3_offset = NONE, l4_offset = NONE, l4_protocol = NONE,
@@ -34,16 +36,19 @@ local READ = {
    valid_l4_checksum = NONE, header = {},
 }
 for name in pairs(packet.headers) do
-   for _, offset in ipairs { "nil", "0", "14", "-1", "2^32", "0/0", "p.len - T.%s.size", "p.len - T.%s.size + 1", "p.len" } do
+   local room = "p.len - T.%s.size"
+   for _, offset in ipairs { "nil", "0", "14", "-1", "2^32", "0/0", room, room .. " + 1", "p.len" } do
       table.insert(READ.header, ("T.%s, "):format(name) .. offset:format(name))
    end
 end
 table.sort(READ.header)
 
 local WRITE = {
-   set_u8 = { "%s, 255" }, set_u16 = { "%s, 0xfffe" }, set_u32 = { "%s, 0xfffefdfc" }, set_u48 = { "%s, 0xfffefdfcfbfa" },
+   set_u8 = { "%s, 255" }, set_u16 = { "%s, 0xfffe" }, set_u32 = { "%s, 0xfffefdfc" },
+   set_u48 = { "%s, 0xfffefdfcfbfa" },
    update_l4_checksum = NONE, set_ipv4_src = { "0", "0xffffffff", "0x0a000001" }, set_ipv4_dst = { "0x0a000001" },
-   set_ipv6_src = { A6 }, set_ipv6_dst = { A6 }, set_src_port = { "0", "65535", "1234" }, set_dst_port = { "0", "65535", "80" },
+   set_ipv6_src = { A6 }, set_ipv6_dst = { A6 }, set_src_port = { "0", "65535", "1234" },
+   set_dst_port = { "0", "65535", "80" },
 }
 -- These move the frame in its buffer: only where the packet has a real one.
 local RESIZE = {

@@ -111,7 +111,8 @@ local function ipv4(entry, emit_raw)
             emit(("last byte an option %d"):format(kind), put(s, at + 20 + options - 1, u8(kind)))
          end
          for _, pointer in ipairs { 0, 1, 3, 4, 5, 40, 255 } do
-            emit(("option %d, pointer %d"):format(kind, pointer), put(s, at + 20, u8(kind) .. u8(options) .. u8(pointer)))
+            local option = u8(kind) .. u8(options) .. u8(pointer)
+            emit(("option %d, pointer %d"):format(kind, pointer), put(s, at + 20, option))
          end
       end
    end
@@ -244,7 +245,8 @@ function M.of(entry, emit)
          emit(("%s: cut to %d bytes, total length fits"):format(name, n),
             M.mend(put(cut, entry.v4 + 2, u16(n - entry.v4)), entry.v4))
       elseif entry.v6 and n >= entry.v6 + 40 then
-         emit(("%s: cut to %d bytes, payload length fits"):format(name, n), put(cut, entry.v6 + 4, u16(n - entry.v6 - 40)))
+         cut = put(cut, entry.v6 + 4, u16(n - entry.v6 - 40))
+         emit(("%s: cut to %d bytes, payload length fits"):format(name, n), cut)
       end
    end)
    ethernet(entry, lie)

@@ -37,8 +37,8 @@ function Random:of(list) return list[self:below(#list) + 1] end
 
 -- ---- frames ----
 
-local BYTES = { 0, 1, 2, 4, 5, 6, 7, 8, 0x0f, 0x10, 0x11, 0x1f, 0x20, 0x3a, 0x3f, 0x40, 0x45, 0x46, 0x4f, 0x60, 0x7f, 0x80,
-   0x81, 0x88, 0xa8, 0xc0, 0xe0, 0xf0, 0xfe, 0xff }
+local BYTES = { 0, 1, 2, 4, 5, 6, 7, 8, 0x0f, 0x10, 0x11, 0x1f, 0x20, 0x3a, 0x3f, 0x40, 0x45, 0x46, 0x4f, 0x60, 0x7f,
+   0x80, 0x81, 0x88, 0xa8, 0xc0, 0xe0, 0xf0, 0xfe, 0xff }
 local WORDS = { 0, 1, 7, 8, 19, 20, 21, 28, 40, 0x3fff, 0x4000, 0x7fff, 0x8000, 0xff00, 0xfffe, 0xffff, 0x0800, 0x0806,
    0x8100, 0x86dd, 0x88a8, 0x8847 }
 
@@ -112,11 +112,13 @@ end
 
 -- ---- texts ----
 
-local PIECES = { "", " ", "\n", "\t", "\0", "\r", "#", "/", ":", "::", ".", ",", ";", "-", "{", "}", "(", "%", "%s", "[", "\"",
-   "'", "\\", "\255", "\226\130\172", "0", "1", "-1", "00", "256", "65535", "65536", "4294967296", "1e9", "0x10", "nan", "inf",
-   "99999999999999999999", "10.0.0.0/8", "::/0", "2001:db8::1", "1.2.3.4.5", "02:00:00:00:00:01", "u8", "u32", "be16", "ip6",
-   "mac", "pad", "u4", "u31", "_", "end", "raw_x", "int", "allow", "drop", "reject", "count", "tcp", "udp", "icmp", "from", "to",
-   "port", "in", "out", "established", "new", "flags", "S/SA", "lan", "not", "all", "any" }
+local PIECES = {
+   "", " ", "\n", "\t", "\0", "\r", "#", "/", ":", "::", ".", ",", ";", "-", "{", "}", "(", "%", "%s", "[", "\"", "'",
+   "\\", "\255", "\226\130\172", "0", "1", "-1", "00", "256", "65535", "65536", "4294967296", "1e9", "0x10", "nan", "inf",
+   "99999999999999999999", "10.0.0.0/8", "::/0", "2001:db8::1", "1.2.3.4.5", "02:00:00:00:00:01", "u8", "u32", "be16",
+   "ip6", "mac", "pad", "u4", "u31", "_", "end", "raw_x", "int", "allow", "drop", "reject", "count", "tcp", "udp", 
+   "icmp", "from", "to", "port", "in", "out", "established", "new", "flags", "S/SA", "lan", "not", "all", "any",
+}
 
 --- A text made from one of a list of good ones.
 ---@param r tideway.spec.random

@@ -45,7 +45,9 @@ local function napt44(wan, name, place)
 end
 
 local function firewall(lan, wan, name)
-   return tw.nf.firewall { name = name, ports = { lan = lan, wan = wan }, rules = RULES, connections = 4096, fragments = "follow" }
+   return tw.nf.firewall {
+      name = name, ports = { lan = lan, wan = wan }, rules = RULES, connections = 4096, fragments = "follow",
+   }
 end
 
 local function exercise()
@@ -121,7 +123,8 @@ function M.start(names)
          ports[#ports + 1], ports[#ports + 2] = full .. ".lan", full .. ".wan"
       end
    end
-   local self = setmetatable({ rig = rig.new { ports = ports }, target = {}, names = {}, empty = 0, stall_ms = stall_ms }, Targets)
+   local r = rig.new { ports = ports }
+   local self = setmetatable({ rig = r, target = {}, names = {}, empty = 0, stall_ms = stall_ms }, Targets)
    for i, entry in ipairs(all) do
       local target = {
          lan = self.rig.ports[2 * i - 1], wan = self.rig.ports[2 * i], guarded = entry.name ~= entry.base,

@@ -34,12 +34,18 @@ end
 
 ---@type table<string, { seeds: string[], parse: fun(text: string) }>
 M.parsers = {
-   ip4 = { seeds = { "10.0.0.1", "255.255.255.255", "0.0.0.0" }, parse = round_trip(address.parse_ip4, address.ip4_string) },
+   ip4 = {
+      seeds = { "10.0.0.1", "255.255.255.255", "0.0.0.0" },
+      parse = round_trip(address.parse_ip4, address.ip4_string),
+   },
    ip6 = {
       seeds = { "2001:db8::1", "::", "::ffff:10.0.0.1", "1:2:3:4:5:6:7:8", "fe80::1%eth0", "1::8", "::1.2.3.4" },
       parse = round_trip(address.parse_ip6, address.ip6_string),
    },
-   mac = { seeds = { "02:00:00:00:00:01", "ff-ff-ff-ff-ff-ff" }, parse = round_trip(address.parse_mac, address.mac_string) },
+   mac = {
+      seeds = { "02:00:00:00:00:01", "ff-ff-ff-ff-ff-ff" },
+      parse = round_trip(address.parse_mac, address.mac_string),
+   },
    prefix = {
       seeds = { "10.0.0.0/8", "2001:db8::/32", "::/0", "0.0.0.0/0", "192.0.2.1", "2001:db8::1/128" },
       parse = round_trip(address.parse_prefix, tostring),
@@ -48,7 +54,8 @@ M.parsers = {
    header = {
       seeds = {
          "u8 a; be16 b", "u4 version; u4 ihl; u8 tos { u6 dscp; u2 ecn }; be16 length", "mac dst, src; be16 type",
-         "be16 tci { u3 pcp; u1 dei; u12 vid }; pad 3; ip6 a; ip4 b; le64 c", "be32 entry { u20 label; u3 tc; u1 bos; u8 ttl }",
+         "be16 tci { u3 pcp; u1 dei; u12 vid }; pad 3; ip6 a; ip4 b; le64 c",
+         "be32 entry { u20 label; u3 tc; u1 bos; u8 ttl }",
       },
       parse = function(text)
          layout.parse("fuzz", text)
@@ -58,7 +65,9 @@ M.parsers = {
       end,
    },
    table_type = {
-      seeds = { "u32", "u32 src; u32 dst; u16 sport; u16 dport; u8 proto", "ip6 a; mac b; ns expires", "u64", "i32 x; i64 y" },
+      seeds = {
+         "u32", "u32 src; u32 dst; u16 sport; u16 dport; u8 proto", "ip6 a; mac b; ns expires", "u64", "i32 x; i64 y",
+      },
       parse = function(text)
          if types_left <= 0 then return end
          types_left = types_left - 1
@@ -68,14 +77,17 @@ M.parsers = {
    firewall = {
       seeds = {
          "allow established", "allow in lan\ndrop count unasked", "reject tcp port 23",
-         "drop count x tcp flags SF/SF", "allow icmp echo to 198.51.100.1", "allow tcp from 10.0.0.0/8 to 192.0.2.1 port 80-90,443",
+         "drop count x tcp flags SF/SF", "allow icmp echo to 198.51.100.1",
+         "allow tcp from 10.0.0.0/8 to 192.0.2.1 port 80-90,443",
          "allow icmp6 neighbor-solicitation, neighbor-advertisement # neighbours", "allow udp from 2001:db8::/32",
          "drop in wan from { 10.0.0.0/8, 172.16.0.0/12 }", "allow tcp,udp new port 53",
       },
       parse = function(text) compile.compile(rules.parse(text, { lan = 0, wan = 1 }, "rules")) end,
    },
    napt44 = {
-      seeds = { "1024-65535", "10.0.0.0/24", "198.51.100.1", "10.0.0.2:80", "198.51.100.0/30", "tcp", "2000-3000,4000" },
+      seeds = {
+         "1024-65535", "10.0.0.0/24", "198.51.100.1", "10.0.0.2:80", "198.51.100.0/30", "tcp", "2000-3000,4000",
+      },
       parse = function(text)
          local way = #text % 4
          local cfg = { outside = 1, address = "198.51.100.1", inside = "10.0.0.0/24" }
@@ -86,8 +98,9 @@ M.parsers = {
    },
    command_line = {
       seeds = {
-         "run --for 10 --json edge.lua", "run --name x --burst 32 --idle sleep s.lua a b", "top --once --json", "check x.lua",
-         "doctor", "help run", "completion bash", "run -- x", "--version", "run --memory 512 --no-huge -q x.lua --for",
+         "run --for 10 --json edge.lua", "run --name x --burst 32 --idle sleep s.lua a b", "top --once --json",
+         "check x.lua", "doctor", "help run", "completion bash", "run -- x", "--version",
+         "run --memory 512 --no-huge -q x.lua --for",
       },
       parse = function(text) parser.parse(require("tideway.cli").commands(), words(text)) end,
    },
@@ -98,9 +111,11 @@ for name in pairs(M.parsers) do M.names[#M.names + 1] = name end
 table.sort(M.names)
 
 -- What Lua says of mistakes in a program.
-local INTERNAL = { "attempt to ", "bad argument", "malformed pattern", "invalid capture", "stack overflow", "invalid option",
-   "internal:", "table overflow", "not enough memory", "unfinished capture", "string length overflow", "assertion failed",
-   "%[string \"" }
+local INTERNAL = {
+   "attempt to ", "bad argument", "malformed pattern", "invalid capture", "unfinished capture", "stack overflow",
+   "invalid option", "internal:", "table overflow", "not enough memory", "string length overflow", "assertion failed",
+   "expected near", "%[string \"",
+}
 
 --- Parse a text.
 ---@param name string

@@ -118,6 +118,16 @@ local function struct_of(members)
    return ffi.typeof("struct { " .. table.concat(code, " ") .. " } __attribute__((packed))")
 end
 
+-- Fields of one byte and IPv6 addresses are members of the C struct under their own name.
+local function why_no_struct(members)
+   for _, member in ipairs(members) do
+      if not pcall(ffi.typeof, ("struct { uint8_t %s; }"):format(member.name)) then
+         return ("%q is a word of C and cannot name a field of this type"):format(member.name)
+      end
+   end
+   return "it is too large"
+end
+
 -- A cdata under which a table of functions can be indexed at the cost of a constant.
 local function dispatcher(functions, complain)
    setmetatable(functions, { __index = complain })
@@ -200,7 +210,8 @@ function M.define(name, declaration, methods)
    for method in pairs(methods) do
       if parsed.fields[method] then error(("header %s: %q is a field and a method"):format(name, method), 2) end
    end
-   local ctype = struct_of(parsed.members)
+   local made, ctype = pcall(struct_of, parsed.members)
+   if not made then error(("header %s: %s"):format(name, why_no_struct(parsed.members)), 2) end
    assert(ffi.sizeof(ctype) == parsed.size)
    local header = setmetatable({
       name = name, declaration = declaration, methods = methods, size = parsed.size, fields = parsed.fields,

@@ -39,6 +39,9 @@ for word in ([[and break do else elseif end false for function goto if in local 
    KEYWORDS[word] = true
 end
 
+-- Number of bits of "u12"; nil for other types, "u08" among them.
+local function bits_of(type) return tonumber(type:match "^u([1-9]%d*)$" or type:match "^u(0)$") end
+
 local Parser = {}
 Parser.__index = Parser
 
@@ -122,7 +125,7 @@ function Parser:parts(whole)
    local at = 0
    while self:peek() ~= "}" do
       local type = self:next() or "end of text"
-      local width = tonumber(type:match "^u([1-9]%d*)$")
+      local width = bits_of(type)
       if not width or width < 1 or width >= whole.width then
          self:fail("%s: %q: a part is declared as u1 to u%d", whole.name, type, whole.width - 1)
       end
@@ -157,14 +160,14 @@ end
 
 function Parser:pad()
    local count = self:next()
-   if not count or not count:find "^%d+$" or tonumber(count) < 1 then
-      self:fail("pad takes a number of bytes, %q found", count or "end of text")
+   if not count or not count:find "^%d+$" or tonumber(count) < 1 or tonumber(count) > 65535 then
+      self:fail("pad takes a number of bytes from 1 to 65535, %q found", count or "end of text")
    end
    self:member("raw_" .. self.layout.size, tonumber(count), "pad")
 end
 
 function Parser:statement(type)
-   local width = tonumber(type:match "^u([1-9]%d*)$")
+   local width = bits_of(type)
    local in_bits = self.run ~= nil
    if type ~= "pad" and not WHOLE[type] and not width then
       self:fail("%q is not a type; there are: %s", type, TYPES)
