@@ -105,6 +105,10 @@ local function ipv4(entry, emit_raw)
    emit_raw("wrong header checksum", put(s, at + 10, "\18\52"))
    local options = entry.l4 and entry.l4 - at - 20 or 0
    if options > 0 then
+      for _, kind in ipairs { 2, 7, 131, 148 } do
+         emit(("ends after the type of option %d"):format(kind),
+            put(s:sub(1, at + 20), at + 2, u16(20 + options)) .. ("\1"):rep(options - 1) .. u8(kind))
+      end
       for _, kind in ipairs { 7, 68, 130, 131, 137, 148, 222 } do
          for _, length in ipairs { 0, 1, 2, 3, options, options + 1, 255 } do
             emit(("option %d of length %d"):format(kind, length), put(s, at + 20, u8(kind) .. u8(length)))
@@ -154,6 +158,12 @@ local function tcp(entry, emit)
       end
    end
    words_at(emit, s, at + 16, "checksum", { 0, 0xffff })
+   if entry.v4 then
+      for _, kind in ipairs { 2, 3, 8 } do
+         local short = put(s:sub(1, at + 12), entry.v4 + 2, u16(at + 24 - entry.v4)) .. "\96" .. s:sub(at + 14, at + 20)
+         emit(("ends after the kind of option %d"):format(kind), M.mend(short .. "\1\1\1" .. u8(kind), entry.v4))
+      end
+   end
 end
 
 local function udp(entry, emit)

@@ -91,8 +91,11 @@ M.parsers = {
       parse = function(text)
          local way = #text % 4
          local cfg = { outside = 1, address = "198.51.100.1", inside = "10.0.0.0/24" }
-         if way == 0 then cfg.ports = text elseif way == 1 then cfg.inside = text elseif way == 2 then cfg.address = text
-         else cfg.forward = { { proto = "tcp", port = 8080, to = text } } end
+         if way == 3 then
+            cfg.forward = { { proto = "tcp", port = 8080, to = text } }
+         else
+            cfg[({ [0] = "ports", "inside", "address" })[way]] = text
+         end
          napt44.check(cfg)
       end,
    },

@@ -65,7 +65,7 @@ end
 
 -- Two loads and no call: rte_lpm's tbl24, and tbl8 for prefixes longer than /24.
 templates.lpm4 = [[
-local view, values, stride = env.view, env.values, env.stride
+local view, cells = env.view, env.cells
 local tbl24, tbl8 = env.tbl24, env.tbl8
 local band, rshift = env.band, env.rshift
 function tables.get(_, address)
@@ -78,7 +78,7 @@ function tables.get(_, address)
       slot = view.default_slot
       if slot == 0 then return nil end
    end
-   local p = cast(vptr, values + slot * stride)
+   local p = cast(vptr, cells + slot)
    return $LOAD
 end
 ]]
@@ -149,15 +149,15 @@ end
 ]]
 
 templates.array = [[
-local values, stride, entries = env.values, env.stride, env.entries
+local cells, entries = env.cells, env.entries
 function tables.get(_, i)
    if i < 0 or i >= entries then return nil end
-   local p = cast(vptr, values + i * stride)
+   local p = cast(vptr, cells + i)
    return $LOAD
 end
 function tables.set(_, i, $V)
    if i < 0 or i >= entries then return false end
-   local val = cast(vptr, values + i * stride)
+   local val = cast(vptr, cells + i)
    $STORE_V
    return true
 end
@@ -247,6 +247,11 @@ function M.generate(kinds, o)
       vptr = ffi.typeof("$ *", o.value.ctype)
       words.STORE_V, words.V = type_lib.store(o.value, "val", "v")
       words.LOAD = type_lib.load(o.value, "p")
+   end
+   if env.values then
+      -- A pointer to whole entries: LuaJIT scales the index with a shift, where `i * stride` would be
+      -- a multiplication of doubles.
+      env.cells = ffi.cast(ffi.typeof("struct { uint8_t bytes[$]; } *", env.stride), env.values)
    end
    if env.scratch then
       key = env.scratch
