@@ -265,18 +265,36 @@ static void settle(struct tw_lcore *lcore, unsigned chain, struct tw_pkt *pkt)
 	}
 }
 
+/* New frames leave by their port, or go on behind the NF that made them. */
 void tw_dispatch_emits(struct tw_lcore *lcore)
 {
+	struct tw_pkt onward[TW_EMIT_MAX];
+	uint16_t chain_of[TW_EMIT_MAX];
+	unsigned n = 0;
+
 	for (unsigned i = 0; i < lcore->n_emits; i++) {
 		struct tw_pkt *pkt = &lcore->emit[i];
 		unsigned chain = lcore->emit_chain[i];
 
 		chain_stats(lcore, chain)->originated++;
-		queue_to_port(lcore, chain, TW_STAGE_ENGINE, pkt->out, pkt->mbuf);
-		if (i + 1 == lcore->n_emits || lcore->emit_chain[i + 1] != chain)
+		if (pkt->verdict == TW_NEXT) {
+			chain_of[n] = chain;
+			onward[n++] = *pkt;
+		} else {
+			queue_to_port(lcore, chain, TW_STAGE_ENGINE, pkt->out, pkt->mbuf);
 			flush(lcore, chain);
+		}
 	}
 	lcore->n_emits = 0;
+	/* Each goes on further down its chain than it was made, so this comes to an end. */
+	for (unsigned i = 0; i < n;) {
+		unsigned chain = chain_of[i], count = 0;
+
+		while (i < n && chain_of[i] == chain)
+			lcore->burst.pkts[count++] = onward[i++];
+		lcore->burst.count = count;
+		tw_dispatch_burst(lcore, chain, NULL, 0);
+	}
 }
 
 /* Packets entering each NF: all of them, less those with a verdict at an earlier one. */
@@ -519,6 +537,7 @@ struct tw_pkt *tw_emit(uint16_t port, uint32_t len)
 		.verdict = TW_PORT | (uint32_t)port << 8,
 		.port = TW_PORT_NONE,
 		.out = port,
+		.stage = TW_STAGE_ENGINE,
 		.mbuf = mbuf,
 	};
 	return pkt;

@@ -125,6 +125,30 @@ describe("slow path", function()
       assert.equal(1, chain.punted)
    end)
 
+   it("lets new frames go on behind the NF that made them", function()
+      local b = rig.b.index
+      rig:chain("c", rig.a, nf {
+         packet = function(pkt) return pkt:punt() end,
+         punt = function(pkt)
+            for _ = 1, 3 do
+               local made = tw.emit(b, 60, true)
+               made.port, made.mark = pkt.port, 5
+            end
+            return pkt:drop "replaced"
+         end,
+      }, nf { packet = function(pkt)
+         if pkt.mark == 5 then pkt:eth().type = 0x88b6 end
+      end }, rig.b)
+      rig:start()
+      rig:send(rig.a, udp())
+      local out = rig:collect(rig.b)
+      assert.equal(3, #out)
+      for _, f in ipairs(out) do assert.equal("\x88\xb6", f:sub(13, 14)) end
+      local chain = rig:snapshot().chains[1]
+      assert.equal(3, chain.originated)
+      assert.equal(3, chain.nfs[2].received)
+   end)
+
    it("drops punted packets of an NF without punt()", function()
       rig:chain("c", rig.a, nf { packet = function(pkt) return pkt:punt() end }, rig.b)
       rig:start()

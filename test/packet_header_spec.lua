@@ -113,6 +113,18 @@ describe("headers", function()
       end
    end)
 
+   it("stand in the README with all their fields", function()
+      local file = assert(io.open(require("tideway.abi").root .. "/tideway/packet/README.md"))
+      local text = file:read "*a"
+      file:close()
+      for name, known in pairs(tw.headers) do
+         local names = {}
+         for i, field in ipairs(known.fields) do names[i] = field.name end
+         local row = ("| `%s` | %d | %s |"):format(name, known.size, table.concat(names, " "))
+         assert.truthy(text:find(row, 1, true), row)
+      end
+   end)
+
    for name, fields in pairs(RFC) do
       local type = tw.headers[name]
 

@@ -35,10 +35,12 @@ function Hold:release(key) return C.tw_hold_release(self.id, key) end
 --- In punt() or tick(): a new zeroed frame that leaves by a port when the function returns.
 ---@param port integer port index
 ---@param len integer bytes
+---@param onward? boolean it goes on with the NF behind this one, with `out` set to the port
 ---@return tideway.pkt? nil when no packet buffer is free
-function M.emit(port, len)
+function M.emit(port, len, onward)
    local pkt = C.tw_emit(port, len)
    if pkt == nil then return nil end
+   if onward then pkt.verdict, pkt.resume = C.TW_NEXT, require("tideway.packet").burst.stage + 1 end
    return pkt[0]
 end
 

@@ -36,11 +36,12 @@ local function set_lengths(ip, head, payload, offset, more)
    ip.frag = (more and 0x2000 or 0) + offset
 end
 
--- A fragment after the first: a frame of its own, that leaves at once.
+-- A fragment after the first: a frame of its own, that goes on through the chain as the packet does.
 local function emit(ctx, pkt, hop, options, head, done, payload, offset, more)
    local new_head = IP + #options
-   local out = tw.emit(hop.port, ETH + new_head + payload)
+   local out = tw.emit(hop.port, ETH + new_head + payload, true) -- NAT behind the router sees it too
    if not out then return false end
+   out.port, out.mark = pkt.port, pkt.mark
    copy(out, 0, pkt, 0, ETH + IP)
    copy(out, ETH + new_head, pkt, ETH + head + done, payload)
    for k, byte in ipairs(options) do out:set_u8(ETH + IP + k - 1, byte) end
@@ -51,7 +52,7 @@ local function emit(ctx, pkt, hop, options, head, done, payload, offset, more)
    return true
 end
 
---- Send a packet in fragments. The first goes on through the chain, the others leave by the port at once.
+--- Send a packet in fragments; all go on through the chain.
 ---@param ctx table
 ---@param pkt tideway.pkt TTL decremented, options valid
 ---@param ip tideway.ipv4
