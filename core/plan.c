@@ -69,8 +69,8 @@ static int lcore_alloc(int slot, int cpu)
 		tw_rcu_register(slot);
 		atomic_store(&lcore->up, true);
 	}
-	/* The watchdog tells bursts apart by slot and seq, and remembers: a slot's next lcore must not
-	 * use the numbers of its last one again. */
+	/* The watchdog tells bursts apart by slot and seq, and remembers: a slot's next lcore must
+	 * not use the numbers of its last one again. */
 	atomic_store_explicit(&lcore->seq, ++lives << 40, memory_order_relaxed);
 	tw_lcore_table[slot] = lcore;
 	return 0;

@@ -215,7 +215,8 @@ describe("rings", function()
       local mid = tw.ring("mid", { size = 8 })
       local a = rig.a.index
       rig:chain("one", rig.a, mid)
-      rig:chain("two", mid, nf { packet = function(pkt) if pkt.port ~= a then return pkt:drop "lost_port" end end }, rig.b)
+      local check = nf { packet = function(pkt) if pkt.port ~= a then return pkt:drop "lost_port" end end }
+      rig:chain("two", mid, check, rig.b)
       rig:start()
       for _ = 1, 20 do rig.a:inject(udp()) end
       rig:run()

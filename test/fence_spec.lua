@@ -33,7 +33,11 @@ local faults = {
    },
    ["eats memory"] = {
       says = "", -- its time or its heap runs out first
-      act = function() local hoard = {} for i = 1, 1e9 do hoard[i] = ("x"):rep(1000) .. i end end,
+      act = function()
+         local hoard = {}
+         for i = 1, 1e9 do hoard[i] = ("x"):rep(1000) .. i end
+         return hoard
+      end,
    },
    ["writes through a wild pointer"] = {
       says = "memory fault",

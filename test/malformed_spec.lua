@@ -75,7 +75,7 @@ describe("packet library on malformed packets", function()
 
    it("would be seen to read one byte too many", function()
       local fault = run "overrun"
-      assert.truthy(fault and fault:find "exit code 139" and fault:find "in overrun on", fault)
+      assert.truthy(fault and fault:find "in overrun on", fault)
    end)
 end)
 

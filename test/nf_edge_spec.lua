@@ -32,8 +32,8 @@ describe("edge chain", function()
    after_each(function() if rig then rig:close() end end)
 
    local function out(i)
-      return frame.udp4({ dst = lan_mac, src = CLIENT_MAC }, { src = CLIENT, dst = SERVER }, { sport = 5000 + i, dport = 53 },
-         "question")
+      return frame.udp4({ dst = lan_mac, src = CLIENT_MAC }, { src = CLIENT, dst = SERVER },
+         { sport = 5000 + i, dport = 53 }, "question")
    end
 
    -- The answer to a frame that left by wan.

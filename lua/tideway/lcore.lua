@@ -288,8 +288,9 @@ function M.build(blob, burst_address, jit_address, quarantine)
       chains[i] = stages_of(chain, quarantine[i])
       functions[i] = compile(chain, chains[i], burst)
    end
-   return make_resume(burst, chains), make_punt(burst, chains),
-      make_tick(make_each(burst, chains, "tick"), jit_info, functions), make_each(burst, chains, "stop"), unpack(functions)
+   local tick = make_tick(make_each(burst, chains, "tick"), jit_info, functions)
+   return make_resume(burst, chains), make_punt(burst, chains), tick, make_each(burst, chains, "stop"),
+      unpack(functions)
 end
 
 return M

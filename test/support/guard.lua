@@ -48,6 +48,7 @@ local SLOTS = 128 -- more than a burst and what may be released into it
 local area
 
 local function inside(pkt)
+   if not area then return false end -- a VM that was built anew
    local at = tonumber(ffi.cast("uintptr_t", pkt.data))
    return at >= area and at < area + SLOTS * STRIDE
 end
