@@ -117,7 +117,8 @@ struct tw_port_info {
 	char name[TW_NAME_LEN];   /* name in the script, e.g. "lan" */
 	char device[TW_NAME_LEN]; /* DPDK device name */
 	char driver[TW_NAME_LEN];
-	char mode[TW_NAME_LEN]; /* what was really got: "native XDP, zero-copy", ... */
+	char mode[TW_NAME_LEN];     /* what was really got: "native XDP, zero-copy", ... */
+	char offloads[TW_NAME_LEN]; /* those in use: "rss", "fast-free"; empty: none */
 	uint8_t mac[6];
 	uint16_t rx_queues, tx_queues, mtu;
 	uint32_t speed; /* Mbit/s, 0 unknown */
@@ -169,6 +170,9 @@ struct tw_stats *tw_stats(void);    /* this instance's counters */
 /* ---- packets ---- */
 int tw_pkt_adjust_head(struct tw_pkt *pkt, int delta); /* delta < 0 grows; as bpf_xdp_adjust_head */
 int tw_pkt_adjust_tail(struct tw_pkt *pkt, int delta); /* delta > 0 grows; as bpf_xdp_adjust_tail */
+
+/* One's complement sum of bytes, folded to 16 bits, words as they lie in memory (rte_raw_cksum). */
+uint16_t tw_raw_sum(const void *data, uint32_t len);
 
 /* Slow path only (punt, tick): a new zeroed frame that leaves by a port; NULL when the pool is
  * empty or len does not fit a buffer. The frame is sent after the current call returns. */

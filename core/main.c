@@ -13,13 +13,34 @@
 #include <lauxlib.h>
 
 static volatile sig_atomic_t stop_signal;
+static volatile sig_atomic_t attentive; /* the engine looks at stop_signal by itself */
 static int wake[2] = { -1, -1 };
+static lua_State *control;
 
+static void stop_script(lua_State *L, lua_Debug *ar)
+{
+	(void)ar;
+	lua_sethook(L, NULL, 0, 0);
+	luaL_error(L, "stopped by signal %d", (int)stop_signal);
+}
+
+/* The first signal asks for a clean stop: of the engine, or of a script that does not come to its
+ * end. The second one ends the process at once. */
 static void on_stop(int sig)
 {
 	int saved = errno;
 
+	if (stop_signal) {
+		signal(sig, SIG_DFL);
+		raise(sig);
+		return;
+	}
 	stop_signal = sig;
+	if (!attentive) {
+		/* Compiled code sees no hook: then the process ends a second later. */
+		lua_sethook(control, stop_script, LUA_MASKCOUNT, 1);
+		alarm(1);
+	}
 	if (write(wake[1], "", 1) < 0) {
 		/* full: the control thread wakes anyway */
 	}
@@ -36,6 +57,8 @@ int tw_sleep_ms(uint32_t ms)
 	struct pollfd fd = { .fd = wake[0], .events = POLLIN };
 	char buf[16];
 
+	attentive = 1;
+	alarm(0);
 	if (stop_signal)
 		return 1;
 	if (poll(&fd, 1, (int)ms) > 0 && read(wake[0], buf, sizeof(buf)) < 0) {
@@ -57,6 +80,7 @@ int main(int argc, char **argv)
 	lua_State *L = tw_vm_control();
 	int code = 1;
 
+	control = L;
 	if (!L) {
 		fprintf(stderr, "tideway: %s\n", tw_error());
 		return 1;

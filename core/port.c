@@ -243,12 +243,16 @@ static int queues_setup(struct tw_port *port, const char *name, const struct rte
 	return 0;
 }
 
-static void describe(struct tw_port *port, struct tw_port_info *text)
+static void describe(struct tw_port *port, struct tw_port_info *text,
+                     const struct rte_eth_conf *conf)
 {
 	struct rte_eth_dev_info info;
 	struct rte_eth_link link = { 0 };
 	char ifname[IF_NAMESIZE];
 
+	snprintf(text->offloads, sizeof(text->offloads), "%s%s",
+	         conf->rxmode.mq_mode == RTE_ETH_MQ_RX_RSS ? "rss " : "",
+	         conf->txmode.offloads & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE ? "fast-free " : "");
 	text->rx_queues = port->rx_queues;
 	text->tx_queues = port->tx_queues;
 	rte_eth_dev_get_mtu(port->ethdev, &text->mtu);
@@ -326,7 +330,7 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 		               text->device, strerror(-err), tw_eal_said());
 	port->started = true;
 	rte_eth_promiscuous_enable(port->ethdev); /* bridges and routers see every frame */
-	describe(port, text);
+	describe(port, text, &conf);
 	return 0;
 }
 
@@ -372,7 +376,7 @@ int tw_wire_inject(int index, const void *frame, uint32_t len)
 	mbuf = pool ? rte_pktmbuf_alloc(pool) : NULL;
 	if (!mbuf)
 		return tw_fail(ENOMEM, "no packet buffer is free");
-	data = rte_pktmbuf_append(mbuf, len);
+	data = len > UINT16_MAX ? NULL : rte_pktmbuf_append(mbuf, len);
 	if (!data || rte_ring_enqueue(port->wire_in, mbuf) < 0) {
 		rte_pktmbuf_free(mbuf);
 		return data ? tw_fail(ENOBUFS, "the wire is full (%u frames)", WIRE_SIZE - 1)

@@ -94,8 +94,10 @@ local function describe()
    local lines = { ffi.string(C.tw_eal_info().note) }
    for _, port in ipairs(model.ports) do
       local info = C.tw_stats().port[port.index]
-      lines[#lines + 1] = ("port %s: %s, %s, %d rx and %d tx queue(s)"):format(port.name, ffi.string(info.driver),
-         ffi.string(info.mode), info.rx_queues, info.tx_queues)
+      local offloads = ffi.string(info.offloads):gsub("%s+$", "")
+      lines[#lines + 1] = ("port %s: %s, %s, %d rx and %d tx queue(s), offloads: %s"):format(port.name,
+         ffi.string(info.driver), ffi.string(info.mode), info.rx_queues, info.tx_queues,
+         offloads == "" and "none" or offloads)
    end
    local cpus = plan.cpus()
    for _, chain in ipairs(model.chains) do

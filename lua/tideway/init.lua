@@ -14,6 +14,7 @@ local FROM = {
    ["tideway.table.acl"] = { "acl" },
    ["tideway.packet"] = {
       "ip4", "ip6", "mac", "prefix", "ip4_string", "ip6_string", "mac_string", "header", "csum", "headers",
+      "interface",
    },
 }
 local source = {}

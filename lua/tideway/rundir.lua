@@ -114,7 +114,17 @@ local function write_header(dir)
    f:close()
 end
 
---- Make the directory of an instance; what a dead one of that name left is removed first.
+-- What killed instances left behind, under any name.
+local function sweep(base)
+   for name in lfs.dir(base) do
+      local dir = base .. "/" .. name
+      if name:sub(1, 1) ~= "." and lfs.attributes(dir, "mode") == "directory" and state(dir) == "dead" then
+         M.remove { dir = dir }
+      end
+   end
+end
+
+--- Make the directory of an instance; what dead ones left is removed first.
 --- A name that runs already becomes name-2, name-3, ... unless it was asked for by name.
 ---@param name string
 ---@param exact? boolean fail instead of choosing another name
@@ -127,6 +137,7 @@ function M.claim(name, exact)
       local ok, err = lfs.mkdir(base)
       if not ok then return nil, ("cannot make %s: %s; set TIDEWAY_RUN_DIR"):format(base, err) end
    end
+   sweep(base)
    for n = 1, 1000 do
       local got = n == 1 and name or name .. "-" .. n
       local dir = base .. "/" .. got

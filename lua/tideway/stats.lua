@@ -68,7 +68,7 @@ local function read_port(s, lcores, index)
    local m = info.mac
    local port = {
       name = text(info.name), index = index, device = text(info.device), driver = text(info.driver),
-      mode = text(info.mode), speed_mbps = info.speed, mtu = info.mtu,
+      mode = text(info.mode), offloads = text(info.offloads), speed_mbps = info.speed, mtu = info.mtu,
       rx_queues = info.rx_queues, tx_queues = info.tx_queues,
       mac = ("%02x:%02x:%02x:%02x:%02x:%02x"):format(m[0], m[1], m[2], m[3], m[4], m[5]),
    }

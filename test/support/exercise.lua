@@ -52,8 +52,13 @@ local WRITE = {
 }
 -- These move the frame in its buffer: only where the packet has a real one.
 local RESIZE = {
-   adjust_head = { "0", "1", "-4", "14", "p.len", "p.len - 1", "p.len + 1", "-100000", "100000", "2^30", "-2^30" },
-   adjust_tail = { "0", "1", "-1", "p.len", "-p.len", "1 - p.len", "100000", "-100000", "2^30", "-2^30" },
+   adjust_head = {
+      "0", "1", "-4", "14", "p.len", "p.len - 1", "p.len + 1", "-100000", "100000", "2^30", "-2^30", "-65540", "65540",
+      "-2^31",
+   },
+   adjust_tail = {
+      "0", "1", "-1", "p.len", "-p.len", "1 - p.len", "100000", "-100000", "2^30", "-2^30", "-65540", "65540", "-2^31",
+   },
    push_vlan = { "1", "0xffff, 0x88a8" }, pop_vlan = NONE,
 }
 
@@ -94,6 +99,13 @@ end
 --- by_offset: the answer depends on an offset and the length, hardly on what is in the frame.
 ---@type { name: string, by_offset: boolean, run: fun(p: tideway.pkt): any }[]
 M.read, M.write, M.resize = calls_of(READ), calls_of(WRITE), calls_of(RESIZE)
+
+-- By how many bytes the frame is longer when it was done.
+for _, entry in ipairs(M.resize) do
+   local method, arguments = entry.name:match "^pkt:([%w_]+)%((.*)%)$"
+   local code = ({ adjust_head = "-(%s)", adjust_tail = "%s", push_vlan = "4", pop_vlan = "-4" })[method]
+   entry.grows = loadstring("local p = { len = ... } return " .. code:format(arguments))
+end
 
 -- ---- views ----
 
@@ -201,7 +213,10 @@ function M.share(p, n)
       local entry, before = M.resize[i], p.len
       local done = entry.run(p)
       if p.len < 0 or p.len > 65535 then error(("%s: length %d"):format(entry.name, p.len), 0) end
-      if not done and p.len ~= before then error(entry.name .. " failed and changed the length", 0) end
+      local grown = done and entry.grows(before) or 0
+      if p.len ~= before + grown then
+         error(("%s gave %s: %d bytes became %d"):format(entry.name, tostring(done), before, p.len), 0)
+      end
    end
 end
 

@@ -115,8 +115,9 @@ end
 function M.start(names)
    local ports, all = {}, {}
    local options = abi.C.tw_options()
-   local stall_ms = options.stall_ms
+   local stall_ms, vm_memory_mb = options.stall_ms, options.vm_memory_mb
    options.stall_ms = 500 -- compiling what nobody calls in one burst takes long, in a sanitizer's build longer
+   options.vm_memory_mb = 256 -- 16 chains in one VM, and traces of thousands of calls
    for _, name in ipairs(names or M.names) do
       for _, full in ipairs { name, name .. "+guard" } do
          all[#all + 1] = { name = full, base = name }
@@ -124,7 +125,9 @@ function M.start(names)
       end
    end
    local r = rig.new { ports = ports }
-   local self = setmetatable({ rig = r, target = {}, names = {}, empty = 0, stall_ms = stall_ms }, Targets)
+   local self = setmetatable({
+      rig = r, target = {}, names = {}, empty = 0, stall_ms = stall_ms, vm_memory_mb = vm_memory_mb,
+   }, Targets)
    for i, entry in ipairs(all) do
       local target = {
          lan = self.rig.ports[2 * i - 1], wan = self.rig.ports[2 * i], guarded = entry.name ~= entry.base,
@@ -217,7 +220,8 @@ end
 
 --- Stop; raises when the counters do not add up.
 function Targets:close()
-   abi.C.tw_options().stall_ms = self.stall_ms
+   local options = abi.C.tw_options()
+   options.stall_ms, options.vm_memory_mb = self.stall_ms, self.vm_memory_mb
    return self.rig:close()
 end
 
