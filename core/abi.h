@@ -69,6 +69,7 @@ struct tw_burst {
 	int32_t count;  /* packets in pkts[] */
 	uint32_t stage; /* NF being run: written by the chain before each NF, read by the fence */
 	uint32_t index; /* packet being run by resume/punt */
+	int32_t odd; /* set by Lua: not every verdict is TW_SINK; C clears it before each entry */
 	uint16_t chain; /* index of the chain being run */
 	uint16_t lcore; /* slot of the lcore */
 	struct tw_pkt pkts[TW_BURST_MAX];

@@ -331,6 +331,7 @@ static void after_fault(struct tw_lcore *lcore, unsigned chain)
 	unsigned stage = burst->stage;
 	bool first = true;
 
+	burst->odd = 1;
 	for (int i = 0; i < burst->count; i++) {
 		struct tw_pkt *pkt = &burst->pkts[i];
 
@@ -454,10 +455,12 @@ void tw_dispatch_burst(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf *
 
 	lcore->burst.chain = chain;
 	lcore->burst.stage = 0;
+	lcore->burst.odd = 0;
 	lcore->resized = false;
 	enter_chain(lcore, chain, !mbufs);
+	odd = lcore->burst.odd;
 	for (unsigned i = 0; i < count; i++)
-		odd |= (pkts[i].verdict ^ TW_SINK) | (pkts[i].out ^ pkts[0].out);
+		odd |= pkts[i].out ^ pkts[0].out;
 	port = pkts[0].out;
 	if (port == TW_PORT_NONE && lcore->plan->chain[chain].sink_kind == TW_END_PORT)
 		port = lcore->plan->chain[chain].sink;

@@ -144,9 +144,9 @@ static void tick(struct tw_lcore *lcore, uint64_t now)
 		tw_dispatch_emits(lcore);
 }
 
-/* The TSC costs as much to read as an NF takes, so a busy lcore reads it every fourth turn only:
+/* The TSC costs as much to read as an NF takes, so a busy lcore reads it every eighth turn only:
  * burst.now is a few microseconds old at most. The time since then is busy when packets moved. */
-#define TSC_TURNS 4
+#define TSC_TURNS 8
 
 static inline void take_time(struct tw_lcore *lcore)
 {

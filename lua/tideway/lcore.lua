@@ -78,7 +78,7 @@ local PACKET_STAGE = [[
 %sf%d(pkt)
 if pkt.verdict == 0 then
 %s
-else pkt.stage = %d end
+else pkt.stage, burst.odd = %d, 1 end
 ]]
 
 -- A run of packet NFs becomes one loop with every NF inside. C sets stage 0 at entry.
@@ -101,7 +101,10 @@ f%d(burst)
 for i = 0, count - 1 do
 local pkt = pkts[i]
 pkt.resume = %d
-if pkt.verdict ~= 0 and pkt.stage == %d then pkt.stage = %d end
+if pkt.verdict ~= 0 then
+burst.odd = 1
+if pkt.stage == %d then pkt.stage = %d end
+end
 %send
 ]]
 local function burst_call(i, is_last)
@@ -278,6 +281,9 @@ end
 ---@return function ... one per chain
 function M.build(blob, burst_address, jit_address, quarantine)
    jit.opt.start(unpack(JIT_OPTIONS))
+   -- The heap is bounded: collect early rather than let garbage reach the limit.
+   collectgarbage("setpause", 120)
+   collectgarbage("setstepmul", 400)
    local jit_info = ffi.cast("struct tw_jit *", jit_address)
    watch_jit(jit_info)
    local burst = ffi.cast("struct tw_burst *", burst_address)
