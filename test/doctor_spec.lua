@@ -3,6 +3,7 @@
 
 local doctor = require "tideway.doctor"
 local json = require "tideway.json"
+local lfs = require "lfs"
 local posix = require "tideway.posix"
 local shell = require "test.shell"
 
@@ -133,8 +134,8 @@ describe("tideway doctor", function()
    setup(function() dir = shell.directory() end)
    teardown(function() shell.remove(dir) end)
 
-   local function report(prefix)
-      local r = shell.tideway("doctor --json", prefix)
+   local function report(command)
+      local r = command and shell.run(command .. " doctor --json") or shell.tideway "doctor --json"
       local value = assert(json.decode(r.out))
       local count = { ok = 0, warn = 0, fail = 0 }
       for _, f in ipairs(value.findings) do count[f.state] = count[f.state] + 1 end
@@ -163,7 +164,10 @@ describe("tideway doctor", function()
 
    it("works without root and says what is missing", function()
       if posix.geteuid() ~= 0 then return pending "needs root to drop it" end
-      local value = report "setpriv --reuid 65534 --regid 65534 --clear-groups"
+      -- The checkout may lie where only root can read: run a copy, laid out as an installed one.
+      local copy = "cd %s && chmod 755 . && mkdir -p bin share/tideway && cp %s bin/ && cp -r %s/lua share/tideway/"
+      assert.equal(0, shell.run(copy:format(dir, shell.quote(shell.binary), shell.quote(lfs.currentdir()))).code)
+      local value = report("setpriv --reuid 65534 --regid 65534 --clear-groups " .. dir .. "/bin/tideway")
       assert.is_true(value.summary.fail > 0)
       local found
       for _, f in ipairs(value.findings) do found = found or f.what:find "CAP_NET_RAW is missing" end
@@ -174,7 +178,7 @@ describe("tideway doctor", function()
       local pid = shell.run("sh -c 'echo $$'").out:match "%d+"
       local ffi = require "ffi"
       shell.write(dir .. "/gone/stats", "tideway\0" .. ffi.string(ffi.new("uint32_t[2]", 1, tonumber(pid)), 8))
-      local value = report("TIDEWAY_RUN_DIR=" .. dir)
+      local value = report("TIDEWAY_RUN_DIR=" .. dir .. " " .. shell.quote(shell.binary))
       local found
       for _, f in ipairs(value.findings) do
          if f.area == "instances" and f.state == "warn" then found = f end
