@@ -52,6 +52,24 @@ local function spread(values)
    return {median = M.median(values), min = low(values), max = high(values)}
 end
 
+-- A row that is computed round by round from the rates of several contenders.
+local function derived_row(derived, rates, rounds)
+   local values = {}
+   for round = 1, rounds do
+      local whole = true
+      local ns = derived.ns(function(name)
+         local rate = rates[name] and rates[name][round]
+         whole = whole and rate ~= nil
+         return rate or 1
+      end)
+      if whole then values[#values + 1] = ns end
+   end
+   local row = {contender = derived.name, extra_ns = spread(values), derived = true}
+   row.goal = ("under %.1f ns a packet"):format(derived.most)
+   row.met = row.extra_ns and row.extra_ns.median < derived.most
+   return row
+end
+
 ---@param group bench.Group
 ---@param rates table<string, table<integer, number>> Mpps by contender and round
 ---@param missing table<string, string> why a contender has no rates
@@ -77,6 +95,7 @@ function M.rows(group, rates, missing, rounds)
       end
       rows[i] = row
    end
+   if group.derived then rows[#rows + 1] = derived_row(group.derived, rates, rounds) end
    return rows
 end
 
@@ -95,7 +114,11 @@ function M.table(group, rows)
       "ratio (rounds)", "ns a packet more", "goal")
    for _, row in ipairs(rows) do
       local line
-      if not row.mpps then
+      if row.derived and row.extra_ns then
+         local more = row.extra_ns
+         line = ("   %-65s %-24s %s"):format(row.contender,
+            ("%+.2f (%+.2f..%+.2f)"):format(more.median, more.min, more.max), goal_text(row))
+      elseif not row.mpps then
          line = ("   %-17s skipped: %s"):format(row.contender, row.missing or "no round succeeded")
       else
          local rel, more = row.ratio, row.extra_ns
