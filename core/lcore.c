@@ -92,6 +92,7 @@ static inline unsigned run_input(struct tw_lcore *lcore, const struct tw_input_s
 	if (spec->code) {
 		bytes = tw_dispatch_fill(lcore, port, mbufs, n, &scattered);
 	} else {
+#pragma GCC unroll 8
 		for (unsigned i = 0; i < n; i++)
 			bytes += mbufs[i]->pkt_len;
 	}
