@@ -220,6 +220,8 @@ struct tw_port_caps {
 };
 int tw_port_open(const char *name, const char *devargs); /* port index or -errno */
 int tw_port_caps(int port, struct tw_port_caps *caps);
+/* Before the first port starts: counts in the buffers that this port's queues can hold. */
+int tw_port_reserve(int port, uint16_t rx_queues, uint16_t tx_queues);
 int tw_port_start(int port, uint16_t rx_queues, uint16_t tx_queues);
 void tw_port_close(int port);
 void tw_ports_refresh(void); /* copies device counters to tw_stats */

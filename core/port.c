@@ -218,6 +218,44 @@ static uint16_t descriptors(uint32_t asked, uint16_t def, const struct rte_eth_d
 	return RTE_MAX(n, lim->nb_min);
 }
 
+/* How many queues a port gets of those asked for; tap, af_packet and af_xdp pair them. */
+static void fit_queues(const struct rte_eth_dev_info *info, uint16_t *rx, uint16_t *tx)
+{
+	*rx = RTE_MAX(*rx, (uint16_t)1);
+	*tx = RTE_MIN(RTE_MAX(*tx, (uint16_t)1), info->max_tx_queues);
+	*tx = RTE_MIN(*tx, (uint16_t)RTE_DIM(((struct tw_port *)0)->tx_lock));
+	if (!strcmp(info->driver_name, "net_tap") || !strcmp(info->driver_name, "net_af_packet") ||
+	    !strcmp(info->driver_name, "net_af_xdp"))
+		*rx = *tx = RTE_MAX(*rx, *tx);
+	if (*rx > info->max_rx_queues)
+		*rx = *tx = info->max_rx_queues;
+}
+
+static void fit_descriptors(struct tw_port *port, const struct rte_eth_dev_info *info,
+                            uint16_t *rxd, uint16_t *txd)
+{
+	const struct tw_options *opt = tw_options();
+
+	*rxd = descriptors(opt->rx_desc, info->default_rxportconf.ring_size, &info->rx_desc_lim);
+	*txd = descriptors(opt->tx_desc, info->default_txportconf.ring_size, &info->tx_desc_lim);
+	rte_eth_dev_adjust_nb_rx_tx_desc(port->ethdev, rxd, txd);
+}
+
+int tw_port_reserve(int index, uint16_t rx_queues, uint16_t tx_queues)
+{
+	struct tw_port *port = port_get(index);
+	struct rte_eth_dev_info info;
+	uint16_t rxd, txd;
+
+	if (!port)
+		return -ENODEV;
+	rte_eth_dev_info_get(port->ethdev, &info);
+	fit_queues(&info, &rx_queues, &tx_queues);
+	fit_descriptors(port, &info, &rxd, &txd);
+	tw_pool_reserve((uint32_t)rx_queues * rxd + (uint32_t)tx_queues * txd);
+	return 0;
+}
+
 static int queues_setup(struct tw_port *port, const char *name, const struct rte_eth_dev_info *info,
                         uint16_t rxd, uint16_t txd)
 {
@@ -294,15 +332,9 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 			"port %s (%s) has at most %u rx queue(s), and %u lcores want one each; pin fewer "
 			"lcores or open the device with more queues (queue_count=, qpairs=, ...)",
 			text->name, text->device, info.max_rx_queues, rx_queues);
-	port->rx_queues = RTE_MAX(rx_queues, (uint16_t)1);
-	port->tx_queues = RTE_MIN(RTE_MAX(tx_queues, (uint16_t)1), info.max_tx_queues);
-	port->tx_queues = RTE_MIN(port->tx_queues, (uint16_t)RTE_DIM(port->tx_lock));
-	/* tap and af_packet pair their queues */
-	if (!strcmp(info.driver_name, "net_tap") || !strcmp(info.driver_name, "net_af_packet") ||
-	    !strcmp(info.driver_name, "net_af_xdp"))
-		port->rx_queues = port->tx_queues = RTE_MAX(port->rx_queues, port->tx_queues);
-	if (port->rx_queues > info.max_rx_queues)
-		port->rx_queues = port->tx_queues = info.max_rx_queues;
+	port->rx_queues = rx_queues;
+	port->tx_queues = tx_queues;
+	fit_queues(&info, &port->rx_queues, &port->tx_queues);
 	if (port->rx_queues > 1 && info.flow_type_rss_offloads) {
 		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads &
@@ -318,9 +350,7 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 		return tw_fail(-err, "port %s (%s) refuses %u rx and %u tx queues: %s (%s)",
 		               text->name, text->device, port->rx_queues, port->tx_queues,
 		               strerror(-err), tw_eal_said());
-	rxd = descriptors(opt->rx_desc, info.default_rxportconf.ring_size, &info.rx_desc_lim);
-	txd = descriptors(opt->tx_desc, info.default_txportconf.ring_size, &info.tx_desc_lim);
-	rte_eth_dev_adjust_nb_rx_tx_desc(port->ethdev, &rxd, &txd);
+	fit_descriptors(port, &info, &rxd, &txd);
 	err = queues_setup(port, text->name, &info, rxd, txd);
 	if (err < 0)
 		return err;

@@ -71,9 +71,11 @@ Constructor.__call = function(self, config)
       error(("%s: the configuration must be a table, not %s"):format(self.name, type(config)), 2)
    end
    local ok, result = pcall(self.construct, config or {})
-   -- A message that a constructor raises with level 0 or 2 is about the caller's configuration.
-   if not ok then error(type(result) == "string" and result or tostring(result), type(result) == "string" and
-      result:find "^[^\n]-:%d+: " and 0 or 2) end
+   if not ok then
+      -- What says no file and line itself (raised with level 0) is about the configuration: the caller's line.
+      result = tostring(result)
+      error(result, result:find "^[^:%s]+:%d+: " and 0 or 2)
+   end
    local instance = M.instance(self.name, result, 2)
    instance.made_at = model.where(2)
    return instance

@@ -188,6 +188,7 @@ local function start_ports(lcores)
          if ports.is_port(source) then queues[source] = #chain.lcores end
       end
    end
+   for _, port in ipairs(model.ports) do C.tw_port_reserve(port.index, queues[port] or 1, #lcores) end
    for _, port in ipairs(model.ports) do
       if C.tw_port_start(port.index, queues[port] or 1, #lcores) < 0 then fail(port.where, "%s", abi.error()) end
    end
