@@ -223,7 +223,7 @@ static void fit_queues(const struct rte_eth_dev_info *info, uint16_t *rx, uint16
 {
 	*rx = RTE_MAX(*rx, (uint16_t)1);
 	*tx = RTE_MIN(RTE_MAX(*tx, (uint16_t)1), info->max_tx_queues);
-	*tx = RTE_MIN(*tx, (uint16_t)RTE_DIM(((struct tw_port *)0)->tx_lock));
+	*tx = RTE_MIN(*tx, (uint16_t)TW_TX_QUEUES_MAX);
 	if (!strcmp(info->driver_name, "net_tap") || !strcmp(info->driver_name, "net_af_packet") ||
 	    !strcmp(info->driver_name, "net_af_xdp"))
 		*rx = *tx = RTE_MAX(*rx, *tx);

@@ -7,14 +7,16 @@
 #include <rte_ring.h>
 #include <rte_spinlock.h>
 
+#define TW_TX_QUEUES_MAX 16
+
 struct tw_port {
 	bool used, started;
 	bool owns_device; /* probed by us, so removed by us */
 	uint16_t ethdev;
 	uint16_t rx_queues, tx_queues;
 	int socket;
-	struct rte_ring *wire_in, *wire_out; /* wire ports: far ends */
-	rte_spinlock_t tx_lock[16];          /* by tx queue, where lcores have to share one */
+	struct rte_ring *wire_in, *wire_out;      /* wire ports: far ends */
+	rte_spinlock_t tx_lock[TW_TX_QUEUES_MAX]; /* by tx queue, where lcores have to share one */
 };
 
 struct tw_ring {
