@@ -122,6 +122,10 @@ for _, contender in ipairs {
    tideway("tideway-route", "route",
       function(ctx) return {ctx.input .. "/routes4.txt"} end),
    tideway("tideway-entry", "entry"),
+   tideway("tideway-firewall", "edge", function() return {"firewall"} end),
+   tideway("tideway-router", "edge", function() return {"router"} end),
+   tideway("tideway-napt44", "edge", function() return {"napt44"} end),
+   tideway("tideway-edge", "edge", function() return {"edge"} end),
    tideway("forward-16", "forward", nil, 16),
    tideway("entry-16", "entry", nil, 16),
    tideway("forward-64", "forward", nil, 64),
@@ -152,6 +156,13 @@ M.groups = {
    {
       name = "route", title = "longest prefix match over 10,000 prefixes, TTL, checksum, MACs",
       members = {"l3fwd-lpm", "tideway-route"}, goals = {["tideway-route"] = 0.9},
+   },
+   {
+      name = "edge", title = "library NFs alone and as the edge chain (NAT, firewall, router, NAT), established flows",
+      members = {
+         "tideway-forward", "tideway-firewall", "tideway-router", "tideway-napt44", "tideway-edge",
+      },
+      goals = {},
    },
    {
       name = "entry", title = "a chain of one empty NF: filling the burst, entering Lua, loop, verdicts",
