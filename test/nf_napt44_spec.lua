@@ -117,13 +117,20 @@ for _, place in ipairs { "edge", "inline" } do
          same(lan, udp("192.0.2.5:9", SERVER .. ":53"), wan)           -- source not inside
          same(lan, icmp("192.0.2.5", SERVER, { type = 8, id = 9 }), wan)
          same(lan, udp(EXT .. ":9", SERVER .. ":53"), wan)             -- the router's own
-         same(wan, udp(SERVER .. ":53", HOST .. ":9"), lan)            -- not to the external address
          same(lan, frame.eth({}, frame.ipv4({ src = "192.0.2.5", dst = SERVER, proto = 89 }, "ospf")), wan)
          if place == "inline" then
             same(lan, frame.udp6({}, { src = "2001:db8::1", dst = "2001:db8::2" }, { sport = 1, dport = 2 }), wan)
             same(wan, frame.arp({}, { oper = 1, sha = "02:00:00:00:00:01", spa = "10.0.0.1",
                tha = "00:00:00:00:00:00", tpa = EXT }), lan)
          end
+      end)
+
+      it("lets nobody outside name an inside address", function()
+         nat = napt[place]()
+         assert(nat:up(udp(HOST .. ":9", SERVER .. ":53")))
+         nat.rig:send(nat.rig.wan, udp(SERVER .. ":53", HOST .. ":9"))
+         assert.same({}, nat.rig:collect(nat.rig.lan))
+         assert.equal(1, nat:drops().nat_untranslated)
       end)
 
       it("lets nothing with an inside source out untranslated", function()

@@ -39,7 +39,10 @@ local function around_router(c, a, outbound, inbound, fragment)
       if not ip then return end
       local out = pkt.out
       if out == NO_PORT then
-         if pool_of(ip.dst) < 0 then return end
+         if pool_of(ip.dst) < 0 then
+            if pkt.port == outside and is_inside(ip.dst) then pkt:drop "nat_untranslated" end
+            return
+         end
          local hairpin = pkt.port ~= outside
          if hairpin and not is_inside(ip.src) then return end
          if band(ip.frag, FRAGMENT) ~= 0 then return fragment(pkt, ip, false, hairpin) end
@@ -59,7 +62,7 @@ end
 
 -- The same for an instance that stands alone between two ports, in one chain or one for each way.
 local function inline(c, a, outbound, inbound, fragment)
-   local outside, pool_of = c.outside, a.pool_of
+   local outside, pool_of, is_inside = c.outside, a.pool_of, a.is_inside
 
    local function packet(pkt)
       local ip = pkt:ipv4()
@@ -68,7 +71,10 @@ local function inline(c, a, outbound, inbound, fragment)
          if band(ip.frag, FRAGMENT) ~= 0 then return fragment(pkt, ip, true, false) end
          return outbound(pkt, ip, false, false)
       end
-      if pool_of(ip.dst) < 0 then return end
+      if pool_of(ip.dst) < 0 then
+         if is_inside(ip.dst) then pkt:drop "nat_untranslated" end
+         return
+      end
       if band(ip.frag, FRAGMENT) ~= 0 then return fragment(pkt, ip, false, false) end
       return inbound(pkt, ip, false)
    end

@@ -250,16 +250,18 @@ local function make_create(c, t, core, search)
          events:add(3, 1)
          return EXHAUSTED
       end
+      claims:add(place, 1) -- another lcore must not end it before `inner` leads to it
       claim_fill(place, addr, port, class, address[pool + 1], remote, remote_port, 0, now + lifetime)
       if not inner:set(key, place) then
          local r = outer:get(place)
          r.expires = 0
          r.addr = 0
-         give_back(place, 1)
+         give_back(place, 2)
          events:add(4, 1)
          return TABLE_FULL
       end
       if max_per_host then hosts:add(addr, 1) end
+      claims:add(place, -1)
       events:add(0, 1)
       return place
    end
