@@ -346,8 +346,6 @@ static void recover(struct tw_lcore *lcore, bool jumped, bool out_of_memory)
 		tw_log("cpu %d has no Lua VM any more (%s); packets of its chains are dropped (vm_lost)",
 		       lcore->cpu,
 		       lcore->blameless < REBUILDS_MAX ? tw_error() : "too many faults");
-	lcore->fault_chain = chain;
-	lcore->fault_stage = stage;
 	lcore->next_tick = 0;
 }
 

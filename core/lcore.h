@@ -51,8 +51,7 @@ struct tw_lcore {
 	uint64_t fault_pc; /* written by the signal handler */
 	int fault_signal;
 	char fault[256];
-	unsigned fault_chain, fault_stage; /* what was taken out last */
-	unsigned blameless;                /* faults with no NF to blame */
+	unsigned blameless; /* faults with no NF to blame */
 
 	uint64_t next_tick;
 	uint64_t clock_tsc, clock_ns, clock_mult; /* monotonic time from the TSC */
@@ -70,7 +69,6 @@ struct tw_lcore {
 	struct tw_tx tx[TW_PORTS_MAX];
 
 	/* thread */
-	bool used;
 	int slot, cpu;
 	int epoll_ready; /* rx interrupts are armed */
 	pthread_t thread;

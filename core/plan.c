@@ -55,7 +55,6 @@ static int lcore_alloc(int slot, int cpu)
 	memset(lcore, 0, sizeof(*lcore));
 	lcore->slot = slot;
 	lcore->cpu = cpu;
-	lcore->used = true;
 	lcore->shared = tw_stats();
 	lcore->stats = &lcore->shared->lcore[slot];
 	lcore->stats->cpu = cpu < 0 ? 0 : cpu;
@@ -77,7 +76,7 @@ static int lcore_alloc(int slot, int cpu)
 }
 
 /* The slot of a CPU's lcore: the one that runs, or a free one. */
-static int slot_for(const struct tw_plan *plan, int cpu)
+static int slot_for(int cpu)
 {
 	int free_slot = -1;
 
@@ -87,7 +86,6 @@ static int slot_for(const struct tw_plan *plan, int cpu)
 		else if (cpu >= 0 && tw_lcore_table[i]->cpu == cpu)
 			return i;
 	}
-	(void)plan;
 	return free_slot;
 }
 
@@ -109,7 +107,7 @@ int tw_plan_add_lcore(struct tw_plan *plan, int cpu, const struct tw_chain_spec 
 			E2BIG,
 			"cpu %d: %u chains with %u inputs are more than an lcore takes (%d, %d)",
 			cpu, n_chains, n_inputs, TW_CHAINS_MAX, TW_INPUTS_MAX);
-	slot = slot_for(plan, cpu);
+	slot = slot_for(cpu);
 	if (slot < 0)
 		return tw_fail(ENOSPC, "%d lcores are in use, that is the limit", TW_LCORES_MAX);
 	if (!tw_lcore_table[slot] && (err = lcore_alloc(slot, cpu)) < 0)
