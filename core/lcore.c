@@ -66,6 +66,23 @@ static unsigned linearize(struct tw_lcore *lcore, unsigned chain, struct rte_mbu
 	return kept;
 }
 
+/* A full burst means that more waits: take a second one, and enter Lua once for both. */
+static inline unsigned receive(const struct tw_input_spec *in, struct rte_mbuf **mbufs,
+                               unsigned burst)
+{
+	uint16_t dev;
+	unsigned n;
+
+	if (in->kind != TW_END_PORT)
+		return rte_ring_dequeue_burst(tw_ring_table[in->index].ring, (void **)mbufs, burst,
+		                              NULL);
+	dev = tw_port_table[in->index].ethdev;
+	n = rte_eth_rx_burst(dev, in->queue, mbufs, burst);
+	if (n == burst && 2 * burst <= TW_BURST_MAX)
+		n += rte_eth_rx_burst(dev, in->queue, mbufs + n, burst);
+	return n;
+}
+
 static inline unsigned run_input(struct tw_lcore *lcore, const struct tw_input_spec *in)
 {
 	const struct tw_chain_spec *spec = &lcore->plan->chain[in->chain];
@@ -76,16 +93,10 @@ static inline unsigned run_input(struct tw_lcore *lcore, const struct tw_input_s
 	uint16_t port = in->kind == TW_END_PORT ? in->index : TW_PORT_NONE;
 	uint64_t bytes = 0;
 
-	if (in->kind == TW_END_PORT) {
-		if (__builtin_expect(atomic_load_explicit(&tw_lcore_draining, memory_order_relaxed),
-		                     0))
-			return 0;
-		n = rte_eth_rx_burst(tw_port_table[in->index].ethdev, in->queue, mbufs,
-		                     lcore->plan->burst);
-	} else {
-		n = rte_ring_dequeue_burst(tw_ring_table[in->index].ring, (void **)mbufs,
-		                           lcore->plan->burst, NULL);
-	}
+	if (in->kind == TW_END_PORT &&
+	    __builtin_expect(atomic_load_explicit(&tw_lcore_draining, memory_order_relaxed), 0))
+		return 0;
+	n = receive(in, mbufs, lcore->plan->burst);
 	if (!n)
 		return 0;
 	received = n;
