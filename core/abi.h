@@ -68,7 +68,6 @@ struct tw_burst {
 	uint64_t now;   /* monotonic ns, taken once per burst */
 	int32_t count;  /* packets in pkts[] */
 	uint32_t stage; /* NF being run: written by the chain before each NF, read by the fence */
-	uint32_t index; /* packet being run by resume/punt */
 	int32_t odd; /* set by Lua: not every verdict is TW_SINK; C clears it before each entry */
 	uint16_t chain; /* index of the chain being run */
 	uint16_t lcore; /* slot of the lcore */

@@ -352,7 +352,6 @@ static void after_fault(struct tw_lcore *lcore, unsigned chain)
 
 static void run_chain(struct tw_lcore *lcore, unsigned chain, bool resumed)
 {
-	struct tw_burst *burst = &lcore->burst;
 	unsigned tries = 0;
 
 	if (!lcore->plan->vm) {
@@ -367,7 +366,6 @@ static void run_chain(struct tw_lcore *lcore, unsigned chain, bool resumed)
 		if (!lcore->plan->vm || tries == TW_STAGES_MAX)
 			after_fault(lcore, chain);
 	}
-	(void)burst;
 }
 
 /* Slow path: packets that asked for the punt() of their NF. */

@@ -196,7 +196,6 @@ local function make_punt(burst, chains)
       local stages = chains[burst.chain + 1]
       for i = 0, burst.count - 1 do
          local pkt = burst.pkts[i]
-         burst.index = i
          local guard = #stages
          while bit.band(pkt.verdict, 0xff) == C.TW_PUNT and guard > 0 do
             punt_one(burst, pkt, stages)

@@ -99,7 +99,7 @@ M.nf = setmetatable({}, {
       local ok, value = pcall(require, module)
       if not ok then
          if tostring(value):find("module '" .. module .. "' not found", 1, true) then
-            error(("there is no NF %q in the library; there are: %s"):format(name, table.concat(M.library(), ", ")), 2)
+            error(("there is no NF %q in the library; there are: %s"):format(name, table.concat(M.known(), ", ")), 2)
          end
          error(value, 0)
       end
@@ -110,7 +110,7 @@ M.nf = setmetatable({}, {
 
 --- Names of the NFs in the library.
 ---@return string[]
-function M.library()
+function M.known()
    local lfs, list = require "lfs", {}
    for file in lfs.dir(require("tideway.abi").root .. "/tideway/nf") do
       local name = file:match "^([%w_]+)%.lua$"
