@@ -302,3 +302,5 @@ size_t tw_lcore_heap(int slot);              /* bytes of its Lua heap */
 
 #include "abi_table.h"
 #include "abi_acl.h"
+#include "abi_bpf.h"
+#include "abi_native.h"

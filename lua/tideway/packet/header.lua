@@ -23,6 +23,9 @@ assert(ffi.abi "le", "tideway.packet: only little-endian machines are supported"
 local M = {}
 local builtin = {}
 
+--- Header types by LuaJIT's number of their struct; for the compiler.
+M.by_ctype = {}
+
 -- ---- code for getters and setters ----
 
 local PROLOGUE = [[
@@ -217,6 +220,7 @@ function M.define(name, declaration, methods)
       name = name, declaration = declaration, methods = methods, size = parsed.size, fields = parsed.fields,
       members = parsed.members, ctype = ctype, pointer = ffi.typeof("$ *", ctype),
    }, Header)
+   M.by_ctype[tonumber(ctype)] = header
    make_metatype(header, methods)
    return header
 end

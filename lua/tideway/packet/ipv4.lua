@@ -36,14 +36,22 @@ local function fixed_sum(ip)
    return (tobit(band(value, 0xffffULL) + rshift(value, 16)))
 end
 
+-- Sum over `size` bytes of options, or nil when they are not inside a known frame.
+local function options_sum(ip, size)
+   local data = cast(bytes_p, ip) + 20
+   local at = data - room.data
+   if size < 0 or at < 20 or at + size > room.len then return nil end
+   return (raw_sum(data, size))
+end
+M.options_sum = options_sum
+
 -- The same with the options, or nil when they are not inside a known frame.
 local function sum(ip)
    local first = ip.raw_version
    if band(first, 15) == 5 then return (fixed_sum(ip)) end
-   local extra, data = lshift(band(first, 15), 2) - 20, cast(bytes_p, ip) + 20
-   local at = data - room.data
-   if extra < 0 or at < 20 or at + extra > room.len then return nil end
-   return (fold(fixed_sum(ip) + raw_sum(data, extra)))
+   local options = options_sum(ip, lshift(band(first, 15), 2) - 20)
+   if not options then return nil end
+   return (fold(fixed_sum(ip) + options))
 end
 
 ---@class tideway.ipv4

@@ -37,6 +37,9 @@ local names = "u8 u16 u32 u64 i32 i64 ns mac ip6"
 
 M.basic = basic
 
+--- Types of several fields by LuaJIT's number of their struct; for the compiler.
+M.by_ctype = {}
+
 local cache = {}
 
 local function need_in6()
@@ -184,6 +187,7 @@ function M.parse(text)
          return nil, err
       end
       assert(ffi.sizeof(t.ctype) == t.size, "layout differs from the FFI's")
+      M.by_ctype[tonumber(t.ctype)] = t
    end
    cache[text] = t
    return t

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * abi_native.h - the part of the boundary for chains that the system's C compiler has compiled;
+ * same conventions as abi.h, which includes it. Control thread only, where not said otherwise.
+ */
+#pragma once
+
+#ifndef TW_CDEF
+#include "abi.h"
+#endif
+
+/* Runs packets 0..count-1 of the burst through a segment of a chain. */
+typedef void (*tw_native_fn)(struct tw_burst *burst, int32_t count);
+
+/* What lcores look at before each burst: NULL, or code to call instead of the Lua they have. */
+struct tw_native_word {
+	tw_native_fn fn;
+};
+
+/* The words of a chain (index, < TW_CHAINS_MAX), one per segment, TW_STAGES_MAX of them; NULL as
+ * long as no plan runs. */
+struct tw_native_word *tw_native_words(uint32_t chain);
+
+/* A C text that is being compiled, or the library it became. */
+struct tw_native;
+
+/* Starts the compiler in the background; NULL when there is none. */
+struct tw_native *tw_native_compile(const char *text, size_t len);
+/* 0: still at it; 1: loaded; -errno: the compiler refused, its first words are in tw_error(). */
+int tw_native_poll(struct tw_native *native);
+/* Lets all lcores call a function of the library from their next burst on. */
+int tw_native_publish(struct tw_native *native, const char *name, struct tw_native_word *word);
+/* One that was not published. The others go when their plan does. */
+void tw_native_free(struct tw_native *native);
+
+/* Operations that LuaJIT lacks: the old value. Any thread. */
+enum tw_atomic_kind {
+	TW_ATOMIC_ADD,
+	TW_ATOMIC_OR,
+	TW_ATOMIC_AND,
+	TW_ATOMIC_XOR,
+	TW_ATOMIC_XCHG,
+	TW_ATOMIC_CMPXCHG, /* value: expected, other: new */
+};
+uint64_t tw_atomic(int kind, int bits, void *at, uint64_t value, uint64_t other);

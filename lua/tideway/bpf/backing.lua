@@ -1,0 +1,84 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- The map behind a declared table: made when a chain on a hook uses the table, with the entries it has by then.
+-- From then on the table's functions work on the map.
+
+local map = require "tideway.bpf.map"
+
+local M = {}
+
+local KIND = {
+   hash = "hash", lru = "lru_hash", array = "array", lpm = "lpm_trie", counters = "percpu_array",
+   lru_percpu = "lru_percpu_hash",
+}
+
+-- engine table -> map
+local maps = setmetatable({}, { __mode = "k" })
+
+local function declaration(t)
+   local kind = KIND[t.kind] or t.kind
+   local d = { kind = kind, name = (t.name:gsub("[^%w_]", "_")), entries = t.entries }
+   if t.kind == "counters" then
+      d.value = "u64"
+   else
+      d.key = t.kind ~= "lpm" and t.kind ~= "array" and t.kind ~= "percpu_array" and t.key_type and t.key_type.text or nil
+      d.value = t.value_type and t.value_type.text
+   end
+   if kind == "lpm_trie" then d.family = t.family end
+   return d
+end
+
+-- Field values of a key or value, in order.
+local function unpacked(t, v)
+   if t.scalar then return v end
+   local list = {}
+   for i, field in ipairs(t.fields) do list[i] = v[field.name] end
+   return unpack(list, 1, #t.fields)
+end
+
+local function joined(a, b)
+   local list = { unpack(a, 1, a.n) }
+   for i = 1, b.n do list[a.n + i] = b[i] end
+   return unpack(list, 1, a.n + b.n)
+end
+
+local function packed(...) return { n = select("#", ...), ... } end
+
+local function copy_entries(t, m)
+   if t.kind == "counters" or not t.pairs then return end
+   if t.kind == "lpm" then
+      for prefix, v in t:pairs() do m:set(prefix.address, prefix.length, unpacked(t.value_type, v)) end
+   elseif t.kind == "array" then
+      for i, v in t:pairs() do m:set(i, unpacked(t.value_type, v)) end
+   else
+      for k, v in t:pairs() do
+         m:set(joined(packed(unpacked(t.key_type, k)), packed(unpacked(t.value_type, v))))
+      end
+   end
+end
+
+local METHODS = { "get", "set", "put", "del", "add", "pairs", "count", "stats", "clear", "sum", "find" }
+
+local function redirect(t, m)
+   for _, name in ipairs(METHODS) do
+      if m[name] then rawset(t, name, function(_, ...) return m[name](m, ...) end) end
+   end
+   rawset(t, "map", m)
+end
+
+--- The map of a table; made on first use.
+---@param t table
+---@return tideway.bpf.Map? map
+---@return string? err
+function M.of(t)
+   if maps[t] then return maps[t] end
+   local m, err = map.new(declaration(t))
+   if not m then return nil, err end
+   if not t.internal then
+      copy_entries(t, m)
+      redirect(t, m)
+   end
+   maps[t] = m
+   return m
+end
+
+return M

@@ -1,0 +1,43 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- What the compiler made, into the kernel: maps for its tables, the program, and the verifier's refusal in the
+-- words of the Lua source.
+
+local backing = require "tideway.bpf.backing"
+local program = require "tideway.bpf.program"
+local verifier = require "tideway.bpf.verifier"
+
+local M = {}
+
+-- The kernel wants a line for the first instruction; what comes before the first NF counts as its first line.
+local function lines_of(object)
+   local lines = object.lines
+   if lines[1] and lines[1].insn > 0 then lines = { { insn = 0, pos = lines[1].pos }, unpack(lines) } end
+   return lines
+end
+
+--- Load a compiled chain.
+---@param compiled tideway.compiled
+---@param options? { attach_type: string?, log_level: integer? }
+---@return tideway.bpf.Program? program
+---@return table? err a diagnostic
+function M.load(compiled, options)
+   options = options or {}
+   local relocs = {}
+   for i, reloc in ipairs(compiled.object.relocs) do
+      local m, err = backing.of(reloc.table)
+      if not m then return nil, err end
+      relocs[i] = { insn = reloc.insn, map = m }
+   end
+   local object = compiled.object
+   local lines = lines_of(object)
+   local loaded, err = program.load {
+      name = compiled.name, type = compiled.hook, attach_type = options.attach_type, insns = object.insns,
+      count = object.count, relocs = relocs, lines = lines, log_level = options.log_level,
+   }
+   if not loaded then
+      return nil, verifier.explain(err, { lines = lines, names = object.names, hook = compiled.hook })
+   end
+   return loaded
+end
+
+return M

@@ -1,0 +1,495 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Maps of the kernel with the same functions as Tideway's tables.
+--
+-- Every access is a system call on a copy, programs go on meanwhile. Values of several fields read
+-- as entries: v.packets reads what get() found, v.packets = n looks the value up again, changes the
+-- one field and stores it; what a program changes between those two calls is lost, and so with
+-- add(). Programs themselves add atomically. Arrays made with mmapable = true are memory that user
+-- space and programs share: no system calls, and references are live.
+
+local ffi = require "ffi"
+local bit = require "bit"
+local abi = require "tideway.abi"
+local type_lib = require "tideway.table.type"
+local btf = require "tideway.bpf.btf"
+local code = require "tideway.bpf.map_code"
+local map_value = require "tideway.bpf.map_value"
+local map_walk = require "tideway.bpf.map_walk"
+local btf_read = require "tideway.bpf.btf_read"
+local pin = require "tideway.bpf.pin"
+local program = require "tideway.bpf.program"
+
+local M = {}
+
+local C = abi.C
+
+---@class tideway.bpf.Map
+---@field fd integer
+---@field id integer  the kernel's
+---@field name string
+---@field kind string
+---@field entries integer  capacity
+---@field key_type tideway.Type?
+---@field value_type tideway.Type?
+---@field value_size integer  bytes in the kernel, the spin lock included
+---@field lock_offset integer?  of the spin lock in the value
+---@field family integer?  4 or 6, of an lpm_trie
+local base = {}
+
+-- kind -> { id, methods = templates, key/value = default type texts, btf, handles = arguments that
+-- may be objects or names, per_cpu, array, lookup = false: values cannot be read back }
+local kinds = {}
+
+local function kind(name, id, o)
+   o.id = id
+   kinds[name] = o
+end
+
+local access = { "get", "set", "del", "take" }
+kind("hash", C.TW_BPF_HASH, { methods = access, btf = true, add = true })
+kind("lru_hash", C.TW_BPF_LRU_HASH, { methods = access, btf = true, add = true })
+kind("percpu_hash", C.TW_BPF_PERCPU_HASH, { methods = { "get", "set", "del", "sum" }, btf = true, per_cpu = true })
+kind("lru_percpu_hash", C.TW_BPF_LRU_PERCPU_HASH,
+   { methods = { "get", "set", "del", "sum" }, btf = true, per_cpu = true })
+kind("lpm_trie", C.TW_BPF_LPM_TRIE, { methods = { "get", "set", "del" }, btf = true })
+kind("array", C.TW_BPF_ARRAY, { methods = { "get", "set" }, btf = true, array = true, key = "u32", add = true })
+kind("percpu_array", C.TW_BPF_PERCPU_ARRAY,
+   { methods = { "get", "set", "sum" }, btf = true, array = true, key = "u32", per_cpu = true })
+kind("prog_array", C.TW_BPF_PROG_ARRAY,
+   { methods = { "get", "set", "del" }, array = true, key = "u32", value = "u32", handles = { "fd" } })
+kind("devmap", C.TW_BPF_DEVMAP, { methods = { "get", "set", "del" }, array = true, key = "u32",
+   value = "u32 ifindex; u32 program", handles = { "ifindex", "fd" } })
+kind("devmap_hash", C.TW_BPF_DEVMAP_HASH, { methods = { "get", "set", "del" }, key = "u32",
+   value = "u32 ifindex; u32 program", handles = { "ifindex", "fd" } })
+kind("cpumap", C.TW_BPF_CPUMAP, { methods = { "get", "set", "del" }, array = true, key = "u32",
+   value = "u32 size; u32 program", handles = { "size", "fd" } })
+kind("xskmap", C.TW_BPF_XSKMAP,
+   { methods = { "set", "del" }, array = true, key = "u32", value = "u32", handles = { "fd" } })
+kind("sockmap", C.TW_BPF_SOCKMAP,
+   { methods = { "get", "set", "del" }, array = true, key = "u32", value = "u64", handles = { "fd" } })
+kind("sockhash", C.TW_BPF_SOCKHASH, { methods = { "get", "set", "del" }, value = "u64", handles = { "fd" } })
+kind("reuseport_sockarray", C.TW_BPF_REUSEPORT_SOCKARRAY,
+   { methods = { "get", "set", "del" }, array = true, key = "u32", value = "u64", handles = { "fd" } })
+kind("queue", C.TW_BPF_QUEUE, { methods = { "push", "pop" }, keyless = true })
+kind("stack", C.TW_BPF_STACK, { methods = { "push", "pop" }, keyless = true })
+kind("bloom_filter", C.TW_BPF_BLOOM_FILTER, { methods = { "push", "bloom" }, keyless = true })
+kind("ringbuf", C.TW_BPF_RINGBUF, { methods = {}, keyless = true, valueless = true })
+
+M.kinds = kinds
+
+local names_by_id = {}
+for name, k in pairs(kinds) do names_by_id[k.id] = name end
+
+-- ---- types in the kernel ----
+
+local function align(n, to) return math.ceil(n / to) * to end
+
+local function btf_key(b, self)
+   if self.kind == "lpm_trie" then
+      local address = self.family == 6 and b:array(b:int("u8", 1), 16) or b:int("be32", 4)
+      return b:struct(btf.identifier(self.name) .. "_key", self.key_size,
+         { { "prefixlen", b:int("u32", 4), 0 }, { "address", address, 4 } })
+   end
+   return b:of(self.key_type, self.name .. "_key")
+end
+
+--- Adds the types of a map's key and value to a BTF.
+---@param b tideway.bpf.Btf
+---@param self tideway.bpf.Map|table
+---@return integer key_id
+---@return integer value_id
+function M.btf_types(b, self)
+   return btf_key(b, self), b:of(self.value_type, self.name .. "_value", self.value_size, self.lock_offset)
+end
+
+-- ---- declaration ----
+
+local allowed = { name = true, kind = true, key = true, value = true, entries = true, family = true, lock = true,
+   mmapable = true, prealloc = true, flags = true, hashes = true, ifindex = true,
+   persist = true, types = true }
+
+local function type_of(text, which)
+   local t, err = type_lib.parse(text)
+   if not t then
+      return nil, ("%s type %s: %s"):format(which, type(text) == "string" and '"' .. text .. '"' or tostring(text), err)
+   end
+   return t
+end
+
+local function check_entries(k, o)
+   local n = o.entries
+   if type(n) ~= "number" or n < 1 or n > 2 ^ 31 or n % 1 ~= 0 then
+      return ("entries is %s, not a whole number from 1"):format(tostring(n))
+   end
+   if k == kinds.ringbuf and (n % 4096 ~= 0 or bit.band(n, n - 1) ~= 0) then
+      return ("entries of a ring buffer are bytes, a power of two and whole pages; %d is not"):format(n)
+   end
+end
+
+-- Fills in sizes and types; returns a sentence when the declaration is wrong.
+local function declare_types(self, k, o)
+   local err
+   if k.keyless then
+      if o.key then return ("a %s has no key"):format(self.kind) end
+      self.key_size = 0
+   elseif self.kind == "lpm_trie" then
+      self.family = o.family or 4
+      if self.family ~= 4 and self.family ~= 6 then return ("family is %s, not 4 or 6"):format(tostring(o.family)) end
+      if o.key then return "an lpm_trie has family = 4 or 6 instead of a key" end
+      self.key_size = self.family == 6 and 20 or 8
+   else
+      if k.key and o.key and o.key ~= k.key then return ("the key of a %s is %s"):format(self.kind, k.key) end
+      self.key_type, err = type_of(k.key or o.key, "key")
+      if err then return err end
+      self.key_size = self.key_type.size
+   end
+   if k.valueless and not o.value then
+      self.value_size = 0
+      return
+   end
+   self.value_type, err = type_of(o.value or k.value, "value")
+   if err then return err end
+   self.value_size = k.valueless and 0 or self.value_type.size
+   if o.lock then
+      if not k.btf or k.per_cpu or self.kind == "lru_hash" or self.kind == "lpm_trie" then
+         return ("a %s cannot have a spin lock; hash and array can"):format(self.kind)
+      end
+      self.lock_offset = align(self.value_type.size, 4)
+      self.value_size = align(self.lock_offset + 4, math.max(4, self.value_type.align))
+   end
+end
+
+local function flags_of(self, o)
+   local flags = o.flags or 0
+   if self.kind == "lpm_trie" or o.prealloc == false then flags = bit.bor(flags, C.TW_BPF_NO_PREALLOC) end
+   if o.mmapable then
+      if self.kind ~= "array" or o.lock then
+         return nil, "only an array without a lock can be mmapable"
+      end
+      flags = bit.bor(flags, C.TW_BPF_MMAPABLE)
+   end
+   return flags
+end
+
+--- A map's declaration, checked, without the map: what a map in an ELF file is written from.
+---@param o table  as for M.new
+---@return tideway.bpf.Map|table|nil declaration
+---@return string? err
+function M.declare(o)
+   if type(o) ~= "table" then return nil, ("its argument is a %s, not a table of options"):format(type(o)) end
+   for option in pairs(o) do
+      if not allowed[option] then return nil, ("%s is not an option of a map"):format(tostring(option)) end
+   end
+   local k = kinds[o.kind]
+   if not k then return nil, ("'%s' is not a kind of map"):format(tostring(o.kind)) end
+   local self = { kind = o.kind, name = o.name or o.kind, entries = o.entries, per_cpu = k.per_cpu, keyless = k.keyless,
+      handles = k.handles, mmapable = o.mmapable, hashes = o.hashes }
+   local err = check_entries(k, o) or declare_types(self, k, o)
+   if err then return nil, err end
+   self.flags, err = flags_of(self, o)
+   if err then return nil, err end
+   self.id_of_kind = k.id
+   return self
+end
+
+-- ---- objects ----
+
+local meta = { __index = base }
+
+local function buffers(self, k)
+   local size = self.value_size
+   if self.value_type then size = math.max(size, self.value_type.size) end
+   self.stride = align(math.max(size, 1), 8)
+   self.cpus = k.per_cpu and C.tw_bpf_cpus() or 1
+   self.raw_size = self.stride * self.cpus
+   local env = { fd = self.fd, flags = self.lock_offset and C.TW_BPF_LOCK or 0, is_array = k.array }
+   env.key_memory = ffi.new("uint64_t[?]", math.ceil(math.max(self.key_size, 8) / 8))
+   env.raw = ffi.new("uint64_t[?]", self.raw_size / 8)
+   env.zero = ffi.new("uint64_t[?]", self.raw_size / 8)
+   env.kptr = ffi.cast("uint8_t *", env.key_memory)
+   if self.key_type then env.key = ffi.cast(ffi.typeof("$ *", self.key_type.ctype), env.key_memory) end
+   if self.value_type then env.val = ffi.cast(ffi.typeof("$ *", self.value_type.ctype), env.raw) end
+   local value_size, stride = self.value_size, self.stride
+   function env.spread()
+      local raw = ffi.cast("uint8_t *", env.raw)
+      for cpu = 1, self.cpus - 1 do ffi.copy(raw + cpu * stride, raw, value_size) end
+   end
+   function env.clear() ffi.fill(env.raw, self.raw_size) end
+   return env
+end
+
+local function map_memory(self, env)
+   local size = align(self.stride * self.entries, 4096)
+   local memory = C.tw_bpf_map_mmap(self.fd, size, true)
+   if memory == nil then return nil, abi.error() end
+   self.memory, self.memory_size = memory, size
+   env.entries = self.entries
+   env.cells = ffi.cast(ffi.typeof("struct { uint8_t bytes[$]; } *", self.stride), memory)
+   return true
+end
+
+-- The Lua object over a descriptor. `self` has the declaration.
+local function wrap(self)
+   local k = kinds[self.kind]
+   local env = buffers(self, k)
+   self.value_clear = true -- padding and the lock are zero in what is stored
+   local list = {}
+   for i, name in ipairs(k.methods) do list[i] = name end
+   local t = self.value_type
+   local scalar = t and map_value.is_integer(t)
+   if self.mmapable then
+      local ok, err = map_memory(self, env)
+      if not ok then return nil, err end
+      list = { "mapped", scalar and "mapped_add" or nil }
+   elseif k.add and scalar then
+      list[#list + 1] = "add"
+   elseif scalar and k.per_cpu then
+      list[#list + 1] = "percpu_add"
+   elseif not scalar and not k.per_cpu and not k.handles and not k.keyless then
+      list[#list + 1] = "put"
+   end
+   if t then env.read = map_value.reader(self, env) end
+   self.env = env
+   for name, f in pairs(code.generate(self, list, env)) do self[name] = f end
+   return setmetatable(self, meta)
+end
+
+-- What a declaration is, in words that two can be compared by.
+local function words_of(info, key, value)
+   return ("a %s of %d entries, key %s, value %s, flags 0x%x"):format(info.kind, info.entries, key or info.key_size,
+      value or info.value_size, info.flags)
+end
+
+-- The map of an earlier run, when it is of the same kind, size and types; nil when there is none.
+local function find_pinned(self, path)
+   local fd, err = pin.open(path)
+   if not fd then return nil, err end
+   local there = base.info { fd = fd }
+   local key, value, own_key, own_value
+   if kinds[self.kind].btf and there.btf_id ~= 0 then
+      local b = btf.new()
+      local key_id, value_id = M.btf_types(b, self)
+      local declared, pinned = btf_read.parse(b:bytes()), btf_read.from_kernel(there.btf_id)
+      own_key, own_value = declared:text(key_id), declared:text(value_id)
+      if pinned then key, value = pinned:text(there.key_type), pinned:text(there.value_type) end
+   end
+   -- The kernel sets flags of its own in some kinds, none that we declare.
+   there.flags = bit.band(there.flags, bit.bor(C.TW_BPF_NO_PREALLOC, C.TW_BPF_MMAPABLE, C.TW_BPF_RDONLY_PROG))
+   local was, is = words_of(there, key, value), words_of(self, own_key, own_value)
+   if was ~= is then
+      C.tw_bpf_close(fd)
+      return nil, ("%s is %s; declared is %s. Remove it, if its entries are not needed, or give another name"):format(
+         path, was, is)
+   end
+   self.fd, self.id, self.pinned, self.adopted = fd, there.id, path, true
+   return wrap(self)
+end
+
+--- A map. See README for the kinds.
+---@param o table  { kind =, name =, key = "u32 src; u16 port", value = "...", entries =, family = 4 or 6
+---  (lpm_trie), lock = bool (a spin lock behind the fields), mmapable = bool (array), prealloc = bool,
+---  hashes = n (bloom_filter), flags = more flags of the kernel, persist = name of the instance: pinned,
+---  and an earlier run's map of the same declaration is taken up with its entries (.adopted) }
+---@return tideway.bpf.Map? map
+---@return string? err
+function M.new(o)
+   local self, err = M.declare(o)
+   local label = ("map %s"):format(type(o) == "table" and tostring(o.name or o.kind) or "")
+   if not self then return nil, ("%s: %s"):format(label, err) end
+   local path = o.persist and pin.path(o.persist, "map", self.name)
+   if path then
+      local found
+      found, err = find_pinned(self, path)
+      if found or err then return found, err and ("%s: %s"):format(label, err) end
+   end
+   local types, key_id, value_id = nil, 0, 0
+   if kinds[self.kind].btf then
+      local b = btf.new()
+      key_id, value_id = M.btf_types(b, self)
+      types, err = b:load()
+      if not types then return nil, ("%s: %s"):format(label, err) end
+   end
+   local fd = C.tw_bpf_map_create(ffi.new("struct tw_bpf_map_spec", {
+      name = program.kernel_name(self.name), kind = self.id_of_kind, key_size = self.key_size,
+      value_size = self.value_size, entries = self.entries, flags = self.flags, btf = types or 0,
+      key_type = key_id, value_type = value_id, extra = self.hashes or 0, ifindex = o.ifindex or 0,
+   }))
+   if types then C.tw_bpf_close(types) end
+   if fd < 0 then return nil, ("%s: %s"):format(label, abi.error()) end
+   self.fd = fd
+   self.id = base.info(self).id
+   if path then
+      local ok
+      ok, err = pin.pin(fd, path)
+      if not ok then
+         C.tw_bpf_close(fd)
+         return nil, ("%s: %s"):format(label, err)
+      end
+      self.pinned, self.note = path, err
+   end
+   return wrap(self)
+end
+
+--- The object for a map that exists: pinned, of another program, or of this process.
+---@param fd integer  the object owns it
+---@param o? table  { name =, key =, value =, family =, lock =, offsets of types from a BTF }: types are
+---  not asked of the kernel here
+---@return tideway.bpf.Map? map
+---@return string? err
+function M.from_fd(fd, o)
+   local info = ffi.new "struct tw_bpf_map_info"
+   if C.tw_bpf_map_get_info(fd, info) < 0 then return nil, abi.error() end
+   local name = names_by_id[info.kind]
+   if not name then return nil, ("map %s is of kind %d, which Tideway does not know"):format(ffi.string(info.name),
+      info.kind) end
+   local k = kinds[name]
+   local self, err = M.declare {
+      kind = name, name = o.name or ffi.string(info.name), key = not k.key and o.key or nil, value = o.value,
+      entries = info.entries, family = name == "lpm_trie" and (info.key_size == 20 and 6 or 4) or nil, lock = o.lock,
+      mmapable = name == "array" and bit.band(info.flags, C.TW_BPF_MMAPABLE) ~= 0 or nil,
+   }
+   if not self then return nil, err end
+   if self.key_size ~= info.key_size or self.value_size ~= info.value_size then
+      return nil, ("map %s has keys of %d and values of %d bytes, not %d and %d as declared"):format(self.name,
+         info.key_size, info.value_size, self.key_size, self.value_size)
+   end
+   self.fd, self.id, self.flags = fd, info.id, info.flags
+   return wrap(self)
+end
+
+-- ---- methods of every map ----
+
+--- What the kernel says: { id, name, kind, key_size, value_size, entries, flags, btf_id, frozen, bytes }.
+function base:info()
+   local info = ffi.new "struct tw_bpf_map_info"
+   if C.tw_bpf_map_get_info(self.fd, info) < 0 then error(abi.error(), 2) end
+   return {
+      id = info.id, name = ffi.string(info.name), kind = names_by_id[info.kind] or info.kind, key_size = info.key_size,
+      value_size = info.value_size, entries = info.entries, flags = info.flags, btf_id = info.btf_id,
+      key_type = info.key_type, value_type = info.value_type, frozen = info.frozen ~= 0, bytes = tonumber(info.bytes),
+   }
+end
+
+base.pairs = map_walk.pairs
+
+--- The value of exactly this prefix of an lpm_trie, or nil. The kernel gives the longest match only, so
+--- this walks the map.
+---@param address any  a text such as "10.0.0.0/8", or an address and a length
+---@param length? integer
+function base:find(address, length)
+   if not self.family then error(("a %s has no prefixes"):format(self.kind), 2) end
+   self.env.prefix(address, length)
+   local wanted = ffi.string(self.env.kptr, self.key_size)
+   for keys, _, count in map_walk.walk(self) do
+      for i = 0, count - 1 do
+         if ffi.string(keys + i * self.key_size, self.key_size) == wanted then
+            ffi.copy(self.env.kptr, wanted, self.key_size)
+            return C.tw_bpf_map_lookup(self.fd, self.env.kptr, self.env.raw, 0) == 0 and self.env.read() or nil
+         end
+      end
+   end
+end
+
+--- Number of entries now; for arrays their size. Walks the map.
+---@return integer count
+function base:count()
+   if kinds[self.kind].array and not kinds[self.kind].handles then return self.entries end
+   local total = 0
+   for _, _, n in map_walk.walk(self) do total = total + n end
+   return total
+end
+
+--- Figures: { count, capacity, bytes, id, kind }. count is nil for maps that cannot be walked.
+function base:stats()
+   local info = self:info()
+   local count = not self.keyless and self:count() or nil
+   return { count = count, capacity = self.entries, bytes = info.bytes, id = info.id, kind = self.kind }
+end
+
+--- Removes all entries; arrays become zero.
+---@return integer removed  number of entries
+function base:clear()
+   local k = kinds[self.kind]
+   local removed = 0
+   if self.memory then
+      ffi.fill(self.memory, self.memory_size)
+      return self.entries
+   elseif k.array and not k.handles then
+      local key = ffi.new "uint32_t[1]"
+      for i = 0, self.entries - 1 do
+         key[0] = i
+         if C.tw_bpf_map_update(self.fd, key, self.env.zero, 0) < 0 then error(abi.error(), 2) end
+      end
+      return self.entries
+   elseif self.keyless then
+      if not self.pop then error(("a %s cannot be cleared"):format(self.kind), 2) end
+      while self:pop() ~= nil do removed = removed + 1 end
+      return removed
+   end
+   local count = ffi.new "uint32_t[1]"
+   for keys, _, n in map_walk.walk(self) do
+      count[0] = n
+      if n > 1 and C.tw_bpf_map_delete_batch(self.fd, keys, count) == 0 then
+         removed = removed + n
+      else -- no batches for the kind, or an entry went meanwhile, which ends a batch
+         for i = 0, n - 1 do
+            if C.tw_bpf_map_delete(self.fd, keys + i * self.key_size) == 0 then removed = removed + 1 end
+         end
+      end
+   end
+   return removed
+end
+
+--- No system call changes the map from now on; programs may.
+function base:freeze()
+   if C.tw_bpf_map_freeze(self.fd) < 0 then error(abi.error(), 2) end
+end
+
+--- The reader of a ring buffer, one at a time: next(), poll(ms), close().
+---@return table? reader
+---@return string? err
+function base:reader()
+   return require("tideway.bpf.ringbuf").open(self)
+end
+
+--- Removes the pin: the map ends with the last process or program that uses it.
+function base:unpersist()
+   if not self.pinned then return true end
+   local ok, err = pin.unpin(self.pinned)
+   if ok then self.pinned = nil end
+   return ok, err
+end
+
+--- Closes the descriptor. Programs that use the map keep it alive.
+function base:free()
+   if self.memory then C.tw_bpf_map_munmap(self.memory, self.memory_size) end
+   C.tw_bpf_close(self.fd)
+   self.fd, self.memory = -1, nil
+   for name, f in pairs(self) do
+      if type(f) == "function" then self[name] = function() error("this map was freed", 2) end end
+   end
+end
+
+meta.__tostring = function(self) return ("%s %s"):format(self.kind, self.name) end
+
+-- All VMs are in one process: a descriptor is good in each.
+meta.__transfer = function(self)
+   return "tideway.bpf.map", "attach", { {
+      fd = self.fd, kind = self.kind, name = self.name, key = self.key_type and self.key_type.text,
+      value = self.value_type and self.value_type.text, lock = self.lock_offset and true or nil,
+   } }
+end
+
+local attached = {}
+
+--- Makes the object of a map that another VM of this process has; called by the transfer of an NF.
+---@param d table  what __transfer gave
+---@return tideway.bpf.Map
+function M.attach(d)
+   if not attached[d.fd] then
+      attached[d.fd] = assert(M.from_fd(d.fd, d))
+   end
+   return attached[d.fd]
+end
+
+return M

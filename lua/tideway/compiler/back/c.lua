@@ -1,0 +1,290 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Prints a program for an lcore as C: one function that runs the whole chain over a burst. The text stands alone; it
+-- brings the engine's declarations with it and wants no header but the compiler's own.
+
+local bit = require "bit"
+local ffi = require "ffi"
+local abi = require "tideway.abi"
+local core = require "tideway.core"
+local graphs = require "tideway.compiler.ir.graph"
+local ir = require "tideway.compiler.ir"
+local target = require "tideway.compiler.target.lcore"
+
+local M = {}
+
+-- Frames ahead whose first bytes are fetched while this one is worked on.
+local AHEAD = 4
+
+local PRELUDE = [[
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+]] .. core.cdef .. [[
+
+#define ACCESS(bits) \
+	static inline uint##bits##_t load##bits(const uint8_t *p) \
+	{ uint##bits##_t x; __builtin_memcpy(&x, p, sizeof(x)); return x; } \
+	static inline void store##bits(uint8_t *p, uint##bits##_t x) \
+	{ __builtin_memcpy(p, &x, sizeof(x)); }
+ACCESS(8)
+ACCESS(16)
+ACCESS(32)
+ACCESS(64)
+
+#define ATOMIC(bits) \
+	typedef uint##bits##_t __attribute__((may_alias)) cell##bits; \
+	static inline uint##bits##_t cmpxchg##bits(uint8_t *p, uint##bits##_t old, uint##bits##_t new) \
+	{ __atomic_compare_exchange_n((cell##bits *)p, &old, new, false, 5, 5); return old; }
+ATOMIC(32)
+ATOMIC(64)
+]]
+
+local Printer = {}
+Printer.__index = Printer
+
+function Printer:say(...) self.lines[#self.lines + 1] = select("#", ...) > 1 and string.format(...) or (...) end
+
+-- ---- operands ----
+
+local TYPES = { num = "int64_t", u64 = "uint64_t", i64 = "int64_t", ptr = "uint8_t *" }
+
+local function address_of(value)
+   if type(value) == "number" then return value end
+   return tonumber(ffi.cast("uintptr_t", value))
+end
+
+local function constant(c)
+   if c.type == "ptr" then
+      local object = c.object
+      return ("((uint8_t *)0x%xULL)"):format(address_of(object and (object.table or object.address) or c.value))
+   end
+   if c.type == "num" then return ("(%.0fLL)"):format(tonumber(c.value)) end
+   local hex = bit.tohex(ffi.cast("uint64_t", ffi.cast("int64_t", c.value)))
+   return ("((%s)0x%sULL)"):format(TYPES[c.type], hex)
+end
+
+local function operand(v) return v.op == "const" and constant(v) or "v" .. v.id end
+
+local function address(v, off)
+   off = off or 0
+   return off == 0 and operand(v) or ("%s %s %d"):format(operand(v), off < 0 and "-" or "+", math.abs(off))
+end
+
+local function fits_u32(v) return v.lo ~= nil and v.lo >= 0 and v.hi <= 2 ^ 32 - 1 end
+
+-- ---- operations ----
+
+local OPS = {}
+
+-- num is exact, so it may be computed signed; the 64-bit types wrap, so they are computed unsigned.
+local function wrapping(sign)
+   return function(v)
+      local a, b = operand(v.args[1]), operand(v.args[2])
+      if v.w == 32 then return ("(uint32_t)((uint32_t)%s %s (uint32_t)%s)"):format(a, sign, b) end
+      if v.type == "num" then return ("%s %s %s"):format(a, sign, b) end
+      return ("(uint64_t)%s %s (uint64_t)%s"):format(a, sign, b)
+   end
+end
+
+OPS.add, OPS.sub, OPS.mul = wrapping "+", wrapping "-", wrapping "*"
+
+local function logical(sign)
+   return function(v)
+      local code = ("(uint64_t)%s %s (uint64_t)%s"):format(operand(v.args[1]), sign, operand(v.args[2]))
+      return v.w == 32 and ("(uint32_t)(%s)"):format(code) or code
+   end
+end
+
+OPS["and"], OPS["or"], OPS.xor = logical "&", logical "|", logical "^"
+
+-- A division of 32 bits costs a third of one of 64.
+local function division(sign)
+   return function(v)
+      local a, b = v.args[1], v.args[2]
+      local type = (v.w == 32 or (fits_u32(a) and fits_u32(b))) and "uint32_t" or "uint64_t"
+      return ("(%s)%s %s (%s)%s"):format(type, operand(a), sign, type, operand(b))
+   end
+end
+
+OPS.div, OPS.mod = division "/", division "%"
+
+function OPS.shl(v)
+   local code = ("(uint%d_t)%s << %s"):format(v.w or 64, operand(v.args[1]), operand(v.args[2]))
+   return v.w == 32 and ("(uint32_t)(%s)"):format(code) or code
+end
+
+function OPS.shr(v) return ("(uint%d_t)%s >> %s"):format(v.w or 64, operand(v.args[1]), operand(v.args[2])) end
+
+function OPS.sar(v)
+   local code = ("(int%d_t)%s >> %s"):format(v.w or 64, operand(v.args[1]), operand(v.args[2]))
+   return v.w == 32 and ("(uint32_t)(%s)"):format(code) or code
+end
+
+function OPS.sext(v) return ("(int%d_t)%s"):format(v.bits, operand(v.args[1])) end
+function OPS.zext(v) return ("(uint%d_t)%s"):format(v.bits, operand(v.args[1])) end
+function OPS.bswap(v) return ("__builtin_bswap%d((uint%d_t)%s)"):format(v.bits, v.bits, operand(v.args[1])) end
+function OPS.convert(v) return operand(v.args[1]) end
+function OPS.ptradd(v) return ("%s + %s"):format(operand(v.args[1]), operand(v.args[2])) end
+function OPS.load(v) return ("load%d(%s)"):format(v.bits, address(v.args[1], v.off)) end
+function OPS.pktdata() return "pkt->data" end
+function OPS.pktend() return "pkt->data + pkt->len" end
+function OPS.pktlen() return "pkt->len" end
+function OPS.alloca(v) return "s" .. v.id end
+
+function OPS.ctxload(v)
+   local f = target.fields[v.field] or error(("an lcore's packet has no field %s"):format(v.field), 0)
+   return f.of == "self" and f.member or ("%s->%s"):format(f.of, f.member)
+end
+
+local ATOMIC = { add = "add", ["or"] = "or", ["and"] = "and", xor = "xor" }
+
+function OPS.atomic(v)
+   local at, bits = address(v.args[1], v.off), v.bits
+   local first = operand(v.args[2])
+   if v.kind == "cmpxchg" then return ("cmpxchg%d(%s, %s, %s)"):format(bits, at, first, operand(v.args[3])) end
+   local name = v.kind == "xchg" and "exchange_n" or "fetch_" .. ATOMIC[v.kind]
+   return ("__atomic_%s((cell%d *)(%s), (uint%d_t)%s, 5)"):format(name, bits, at, bits, first)
+end
+
+function OPS.call(v)
+   local args = {}
+   local prototype = target.functions[v.fn] or error(("the engine has no function %s"):format(v.fn), 0)
+   for i, a in ipairs(v.args) do
+      args[i] = prototype.params[i] == "ptr" and ("(void *)%s"):format(operand(a)) or operand(a)
+   end
+   return ("%s(%s)"):format(v.fn, table.concat(args, ", "))
+end
+
+-- This lcore's row of a counters table: before the loop.
+local function row_of(self, v)
+   local stride = ffi.new "uint32_t[1]"
+   local base = address_of(abi.C.tw_counters_base(v.table.table, stride))
+   local name = ("row_%x"):format(base)
+   if not self.rows[name] then
+      self.rows[name] = true
+      table.insert(self.rows, ("uint8_t *const %s = (uint8_t *)0x%xULL + burst->lcore * %dULL;"):format(name, base,
+         stride[0] * 8))
+   end
+   return name
+end
+
+-- ---- statements ----
+
+function Printer:line(pos)
+   if not pos or not pos.line or not pos.file then return end
+   local text = ('#line %d "%s"'):format(pos.line, (pos.file:gsub('[\\"]', "\\%0")))
+   if text ~= self.last_line then self:say(text) end
+   self.last_line = text
+end
+
+function Printer:instruction(v)
+   self:line(v.pos)
+   if v.op == "store" then
+      return self:say("store%d(%s, %s);", v.bits, address(v.args[1], v.off), operand(v.args[2]))
+   elseif v.op == "ctxstore" then
+      local f = target.fields[v.field]
+      if not f or not f.write then error(("an lcore's packet has no field %s to write"):format(v.field), 0) end
+      return self:say("%s->%s = %s;", f.of, f.member, operand(v.args[1]))
+   end
+   local code = v.fn == "counters_row" and row_of(self, v) or OPS[v.op](v)
+   if v.type == "void" then return self:say("%s;", code) end
+   self:say("v%d = (%s)(%s);", v.id, TYPES[v.type], code)
+end
+
+local UNSIGNED = { ult = "<", ule = "<=", ugt = ">", uge = ">=" }
+local SIGNED = { eq = "==", ne = "!=", lt = "<", le = "<=", gt = ">", ge = ">=" }
+
+local function condition(term)
+   local a, b = term.args[1], term.args[2]
+   if term.op == "check" then return ("%s + %d <= %s"):format(operand(a), term.n, operand(b)) end
+   local sign = SIGNED[term.cc] or UNSIGNED[term.cc]
+   if a.type == "ptr" or b.type == "ptr" then
+      return ("(const void *)%s %s (const void *)%s"):format(operand(a), sign, operand(b))
+   end
+   local type = ("%sint%d_t"):format(UNSIGNED[term.cc] and "u" or "", term.w or 64)
+   return ("(%s)%s %s (%s)%s"):format(type, operand(a), sign, type, operand(b))
+end
+
+-- The parameters of a target get their values all at once.
+local function jump(t)
+   local read, written = {}, {}
+   for i, p in ipairs(t.block.params) do
+      local a = t.args[i]
+      if a ~= p then
+         read[#read + 1] = ("%s t%d = (%s)%s;"):format(TYPES[p.type], i, TYPES[p.type], operand(a))
+         written[#written + 1] = ("v%d = t%d;"):format(p.id, i)
+      end
+   end
+   if #read == 0 then return ("goto b%d;"):format(t.block.id) end
+   return ("{ %s %s goto b%d; }"):format(table.concat(read, " "), table.concat(written, " "), t.block.id)
+end
+
+function Printer:terminator(term)
+   self:line(term.pos)
+   if term.op == "ret" then return self:say "goto next;" end
+   local targets = term.targets
+   if not targets[2] then return self:say(jump(targets[1])) end
+   self:say("if (%s) %s else %s", condition(term), jump(targets[1]), jump(targets[2]))
+end
+
+-- ---- the whole ----
+
+function Printer:declarations(order)
+   local lists = { num = {}, u64 = {}, i64 = {}, ptr = {} }
+   local function declare(v)
+      if lists[v.type] then table.insert(lists[v.type], (v.type == "ptr" and "*v" or "v") .. v.id) end
+   end
+   for _, block in ipairs(order) do
+      for _, p in ipairs(block.params) do declare(p) end
+      for _, v in ipairs(block.insts) do
+         declare(v)
+         if v.op == "alloca" then
+            self:say("_Alignas(%d) uint8_t s%d[%d];", math.max(8, v.align or 8), v.id, v.size)
+         end
+      end
+   end
+   for _, type in ipairs { "num", "u64", "i64", "ptr" } do
+      if #lists[type] > 0 then
+         self:say("%s %s;", type == "ptr" and "uint8_t" or TYPES[type], table.concat(lists[type], ", "))
+      end
+   end
+end
+
+function Printer:body(order)
+   self:say "for (int32_t i = 0; i < count; i++) {"
+   self:say "struct tw_pkt *pkt = &burst->pkts[i];"
+   self:say("__builtin_prefetch(burst->pkts[i + %d < count ? i + %d : i].data, 1);", AHEAD, AHEAD)
+   self:declarations(order)
+   if self.options.guard then self:say "if (pkt->verdict) goto next;" end
+   for _, block in ipairs(order) do
+      self:say("b%d:;", block.id)
+      for _, v in ipairs(block.insts) do self:instruction(v) end
+      self:terminator(block.term)
+   end
+   self:say "next:;"
+   if self.options.resume then self:say("if (!pkt->verdict) pkt->resume = %d;", self.options.resume) end
+   self:say "}"
+end
+
+---@class tideway.c.options
+---@field name? string of the C function
+---@field guard? boolean packets that have a verdict are left out: not the first segment of a chain
+---@field resume? integer the stage that comes after, noted in packets that go on
+
+--- The declarations that functions of M.emit need in front of them, once per file.
+---@return string
+function M.prelude() return PRELUDE end
+
+--- Print a program as a C function `void NAME(struct tw_burst *burst, int32_t count)`.
+---@param program tideway.ir.program
+---@param options? tideway.c.options
+---@return string
+function M.emit(program, options)
+   options = options or {}
+   local printer = setmetatable({ lines = {}, rows = {}, options = options }, Printer)
+   printer:body(graphs.of(program).order)
+   return ("void %s(struct tw_burst *burst, int32_t count)\n{\n%s\n%s\n}\n"):format(options.name or "chain",
+      table.concat(printer.rows, "\n"), table.concat(printer.lines, "\n"))
+end
+
+return M

@@ -1,0 +1,99 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Functions that the compiler knows by heart instead of inlining their source.
+
+local bit = require "bit"
+local ffi = require "ffi"
+local barrier = require "tideway.packet.barrier"
+local checksum = require "tideway.packet.checksum"
+local ctype = require "tideway.compiler.front.ctype"
+local header = require "tideway.packet.header"
+local number = require "tideway.compiler.front.number"
+local packet = require "tideway.compiler.front.intrinsic.packet"
+local types = require "tideway.table.type"
+local value = require "tideway.compiler.front.value"
+local tables = require "tideway.compiler.front.intrinsic.table"
+
+local M = {}
+
+-- function -> handler(cx, args) -> values
+local known = {}
+-- C function of the engine -> handler
+local by_name = {}
+
+M.known, M.by_name = known, by_name
+
+for name, fn in pairs(bit) do
+   if name ~= "tohex" then known[fn] = function(cx, args) return { number.bitop(cx, name, args) } end end
+end
+
+known[math.floor] = function(cx, args) return { number.floor(cx, args[1] or value.NIL) } end
+
+local function extreme(name)
+   return function(cx, args)
+      local fv = args[1]
+      for i, a in ipairs(args) do
+         if not number.type(a) then number.not_a_number(cx, a, ("math.%s, argument %d"):format(name, i)) end
+         if i > 1 then fv = number.extreme(cx, name, fv, a) end
+      end
+      return { fv }
+   end
+end
+known[math.min], known[math.max] = extreme "min", extreme "max"
+
+known[math.abs] = function(cx, args)
+   return { number.extreme(cx, "max", args[1], number.negate(cx, args[1])) }
+end
+
+known[tonumber] = function(cx, args) return { number.tonumber(cx, args[1]) } end
+
+known[type] = function(cx, args)
+   local fv = args[1]
+   if fv.k == "host" then return { value.host(type(fv.v)) } end
+   if fv.k == "int" then return { value.host(fv.ir.type == "num" and "number" or "cdata") } end
+   cx:refuse "the type of this value is known only at run time"
+end
+
+known[assert] = function(_, args) return args end
+
+known[ffi.cast] = function(cx, args)
+   local ct, fv = args[1], args[2]
+   if ct.k ~= "host" then cx:refuse "ffi.cast: the type must be a constant" end
+   local t = ctype.of(ffi.typeof(ct.v))
+   if fv.k == "host" then return { value.host(ffi.cast(ct.v, fv.v)) } end
+   if t.kind == "ptr" and fv.k == "ptr" then
+      local shape = header.by_ctype[t.to.id] or types.by_ctype[t.to.id]
+      return { value.ptr(fv.ir, fv.off, t.to, { gen = fv.gen, shape = shape, nilable = fv.nilable }) }
+   elseif t.kind == "int" and number.type(fv) then
+      return { number.cast(cx, t, fv) }
+   end
+   cx:refuse(("ffi.cast of %s to this type"):format(value.describe(fv)))
+end
+
+-- Nothing is kept in registers behind LuaJIT's back here.
+known[barrier] = function() return {} end
+known[require("tideway.packet.ipv4").remember] = function() return {} end
+
+by_name.tw_now = function(cx) return { cx.target.now(cx) } end
+by_name.tw_pkt_adjust_head = function(cx, args) return { cx.target.adjust(cx, "head", args[2]) } end
+by_name.tw_pkt_adjust_tail = function(cx, args) return { cx.target.adjust(cx, "tail", args[2]) } end
+known[checksum.raw_sum] = function(cx, args) return { cx.target.raw_sum(cx, args[1], args[2]) } end
+
+known[require("tideway.packet.ipv4").options_sum] = function(cx, args)
+   return { cx.target.options_sum(cx, args[1], args[2]) }
+end
+
+--- Handler of a called value, nil to inline it.
+function M.of(fv)
+   if fv.cname then return by_name[fv.cname] end
+   if fv.v == nil then return nil end
+   if known[fv.v] then return known[fv.v] end
+   if type(fv.v) == "table" then return tables.callable(fv.v) end
+end
+
+--- Handler of object:name(...), called with (cx, object, args); nil to look the method up.
+function M.method(cx, object, name)
+   if object.k == "pkt" then return packet.methods[name] end
+   if object.k == "host" and type(object.v) == "table" then return tables.method(cx, object.v, name) end
+end
+
+return M

@@ -1,0 +1,549 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Arithmetic with LuaJIT's meaning on exact integers: ranges are carried along, and what could leave the
+-- integers a Lua number holds exactly (2^53) is refused. 64-bit cdata wraps, as in LuaJIT.
+
+local ffi = require "ffi"
+local bit = require "bit"
+local ir = require "tideway.compiler.ir"
+local value = require "tideway.compiler.front.value"
+
+local M = {}
+
+local LIMIT = 2 ^ 53
+local I32MIN, I32MAX, U32MAX = -2147483648, 2147483647, 4294967295
+local floor, min, max = math.floor, math.min, math.max
+local u64_t, i64_t = ffi.typeof "uint64_t", ffi.typeof "int64_t"
+
+-- ---- operands ----
+
+--- "num", "i64" or "u64"; nil when it is no number.
+function M.type(fv)
+   if fv.k == "int" then return fv.narrow and "i64" or fv.ir.type end
+   if fv.k == "host" then
+      if type(fv.v) == "number" then return "num" end
+      if value.is_wide_host(fv) then return value.wide_type(fv.v) end
+   end
+end
+
+--- The value as an IR integer; refuses what is none.
+---@param what string the operation, for the message
+---@return tideway.ir.value
+function M.ir(cx, fv, what)
+   if fv.k == "int" then return fv.ir end
+   if fv.k == "host" then
+      local v = fv.v
+      if type(v) == "number" then
+         if v % 1 ~= 0 or v < -LIMIT or v > LIMIT then
+            cx:refuse(("%s: %s is not a whole number within 2^53"):format(what, tostring(v)),
+               "NF Lua computes with integers only")
+         end
+         return cx:const(v)
+      elseif value.is_wide_host(fv) then
+         return ir.const(v, value.wide_type(v))
+      end
+   end
+   M.not_a_number(cx, fv, what)
+end
+
+function M.not_a_number(cx, fv, what)
+   if fv.k == "quotient" then
+      cx:refuse(("%s: '/' gives a fraction"):format(what), "write math.floor(a / b)")
+   elseif fv.k == "conflict" then
+      cx:refuse(("%s: this value can't be used here: %s"):format(what, fv.why))
+   elseif fv.k == "tagged" or (fv.k == "ptr" and fv.nilable) then
+      cx:refuse(("%s: the value may be nil here"):format(what), "test it first: if x then ... end")
+   end
+   cx:refuse(("%s: a number is needed, this is %s"):format(what, value.describe(fv)))
+end
+
+local function is_static(fv) return fv.k == "host" end
+
+local function const_of(v) return v.op == "const" and type(v.value) == "number" and v.value or nil end
+
+-- A num result within lo..hi.
+local function num(cx, op, a, b, lo, hi, fields)
+   if lo < -LIMIT or hi > LIMIT then
+      if not cx.speculative then
+         cx:refuse(("'%s': the result may be as large as %.0f, beyond the 2^53 a Lua number holds exactly")
+            :format(cx.operator or op, hi > LIMIT and hi or lo),
+            "limit an operand with bit.band or math.min, or use 64-bit integers (0ULL + x)")
+      end
+      lo, hi = max(lo, -LIMIT), min(hi, LIMIT)
+   end
+   fields = fields or {}
+   fields.lo, fields.hi = lo, hi
+   return cx:emit(op, "num", { a, b }, fields)
+end
+
+local function wide(cx, op, type, a, b, lo, hi, fields)
+   fields = fields or {}
+   if lo and lo >= 0 and hi <= LIMIT then fields.lo, fields.hi = lo, hi end
+   return cx:emit(op, type, { a, b }, fields)
+end
+
+--- As a 64-bit integer of that type (LuaJIT converts numbers when they meet 64-bit cdata).
+function M.widen(cx, v, type)
+   if v.type == type then return v end
+   if v.op == "const" then return ir.const(ffi.cast(type == "u64" and u64_t or i64_t, v.value), type) end
+   local lo, hi = cx:range(v)
+   local known = lo and lo >= 0
+   return cx:emit("convert", type, { v }, { lo = known and lo or nil, hi = known and hi or nil })
+end
+
+local function common_type(a, b)
+   local s, t = M.type(a), M.type(b)
+   if s == "u64" or t == "u64" then return "u64" end
+   if s == "i64" or t == "i64" then return "i64" end
+   return "num"
+end
+
+-- ---- arithmetic ----
+
+local RANGE = {
+   ["+"] = function(al, ah, bl, bh) return al + bl, ah + bh end,
+   ["-"] = function(al, ah, bl, bh) return al - bh, ah - bl end,
+   ["*"] = function(al, ah, bl, bh)
+      local p, q, r, s = al * bl, al * bh, ah * bl, ah * bh
+      return min(p, q, r, s), max(p, q, r, s)
+   end,
+}
+local OPCODE = { ["+"] = "add", ["-"] = "sub", ["*"] = "mul" }
+
+local function power_of_two(n)
+   if not n or n < 1 or n % 1 ~= 0 then return nil end
+   local m, e = math.frexp(n)
+   return m == 0.5 and e - 1 or nil
+end
+
+local function add_sub_mul(cx, op, a, b)
+   local type = common_type(a, b)
+   local x, y = M.ir(cx, a, "'" .. op .. "'"), M.ir(cx, b, "'" .. op .. "'")
+   local al, ah = cx:range(x)
+   local bl, bh = cx:range(y)
+   local lo, hi
+   if al and bl then lo, hi = RANGE[op](al, ah, bl, bh) end
+   if type ~= "num" then
+      x, y = M.widen(cx, x, type), M.widen(cx, y, type)
+      return value.int(wide(cx, OPCODE[op], type, x, y, lo, hi))
+   end
+   if op ~= "*" and const_of(y) == 0 then return a end
+   if op == "+" and const_of(x) == 0 then return b end
+   if op == "*" and const_of(y) == 1 then return a end
+   if op == "*" and const_of(x) == 1 then return b end
+   cx.operator = op
+   -- What the operands were here, which later tests no longer tell: for the bounds of loops.
+   local step = op ~= "*" and { [x] = { al, ah }, [y] = { bl, bh } } or nil
+   return value.int(num(cx, OPCODE[op], x, y, lo, hi, { step = step }))
+end
+
+local function divisor_checked(cx, v, what)
+   local lo, hi = cx:range(v)
+   if lo and (lo > 0 or hi < 0) then return end
+   if v.op == "const" and v.value ~= 0 then return end
+   cx:refuse(("%s: the divisor may be 0 here"):format(what), "test it first: if d == 0 then return end")
+end
+
+local function modulo(cx, a, b)
+   local type = common_type(a, b)
+   local x, y = M.ir(cx, a, "'%'"), M.ir(cx, b, "'%'")
+   divisor_checked(cx, y, "'%'")
+   local al, ah = cx:range(x)
+   local bl, bh = cx:range(y)
+   if type ~= "num" then
+      if type == "i64" and not (al and al >= 0 and bl and bl > 0) then
+         cx:refuse("'%' on int64_t that may be negative", "use uint64_t")
+      end
+      return value.int(wide(cx, "mod", type, M.widen(cx, x, type), M.widen(cx, y, type), 0, bh and bh - 1 or nil))
+   end
+   local k = power_of_two(const_of(y))
+   if k then -- floored modulo by a power of two is a mask, for negative numbers too
+      return value.int(num(cx, "and", x, cx:const(y.value - 1), 0, al >= 0 and min(ah, y.value - 1) or y.value - 1))
+   end
+   if al < 0 or bl < 0 then
+      cx:refuse("'%': an operand may be negative here", "Lua's % is floored; make both operands non-negative")
+   end
+   return value.int(num(cx, "mod", x, y, 0, min(ah, bh - 1)))
+end
+
+local function wide_divide(cx, type, x, y)
+   divisor_checked(cx, y, "'/'")
+   local al, ah = cx:range(x)
+   local bl = cx:range(y)
+   if type == "i64" and not (al and al >= 0 and bl and bl > 0) then
+      cx:refuse("'/' on int64_t that may be negative", "use uint64_t")
+   end
+   return value.int(wide(cx, "div", type, M.widen(cx, x, type), M.widen(cx, y, type), 0, ah))
+end
+
+--- floor(a / b) of a quotient made by `/`, or of a product with a negative power of two.
+function M.floor(cx, fv)
+   if fv.k == "int" then return fv end
+   if fv.k == "host" then return value.host(floor(fv.v)) end
+   if fv.k ~= "quotient" then M.not_a_number(cx, fv, "math.floor") end
+   local x, y = M.ir(cx, fv.a, "'/'"), M.ir(cx, fv.b, "'/'")
+   divisor_checked(cx, y, "math.floor(a / b)")
+   local al, ah = cx:range(x)
+   local bl, bh = cx:range(y)
+   local k = power_of_two(const_of(y))
+   if k then
+      return value.int(num(cx, al >= 0 and "shr" or "sar", x, cx:const(k), floor(al / y.value), floor(ah / y.value)))
+   end
+   if al < 0 or bl < 0 then
+      cx:refuse("math.floor(a / b): an operand may be negative here", "make both operands non-negative")
+   end
+   return value.int(num(cx, "div", x, y, floor(al / bh), floor(ah / bl)))
+end
+
+local HOST = {
+   ["+"] = function(a, b) return a + b end, ["-"] = function(a, b) return a - b end,
+   ["*"] = function(a, b) return a * b end, ["/"] = function(a, b) return a / b end,
+   ["%"] = function(a, b) return a % b end, ["^"] = function(a, b) return a ^ b end,
+   [".."] = function(a, b) return a .. b end,
+}
+
+--- A binary operator of Lua but for comparisons.
+function M.binary(cx, op, a, b)
+   if is_static(a) and is_static(b) then
+      local ok, result = pcall(HOST[op], a.v, b.v)
+      if not ok then cx:refuse(("'%s' of %s and %s"):format(op, value.describe(a), value.describe(b))) end
+      return value.host(result)
+   end
+   if op == ".." then
+      cx:refuse("strings are not made at run time in NF Lua", "use numbers, and constant strings for drop reasons")
+   elseif op == "^" then
+      cx:refuse("'^' is floating point in Lua", "multiply, or shift with bit.lshift")
+   end
+   for _, operand in ipairs { a, b } do
+      if not M.type(operand) then M.not_a_number(cx, operand, "'" .. op .. "'") end
+   end
+   if op == "/" then
+      local type = common_type(a, b)
+      if type == "num" then return { k = "quotient", a = a, b = b } end
+      return wide_divide(cx, type, M.ir(cx, a, "'/'"), M.ir(cx, b, "'/'"))
+   elseif op == "*" then
+      for x, y in pairs { [a] = b, [b] = a } do -- v * 2^-32, for math.floor
+         if y.k == "host" and type(y.v) == "number" and power_of_two(1 / y.v) and y.v < 1 then
+            return { k = "quotient", a = x, b = value.host(1 / y.v) }
+         end
+      end
+   elseif op == "%" then
+      return modulo(cx, a, b)
+   end
+   return add_sub_mul(cx, op, a, b)
+end
+
+--- Unary minus.
+function M.negate(cx, a)
+   if a.k == "host" and M.type(a) then return value.host(-a.v) end
+   return M.binary(cx, "-", M.type(a) == "num" and value.host(0) or value.host(0LL), a)
+end
+
+-- ---- 32-bit views of a num ----
+
+--- The low 32 bits as a signed number (bit.tobit).
+function M.sext32(cx, v)
+   local lo, hi = cx:range(v)
+   if v.type == "num" and lo >= I32MIN and hi <= I32MAX then return v end
+   if v.op == "const" then return cx:const(bit.tobit(v.type == "num" and v.value or tonumber(bit.band(v.value, 0xffffffffULL)))) end
+   if v.op == "zext" and v.bits == 32 then return M.sext32(cx, v.args[1]) end
+   return cx:emit("sext", "num", { v }, { bits = 32, lo = I32MIN, hi = I32MAX })
+end
+
+--- The low 32 bits as an unsigned number.
+function M.zext32(cx, v)
+   local lo, hi = cx:range(v)
+   if v.type == "num" and lo >= 0 and hi <= U32MAX then return v end
+   if v.op == "const" and v.type == "num" then return cx:const(v.value % 2 ^ 32) end
+   if v.op == "sext" and v.bits == 32 then return M.zext32(cx, v.args[1]) end
+   return cx:emit("zext", "num", { v }, { bits = 32, lo = 0, hi = U32MAX })
+end
+
+local function in32(cx, v)
+   local lo, hi = cx:range(v)
+   return lo >= I32MIN and hi <= I32MAX
+end
+
+local function is_mask(cx, v) -- 0..2^31-1
+   local lo, hi = cx:range(v)
+   return lo >= 0 and hi <= I32MAX
+end
+
+local function ones(n) -- least 2^k - 1 that is not below n
+   local r = 1
+   while r <= n do r = r * 2 end
+   return r - 1
+end
+
+-- ---- bit.* on Lua numbers: 32 bits, signed results ----
+
+local narrow = {}
+
+function narrow.band(cx, a, b)
+   local al, ah = cx:range(a)
+   local bl, bh = cx:range(b)
+   if is_mask(cx, a) or is_mask(cx, b) then
+      local hi = min(is_mask(cx, a) and ah or I32MAX, is_mask(cx, b) and bh or I32MAX)
+      local mask = const_of(b) or const_of(a)
+      local other = const_of(b) and a or b
+      if mask and is_mask(cx, other) and mask >= 0 and mask % 1 == 0 then
+         local ol, oh = cx:range(other)
+         if ol >= 0 and oh <= I32MAX and bit.band(mask, ones(oh)) == ones(oh) then return other end
+      end
+      return num(cx, "and", a, b, 0, hi)
+   end
+   if not in32(cx, a) then a = M.sext32(cx, a) end
+   if not in32(cx, b) then b = M.sext32(cx, b) end
+   al, bl = cx:range(a), cx:range(b)
+   if al >= 0 or bl >= 0 then
+      local _, h1 = cx:range(a)
+      local _, h2 = cx:range(b)
+      return num(cx, "and", a, b, 0, al >= 0 and h1 or h2)
+   end
+   return num(cx, "and", a, b, I32MIN, I32MAX)
+end
+
+local function or_like(op)
+   return function(cx, a, b)
+      if is_mask(cx, a) and is_mask(cx, b) then
+         local _, ah = cx:range(a)
+         local _, bh = cx:range(b)
+         return num(cx, op, a, b, 0, ones(max(ah, bh)))
+      end
+      return num(cx, op, M.sext32(cx, a), M.sext32(cx, b), I32MIN, I32MAX)
+   end
+end
+narrow.bor, narrow.bxor = or_like "or", or_like "xor"
+
+-- Shift count 0..31.
+local function count_of(cx, n, mask)
+   local c = const_of(n)
+   if c then return cx:const(bit.band(c, mask)) end
+   local lo, hi = cx:range(n)
+   if lo >= 0 and hi <= mask then return n end
+   return num(cx, "and", n, cx:const(mask), 0, mask)
+end
+
+function narrow.lshift(cx, a, n)
+   n = count_of(cx, n, 31)
+   local _, nh = cx:range(n)
+   local al, ah = cx:range(a)
+   if const_of(n) == 0 then return M.sext32(cx, a) end
+   if al >= 0 and ah * 2 ^ nh <= I32MAX then return num(cx, "shl", a, n, 0, ah * 2 ^ nh) end
+   return M.sext32(cx, num(cx, "shl", a, n, 0, U32MAX, { w = 32 }))
+end
+
+function narrow.rshift(cx, a, n)
+   n = count_of(cx, n, 31)
+   local k = const_of(n)
+   if k == 0 then return M.sext32(cx, a) end
+   -- bswap of a 16-bit number, moved down again
+   if k == 16 and a.op == "sext" and a.args[1].op == "bswap" and a.args[1].bits == 32 then
+      local x = a.args[1].args[1]
+      local lo, hi = cx:range(x)
+      if lo >= 0 and hi <= 65535 then
+         return cx:emit("bswap", "num", { x }, { bits = 16, lo = 0, hi = 65535 })
+      end
+   end
+   a = M.zext32(cx, a)
+   local lo, hi = cx:range(a)
+   if k then return num(cx, "shr", a, n, floor(lo / 2 ^ k), floor(hi / 2 ^ k)) end
+   local v = num(cx, "shr", a, n, 0, hi)
+   return M.sext32(cx, v)
+end
+
+function narrow.arshift(cx, a, n)
+   n = count_of(cx, n, 31)
+   a = M.sext32(cx, a)
+   local lo, hi = cx:range(a)
+   local k = const_of(n)
+   if k then return num(cx, "sar", a, n, floor(lo / 2 ^ k), floor(hi / 2 ^ k)) end
+   return num(cx, "sar", a, n, min(lo, 0), max(hi, 0))
+end
+
+function narrow.bnot(cx, a)
+   a = M.sext32(cx, a)
+   local lo, hi = cx:range(a)
+   return num(cx, "xor", a, cx:const(-1), -hi - 1, -lo - 1)
+end
+
+function narrow.bswap(cx, a)
+   return M.sext32(cx, cx:emit("bswap", "num", { a }, { bits = 32, lo = 0, hi = U32MAX }))
+end
+
+local function rotate(first, second)
+   return function(cx, a, n)
+      n = count_of(cx, n, 31)
+      if const_of(n) == 0 then return M.sext32(cx, a) end
+      a = M.zext32(cx, a)
+      local k = const_of(n)
+      local back = k and cx:const(32 - k)
+         or num(cx, "and", num(cx, "sub", cx:const(32), n, 1, 32), cx:const(31), 0, 31)
+      local x = num(cx, first, a, n, 0, U32MAX, { w = 32 })
+      local y = num(cx, second, a, back, 0, U32MAX, { w = 32 })
+      return M.sext32(cx, num(cx, "or", x, y, 0, U32MAX))
+   end
+end
+narrow.rol, narrow.ror = rotate("shl", "shr"), rotate("shr", "shl")
+
+-- ---- bit.* with a 64-bit operand ----
+
+local broad = {}
+
+function broad.band(cx, type, a, b)
+   local _, ah = cx:range(a)
+   local _, bh = cx:range(b)
+   local hi = (ah and cx:range(a) >= 0 and ah) or math.huge
+   if bh and cx:range(b) >= 0 then hi = min(hi, bh) end
+   if b.op == "const" and type == "u64" and tonumber(b.value) <= LIMIT then hi = min(hi, tonumber(b.value)) end
+   return wide(cx, "and", type, a, b, hi < math.huge and 0 or nil, hi)
+end
+
+local function wide_or(op)
+   return function(cx, type, a, b)
+      local al, ah = cx:range(a)
+      local bl, bh = cx:range(b)
+      local known = al and bl and al >= 0 and bl >= 0
+      return wide(cx, op, type, a, b, known and 0 or nil, known and ones(max(ah, bh)) or nil)
+   end
+end
+broad.bor, broad.bxor = wide_or "or", wide_or "xor"
+
+function broad.lshift(cx, type, a, n)
+   n = count_of(cx, n, 63)
+   local al, ah = cx:range(a)
+   local _, nh = cx:range(n)
+   return wide(cx, "shl", type, a, n, al and al >= 0 and 0 or nil, ah and ah * 2 ^ nh)
+end
+
+function broad.rshift(cx, type, a, n)
+   n = count_of(cx, n, 63)
+   local k = const_of(n)
+   local al, ah = cx:range(a)
+   local hi = al and al >= 0 and ah or 2 ^ 64 - 1
+   if k then hi = floor(hi / 2 ^ k) end
+   return wide(cx, "shr", type, a, n, 0, hi)
+end
+
+function broad.arshift(cx, type, a, n) return wide(cx, "sar", type, a, count_of(cx, n, 63)) end
+function broad.bnot(cx, type, a) return wide(cx, "xor", type, a, ir.const(-1LL, type)) end
+function broad.bswap(cx, type, a) return cx:emit("bswap", type, { a }, { bits = 64 }) end
+local SHIFTS = { lshift = true, rshift = true, arshift = true, rol = true, ror = true }
+
+--- bit.NAME(...)
+---@param name string
+---@param args table[] values
+function M.bitop(cx, name, args)
+   local static = true
+   for i, a in ipairs(args) do
+      if not is_static(a) then static = false end
+      if not M.type(a) then M.not_a_number(cx, a, ("bit.%s, argument %d"):format(name, i)) end
+   end
+   if static then
+      local list = {}
+      for i, a in ipairs(args) do list[i] = a.v end
+      local ok, r = pcall(bit[name], unpack(list, 1, #args))
+      if not ok then cx:refuse(("bit.%s: %s"):format(name, tostring(r):gsub("^.-: ", ""))) end
+      return value.host(r)
+   end
+   cx.operator = "bit." .. name
+   local type = "num"
+   for i, a in ipairs(args) do
+      if not (SHIFTS[name] and i == 2) then
+         local t = M.type(a)
+         if t == "u64" or (t == "i64" and type == "num") then type = t end
+      end
+   end
+   local first = M.ir(cx, args[1], "bit." .. name)
+   if type == "num" then
+      if name == "tobit" then return value.int(M.sext32(cx, first)) end
+      if not args[2] then
+         return value.int((narrow[name] or narrow.bor)(cx, narrow[name] and first or M.sext32(cx, first), cx:const(0)))
+      end
+      for i = 2, #args do first = narrow[name](cx, first, M.ir(cx, args[i], "bit." .. name)) end
+      return value.int(first)
+   end
+   if name == "tobit" then return value.int(M.sext32(cx, first)) end
+   if not broad[name] then cx:refuse(("bit.%s on 64-bit integers"):format(name), "use bit.bor of two shifts") end
+   first = M.widen(cx, first, type)
+   if not args[2] then return value.int(broad[name](cx, type, first)) end
+   for i = 2, #args do
+      local v = M.ir(cx, args[i], "bit." .. name)
+      if not SHIFTS[name] then v = M.widen(cx, v, type) end
+      if SHIFTS[name] and v.type ~= "num" then v = M.tonumber(cx, value.int(v)).ir end
+      first = broad[name](cx, type, first, v)
+   end
+   return value.int(first)
+end
+
+-- ---- conversions ----
+
+--- tonumber(x) of a number or 64-bit integer.
+function M.tonumber(cx, fv)
+   if fv.k == "host" then return value.host(tonumber(fv.v)) end
+   local v = M.ir(cx, fv, "tonumber")
+   if v.type == "num" then return value.int(v) end
+   local lo, hi = cx:range(v)
+   return value.int(cx:emit("convert", "num", { v }, { lo = lo or (v.type == "u64" and 0 or -LIMIT), hi = hi or LIMIT }))
+end
+
+--- ffi.cast to an integer type.
+---@param t tideway.ctype
+function M.cast(cx, t, fv)
+   local v = M.ir(cx, fv, "ffi.cast")
+   if t.size == 8 then return value.int(M.widen(cx, v, t.signed and "i64" or "u64")) end
+   local out
+   if t.size == 4 then
+      out = value.int(t.signed and M.sext32(cx, v) or M.zext32(cx, v))
+   else
+      out = value.int(M.truncate(cx, v, t.size * 8, t.signed))
+   end
+   out.narrow = true
+   return out
+end
+
+--- The low `bits` bits.
+function M.truncate(cx, v, bits, signed)
+   local lo, hi = cx:range(v)
+   local l, h = signed and -2 ^ (bits - 1) or 0, signed and 2 ^ (bits - 1) - 1 or 2 ^ bits - 1
+   if v.type == "num" and lo >= l and hi <= h then return v end
+   return cx:emit(signed and "sext" or "zext", "num", { v }, { bits = bits, lo = l, hi = h })
+end
+
+-- ---- comparisons ----
+
+local UNSIGNED = { lt = "ult", le = "ule", gt = "ugt", ge = "uge", eq = "eq", ne = "ne" }
+
+--- The points behind `a cc b` of two numbers.
+function M.compare(cx, cc, a, b)
+   local what = "comparison"
+   local type = common_type(a, b)
+   local x, y = M.ir(cx, a, what), M.ir(cx, b, what)
+   if type ~= "num" then
+      local al, ah = cx:range(x)
+      local bl, bh = cx:range(y)
+      x, y = M.widen(cx, x, type), M.widen(cx, y, type)
+      if al and bl and al >= 0 and bl >= 0 and (ah < bl or bh < al or (al == ah and bl == bh)) then
+         return M.compare(cx, cc, value.host(al), value.host(bl))
+      end
+      if type == "u64" then cc = UNSIGNED[cc] end
+   end
+   return cx:split(cc, x, y)
+end
+
+--- The smaller or larger of two numbers (math.min, math.max).
+function M.extreme(cx, name, a, b)
+   if is_static(a) and is_static(b) then return value.host(math[name](a.v, b.v)) end
+   local yes, no = M.compare(cx, name == "min" and "le" or "ge", a, b)
+   local join = cx:join()
+   if yes then
+      cx:go(yes)
+      cx:jump(join, { a })
+   end
+   if no then
+      cx:go(no)
+      cx:jump(join, { b })
+   end
+   return cx:enter(join)[1]
+end
+
+return M

@@ -1,0 +1,119 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- The NF Lua compiler: NFs of a chain in, programs for a place out.
+
+local diagnostic = require "tideway.compiler.diagnostic"
+
+local M = {}
+
+local function optimise(program, options)
+   if options.optimise == false then return {} end
+   return require("tideway.compiler.opt").optimise(program, options.passes)
+end
+
+-- Runs f; a diagnostic it raises becomes the second result.
+local function caught(f, ...)
+   local results = { xpcall(f, function(err)
+      if diagnostic.is(err) then return err end
+      return debug.traceback(err, 2)
+   end, ...) }
+   if results[1] then return unpack(results, 2) end
+   if diagnostic.is(results[2]) then return nil, results[2] end
+   error(results[2], 0)
+end
+M.caught = caught
+
+---@class tideway.compiled
+---@field name string
+---@field hook string
+---@field ir tideway.ir.program
+---@field object tideway.ebpf.object
+---@field tables table[] engine tables in the order of their names
+---@field exits table[] what the counters of what left mean: { stage, kind, argument }
+---@field exit_table table? declaration of those counters
+
+local function sorted(set)
+   local list = {}
+   for t in pairs(set) do list[#list + 1] = t end
+   table.sort(list, function(a, b) return (a.name or "") < (b.name or "") end)
+   return list
+end
+
+local function hook_program(name, nfs, hook, options)
+   local place = require("tideway.compiler.place.hook").new(hook, options)
+   place.reason_name = options.reason_name or M.reason_name
+   if place.counted then
+      local type_lib = require "tideway.table.type"
+      -- Declared now, sized when all exits are known.
+      place.exit_table = {
+         kind = "percpu_array", name = "exits", key_type = type_lib.parse "u32",
+         value_type = type_lib.parse "u64 packets; u64 bytes", entries = 1, internal = true,
+      }
+   end
+   local clock = os.clock()
+   local front = require("tideway.compiler.front").compile(name, nfs, place)
+   if place.exit_table then place.exit_table.entries = math.max(1, #place.exits) end
+   local stats = optimise(front.program, options)
+   local object = require("tideway.compiler.back.ebpf").compile(front.program, hook, options)
+   return {
+      name = name, hook = hook, ir = front.program, object = object, tables = sorted(front.tables), exits = place.exits,
+      exit_table = place.exit_table, stats = stats, seconds = os.clock() - clock,
+   }
+end
+
+--- Compile NFs that stand one behind the other for a hook of the kernel.
+---@param name string of the program
+---@param nfs table[] instances
+---@param hook string "xdp", "tc", ...
+---@param options? table see tideway.compiler.place.hook; optimise = false, passes = { name = false }
+---@return tideway.compiled?
+---@return tideway.compiler.diagnostic? why not
+function M.for_hook(name, nfs, hook, options) return caught(hook_program, name, nfs, hook, options or {}) end
+
+--- Name of a drop reason.
+function M.reason_name(id)
+   local abi = require "tideway.abi"
+   return require("ffi").string(abi.C.tw_stats().reason[id])
+end
+
+-- ---- lcores ----
+
+-- IR of the stages first..last (from 1) of a chain.
+local function lcore_program(chain, first, last)
+   local nfs = {}
+   for i = first, last do nfs[#nfs + 1] = chain.stages[i].nf or chain.stages[i] end
+   local place = require("tideway.compiler.place.lcore").new()
+   local front = require("tideway.compiler.front").compile(("%s_%d"):format(chain.name, first), nfs, place,
+      { first = first - 1, last = last == #chain.stages })
+   optimise(front.program, {})
+   return front.program
+end
+
+local function can_compile(chain, i)
+   local nf = chain.stages[i].nf or chain.stages[i]
+   if not nf.packet then return false, "it works on bursts" end
+   local program, err = caught(lcore_program, chain, i, i)
+   return program ~= nil, err
+end
+
+--- Compile a chain for lcores: segments of stages, in order, that cover the chain.
+---@param chain table { name, stages = NF instances }
+---@return table[] segments { first, last, ir } or { first, last, raw = why }
+function M.for_lcore(chain)
+   local segments, i = {}, 1
+   while i <= #chain.stages do
+      local ok, why = can_compile(chain, i)
+      if not ok then
+         segments[#segments + 1] = { first = i, last = i, raw = why }
+         i = i + 1
+      else
+         local last = i
+         while last < #chain.stages and can_compile(chain, last + 1) do last = last + 1 end
+         local program = lcore_program(chain, i, last)
+         segments[#segments + 1] = { first = i, last = last, ir = program }
+         i = last + 1
+      end
+   end
+   return segments
+end
+
+return M

@@ -1,0 +1,131 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- The optimiser: makes a program smaller and faster in place, without changing what can be seen of it. Each pass can
+-- be switched off by name.
+
+local graphs = require "tideway.compiler.ir.graph"
+local arith = require "tideway.compiler.opt.arith"
+local cfg = require "tideway.compiler.opt.cfg"
+local checks = require "tideway.compiler.opt.checks"
+local dce = require "tideway.compiler.opt.dce"
+local frame = require "tideway.compiler.opt.frame"
+local licm = require "tideway.compiler.opt.licm"
+local stores = require "tideway.compiler.opt.stores"
+local thread = require "tideway.compiler.opt.thread"
+local values = require "tideway.compiler.opt.values"
+
+local M = {}
+
+--- The passes, by the names that switch them off.
+---@type table<string, string>
+M.PASSES = {
+   cfg = "merge and skip blocks, drop unreachable ones",
+   fold = "constants, algebra, cheaper operations, byte order folded into conditions",
+   gvn = "one computation for equal values",
+   memory = "known contents of memory: loads after loads and stores, stores of what is there",
+   decide = "branches and checks that earlier ones have decided",
+   thread = "jump threading",
+   frame = "the frame's start, end and length read once",
+   params = "parameters that are always the same value",
+   address = "constant parts of pointers into the offset of loads, stores and checks",
+   length = "comparisons of the frame's length into checks",
+   available = "checks that every path has made",
+   raise = "checks as large as the later ones",
+   dce = "what nothing depends on",
+   dead = "stores that are overwritten at once",
+   widen = "neighbouring loads and stores",
+   licm = "what does not change in a loop",
+   tails = "one exit for each constant that is returned",
+}
+
+local ROUNDS = 6
+
+local function constant(term)
+   local a, b = term.args[1], term.args[2]
+   if a.op ~= "const" or b.op ~= "const" then return nil end
+   if a.type == "ptr" then
+      local p, q = a.object or a.value, b.object or b.value
+      return (term.cc == "eq") == (p == q)
+   end
+   return arith.compare(term.cc, term.w, a.value, b.value)
+end
+
+local function size(program)
+   local n = 0
+   for _, block in ipairs(program.blocks) do n = n + #block.insts + 1 end
+   return n
+end
+
+local Run = {}
+Run.__index = Run
+
+function Run:note(name, n)
+   self.stats[name] = (self.stats[name] or 0) + n
+   return n
+end
+
+-- A pass by name, when it is on: how much it changed.
+function Run:pass(name, f, ...)
+   if not self.on[name] then return 0 end
+   return self:note(name, f(self.program, ...))
+end
+
+function Run:clean()
+   local n = self:pass("cfg", cfg.simplify, constant)
+   n = n + self:pass("params", dce.params)
+   n = n + self:pass("dce", dce.run)
+   return n + self:pass("cfg", cfg.simplify, constant)
+end
+
+-- One walk, and what it found on the way.
+function Run:round(limit)
+   cfg.prune(self.program)
+   self:pass("frame", frame.hoist)
+   local changed, threads = values.run(self.program, self.on)
+   self:note("values", changed)
+   cfg.prune(self.program)
+   if size(self.program) < limit then
+      changed = changed + self:note("thread", thread.apply(self.program, threads))
+   end
+   return changed + self:clean()
+end
+
+local function optimise(run)
+   local program = run.program
+   local limit = 2 * run.stats.before + 200
+   cfg.prune(program)
+   run:clean()
+   for round = 1, ROUNDS do
+      local changed = run:round(limit)
+      changed = changed + run:pass("raise", checks.raise) + run:pass("available", checks.available)
+      changed = changed + run:pass("dead", stores.dead) + run:pass("widen", stores.widen)
+      run.stats.rounds = round
+      if changed == 0 then break end
+   end
+   run:pass("licm", licm.run)
+   run:clean()
+   run:pass("tails", cfg.tails)
+   run:clean()
+   program.blocks = graphs.of(program).order
+   run.stats.after = size(program)
+end
+
+--- Optimises a program in place.
+---@param program tideway.ir.program
+---@param options? table<string, boolean> passes set to false are off (M.PASSES has their names)
+---@return table<string, integer> stats how much each pass changed; `before` and `after`: instructions
+function M.optimise(program, options)
+   local run = setmetatable({ program = program, on = {}, stats = { before = size(program) } }, Run)
+   for name in pairs(M.PASSES) do run.on[name] = not options or options[name] ~= false end
+   for name in pairs(options or {}) do
+      if not M.PASSES[name] then error(("there is no pass '%s'"):format(tostring(name)), 2) end
+   end
+   -- each line runs a few times over little data: traces would cost six times the work itself
+   local compiled = jit.status()
+   jit.off()
+   local ok, why = xpcall(optimise, debug.traceback, run)
+   if compiled then jit.on() end
+   if not ok then error(why, 0) end
+   return run.stats
+end
+
+return M

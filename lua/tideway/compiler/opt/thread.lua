@@ -1,0 +1,130 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Jump threading: where the edge on which a block is entered decides the block's branch, a copy of the block for that
+-- edge goes straight on. This takes apart what inlining leaves behind: a function returns nil or a value in many
+-- places, and its caller asks at once which it was.
+
+local ir = require "tideway.compiler.ir"
+local arith = require "tideway.compiler.opt.arith"
+local ssa = require "tideway.compiler.opt.ssa"
+
+local M = {}
+
+-- So many instructions may be copied; a call counts for four.
+local COST = 6
+
+local function cost(block)
+   local sum = 0
+   for _, v in ipairs(block.insts) do
+      if v.op == "alloca" then return math.huge end
+      sum = sum + (v.op == "call" and 4 or 1)
+   end
+   return sum
+end
+
+-- What `v` is on the edge: a parameter's argument, a constant, or a stand-in with better bounds.
+local function on_edge(walk, known, v)
+   if v.op == "const" then return v end
+   return known[v] or walk.facts:resolve(v)
+end
+
+local function follow(walk, known, v)
+   if v.type ~= "num" or not ir.PURE[v.op] then return end
+   local a, b = v.args[1], v.args[2]
+   a = on_edge(walk, known, a)
+   b = b and on_edge(walk, known, b)
+   if a.op == "const" and a.type ~= "ptr" and (not b or b.op == "const") then
+      known[v] = arith.evaluate(v, a.value, b and b.value)
+      return
+   end
+   local al, ah = walk.facts:range(a)
+   local bl, bh
+   if b then bl, bh = walk.facts:range(b) end
+   if not al or b and not bl then return end
+   local lo, hi = arith.range(v, al, ah, bl, bh)
+   if not lo then return end
+   lo, hi = math.max(lo, v.lo), math.min(hi, v.hi)
+   if lo <= hi then known[v] = { op = "edge", type = "num", args = {}, id = v.id, lo = lo, hi = hi } end
+end
+
+--- Notes that `block`'s edge `target` decides the branch of the block it goes to.
+function M.consider(walk, block, target)
+   local to = target.block
+   local term = to.term
+   if to == block or to.loop or #walk.graph.preds[to] < 2 or term.op ~= "br" and term.op ~= "check" then return end
+   if cost(to) > COST then return end
+   local known = {}
+   for i, p in ipairs(to.params) do
+      local a = target.args[i]
+      local lo, hi = walk.facts:range(a)
+      if p.type == "num" and lo and a.op ~= "const" and (p.lo > lo or p.hi < hi) then
+         a = { op = "edge", type = "num", args = {}, id = a.id, lo = math.max(lo, p.lo), hi = math.min(hi, p.hi) }
+      end
+      known[p] = a
+   end
+   for _, v in ipairs(to.insts) do follow(walk, known, v) end
+   local a, b = term.args[1], term.args[2]
+   local way = walk.facts:way(term, on_edge(walk, known, a), on_edge(walk, known, b))
+   if way then walk.threads[#walk.threads + 1] = { target = target, block = to, goal = term.targets[way] } end
+end
+
+local function clone(program, block, goal)
+   local map = {}
+   local copy = ir.block(program)
+   local function mapped(list)
+      local out = {}
+      for i, a in ipairs(list) do out[i] = map[a] or a end
+      return out
+   end
+   local function duplicate(v)
+      local w = {}
+      for k, x in pairs(v) do w[k] = x end
+      program.values = program.values + 1
+      w.id, w.args = program.values, mapped(v.args)
+      map[v] = w
+      return w
+   end
+   for i, p in ipairs(block.params) do
+      copy.params[i] = duplicate(p)
+      copy.params[i].block = copy
+   end
+   for i, v in ipairs(block.insts) do copy.insts[i] = duplicate(v) end
+   copy.term = {
+      op = "jmp", args = {}, targets = { { block = goal.block, args = mapped(goal.args) } }, pos = block.term.pos,
+   }
+   return copy, map
+end
+
+-- Whether the block still ends in that target: the walk may have decided its branch since.
+local function has(block, goal)
+   for _, t in ipairs(ir.targets(block.term)) do
+      if t == goal then return true end
+   end
+   return false
+end
+
+--- Takes the edges that were noted past the branches they decide, and repairs the SSA form.
+---@param program tideway.ir.program
+---@param threads table[] from consider
+---@return integer edges
+function M.apply(program, threads)
+   local copies, defs, done = {}, {}, 0
+   for _, t in ipairs(threads) do
+      local block, goal = t.block, t.goal
+      if not copies[goal] and has(block, goal) then
+         local copy, map = clone(program, block, goal)
+         copies[goal] = copy
+         for v, w in pairs(map) do
+            defs[v] = defs[v] or { [block] = v }
+            defs[v][copy] = w
+         end
+      end
+      if copies[goal] then
+         t.target.block = copies[goal]
+         done = done + 1
+      end
+   end
+   if done > 0 then ssa.repair(program, defs) end
+   return done
+end
+
+return M

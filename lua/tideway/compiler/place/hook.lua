@@ -1,0 +1,386 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- A hook of the kernel for the front end: fields of packets, verdicts as the hook's return codes, what leaves
+-- counted in a per-CPU array.
+
+local bit = require "bit"
+local abi = require "tideway.abi"
+local ctype = require "tideway.compiler.front.ctype"
+local kernel = require "tideway.compiler.target.kernel"
+local memory = require "tideway.compiler.front.memory"
+local number = require "tideway.compiler.front.number"
+local parse = require "tideway.packet.parse"
+local value = require "tideway.compiler.front.value"
+local walk = require "tideway.compiler.library.walk"
+
+local C = abi.C
+local M = {}
+M.__index = M
+
+-- What programs of each hook return. tc: -1 goes on to the next filter, so that those of others still run.
+local CODES = {
+   xdp = { pass = 2, drop = 1, back = 3 },
+   tc = { pass = -1, drop = 2 },
+   cgroup_skb = { pass = 1, drop = 0 },
+   socket_filter = { pass = 0x7fffffff, drop = 0 },
+   sk_msg = { pass = 1, drop = 0 },
+   sk_skb = { pass = 1, drop = 0 },
+   sk_lookup = { pass = 1, drop = 0 },
+   sk_reuseport = { pass = 1, drop = 0 },
+   lwt_in = { pass = 0, drop = 2 }, lwt_out = { pass = 0, drop = 2 }, lwt_xmit = { pass = 0, drop = 2 },
+}
+M.codes = CODES
+
+-- Bytes of the frame that are made linear on hooks that see socket buffers.
+local LINEAR = 256
+
+-- ---- calls ----
+
+--- Call a helper; refuses where the hook lacks it.
+---@return tideway.ir.value
+function M:call(cx, helper, type, args, fields)
+   if not self.kernel:helper(helper) then
+      cx:refuse(("the kernel has no bpf_%s on hook %s"):format(helper, self.name), self.kernel:helper_hint(helper))
+   end
+   fields = fields or {}
+   fields.fn = helper
+   return cx:emit("call", type, args, fields)
+end
+
+function M.context(_, cx)
+   local memo = cx.state.memo
+   if not cx.context_ir then
+      local entry = cx.program.blocks[1]
+      local v = require("tideway.compiler.ir").value(cx.program, "ctx", "ptr", {}, { space = "ctx", block = entry })
+      table.insert(entry.insts, 1, v)
+      cx.context_ir = v
+   end
+   return cx.context_ir, memo
+end
+
+function M:ctxload(cx, name)
+   local f = self.kernel.fields[name]
+   if not f then return nil end
+   return cx:emit("ctxload", "num", {}, { field = name, lo = 0, hi = 2 ^ f.bits - 1 })
+end
+
+-- ---- fields ----
+
+function M:field_of(cx, name)
+   if name == "port" then return value.host(self.port) end
+   if name == "out" then return cx.state.vars[cx.out] end
+   if name == "mark" then
+      if self.kernel.fields.mark then return value.int(self:ctxload(cx, "mark")) end
+      return cx.state.vars[cx.mark]
+   end
+   if name == "hash" then return self.kernel.fields.hash and value.int(self:ctxload(cx, "hash")) or value.host(0) end
+   if name ~= "data" and name ~= "data_end" and self.kernel.fields[name] and not self.kernel.fields[name].ptr then
+      return value.int(self:ctxload(cx, name))
+   end
+end
+
+function M:set(cx, name, fv)
+   if name == "out" then
+      cx.state.vars[cx.out] = fv
+      return true
+   elseif name == "mark" and not self.kernel.fields.mark then
+      cx.state.vars[cx.mark] = fv
+      return true
+   end
+   local f = self.kernel.fields[name]
+   if not f or not f.write then return false end
+   cx:emit("ctxstore", "void", { number.ir(cx, fv, "pkt." .. name) }, { field = name })
+   return true
+end
+
+function M:time(cx)
+   if not cx.state.memo.now then
+      local v = self:call(cx, "ktime_get_ns", "num", {}, { lo = 0, hi = memory.LATEST })
+      cx.state.memo.now = { ir = v }
+   end
+   return value.int(cx.state.memo.now.ir)
+end
+
+-- ---- resizing ----
+
+local RESIZE = {
+   xdp = { head = "xdp_adjust_head", tail = "xdp_adjust_tail" },
+}
+
+function M:resize(cx, which, delta)
+   local helper = (RESIZE[self.name] or {})[which]
+   local v = number.ir(cx, delta, "the number of bytes")
+   local ctx = self:context(cx)
+   local rc
+   if helper then
+      rc = self:call(cx, helper, "num", { ctx, v }, { resizes = true, writes = { pkt = true }, lo = -4095, hi = 0 })
+   elseif self.name == "tc" and which == "tail" then
+      local len = number.binary(cx, "+", value.int(memory.length(cx)), value.int(v))
+      rc = self:call(cx, "skb_change_tail", "num", { ctx, number.ir(cx, len), cx:const(0) },
+         { resizes = true, writes = { pkt = true }, lo = -4095, hi = 0 })
+   elseif self.name == "tc" and which == "head" then
+      rc = self:tc_head(cx, ctx, v)
+   else
+      cx:refuse(("packets can't be resized on hook %s"):format(self.name))
+   end
+   memory.resized(cx)
+   return value.int(rc)
+end
+
+-- Growing is skb_change_head; shrinking at the MAC header is what skb_adjust_room does (BPF_ADJ_ROOM_MAC), which
+-- keeps the Ethernet header and takes away what follows it: only the sign that skb_change_head has is supported.
+function M:tc_head(cx, ctx, v)
+   local lo, hi = cx:range(v)
+   if hi > 0 then
+      cx:refuse("on tc the start of a packet can't be moved inwards",
+         "pin the chain to XDP or an lcore; for VLAN tags use pkt:pop_vlan()")
+   end
+   local size = number.ir(cx, number.negate(cx, value.int(v)))
+   local _ = lo
+   return self:call(cx, "skb_change_head", "num", { ctx, size, cx:const(0) },
+      { resizes = true, writes = { pkt = true }, lo = -4095, hi = 0 })
+end
+
+-- ---- sums ----
+
+-- A sum over a constant or short run of bytes, word by word.
+function M:sum_of(cx, p, length)
+   if length.k == "host" and length.v % 2 == 0 and length.v <= 64 then
+      local total = value.host(0)
+      local at = 0
+      while at < length.v do
+         local n = length.v - at >= 4 and 4 or 2
+         local w = value.int(memory.load(cx, p, at, n * 8))
+         if n == 4 then
+            total = number.binary(cx, "+", total, number.bitop(cx, "band", { w, value.host(0xffff) }))
+            total = number.binary(cx, "+", total, number.bitop(cx, "rshift", { w, value.host(16) }))
+         else
+            total = number.binary(cx, "+", total, w)
+         end
+         at = at + n
+      end
+      for _ = 1, 2 do
+         total = number.binary(cx, "+", number.bitop(cx, "band", { total, value.host(0xffff) }),
+            number.bitop(cx, "rshift", { total, value.host(16) }))
+      end
+      return total
+   end
+   return require("tideway.compiler.library.sum").of_bytes(cx, p, length)
+end
+
+-- ---- leaving ----
+
+--- Entry of the counters for what leaves here: one per stage, kind and argument.
+function M:exit_index(stage, kind, argument)
+   local key = ("%d:%s:%s"):format(stage, kind, tostring(argument or ""))
+   local i = self.exit_of[key]
+   if not i then
+      i = #self.exits
+      self.exits[i + 1] = { stage = stage, kind = kind, argument = argument }
+      self.exit_of[key] = i
+   end
+   return i
+end
+
+local u64 = ctype.int.uint64_t
+
+-- One entry of the exits' counters: packets and bytes.
+function M:account(cx, index)
+   if not self.counted then return end
+   local key = cx:alloca(4, 4)
+   cx:emit("store", "void", { key, cx:const(index) }, { bits = 32, off = 0 })
+   local p = self:call(cx, "map_lookup_elem", "ptr", { cx:table_const(self.exit_table), key },
+      { space = "value", reads = { stack = true }, table = self.exit_table })
+   local yes, no = cx:split("ne", p, cx:null())
+   local join = cx:join()
+   cx:go(no)
+   cx:jump(join)
+   cx:go(yes)
+   local entry = value.ptr(p, 0, u64)
+   for i, by in ipairs { cx:const(1), memory.length(cx) } do
+      local old = memory.load(cx, entry, (i - 1) * 8, 64)
+      memory.store(cx, entry, (i - 1) * 8, 64, cx:emit("add", "u64", { old, number.widen(cx, by, "u64") }))
+   end
+   cx:jump(join)
+   cx:enter(join)
+end
+
+function M:leave(cx, stage, kind, argument, code)
+   self:account(cx, self:exit_index(stage, kind, argument))
+   cx:ret(type(code) == "number" and cx:const(code) or code)
+end
+
+-- To a port known now, or by a table of ports when it is known only at run time.
+function M:to_port(cx, stage, fv)
+   if fv.k == "host" then
+      local ifindex = self.ports[fv.v]
+      if not ifindex then
+         return self:leave(cx, stage, "drop", "no_such_port", self.code.drop)
+      end
+      if fv.v == self.port and self.code.back then
+         return self:leave(cx, stage, "port", fv.v, self.code.back)
+      end
+      self:account(cx, self:exit_index(stage, "port", fv.v))
+      local code = self:call(cx, "redirect", "num", { cx:const(ifindex), cx:const(0) }, { lo = -4095, hi = 255 })
+      return cx:ret(code)
+   end
+   -- One test per port: there are few.
+   local list = {}
+   for index in pairs(self.ports) do list[#list + 1] = index end
+   table.sort(list)
+   local port = number.ir(cx, fv, "a port")
+   for _, index in ipairs(list) do
+      local yes, no = cx:split("eq", port, cx:const(index))
+      if yes then
+         cx:go(yes)
+         self:to_port(cx, stage, value.host(index))
+      end
+      if not no then return end
+      cx:go(no)
+   end
+   self:leave(cx, stage, "drop", "no_such_port", self.code.drop)
+end
+
+--- A code that a helper gave is returned as it is.
+M.RETURN = 0x40
+
+local KIND = {}
+
+function KIND.drop(self, cx, stage, argument)
+   self:leave(cx, stage, "drop", self.reason_name(argument), self.code.drop)
+end
+function KIND.pass(self, cx, stage) self:leave(cx, stage, "pass", nil, self.code.pass) end
+function KIND.port(self, cx, stage, argument) self:to_port(cx, stage, value.host(argument)) end
+function KIND.flood(self, cx, stage) self:flood(cx, stage) end
+function KIND.sink(self, cx, stage) self:at_end(cx, stage) end
+function KIND.punt(self, cx, stage) self:punt(cx, stage) end
+function KIND.hold(_, cx)
+   cx:refuse("pkt:hold keeps packets, which hooks can't", "pin this chain to an lcore")
+end
+
+local NAMES = { [1] = "drop", [2] = "port", [3] = "flood", [4] = "pass", [5] = "punt", [6] = "hold", [7] = "sink" }
+
+-- Copies to the other ports of the chain: one redirect map with the hook's broadcast flag (XDP), clones (tc).
+function M:flood(cx, stage)
+   if self.name ~= "tc" then
+      cx:refuse(("pkt:flood() on hook %s"):format(self.name), "pin the chain to tc or an lcore")
+   end
+   local ctx = self:context(cx)
+   self:account(cx, self:exit_index(stage, "flood"))
+   for index, ifindex in pairs(self.ports) do
+      if index ~= self.port then
+         self:call(cx, "clone_redirect", "num", { ctx, cx:const(ifindex), cx:const(0) }, { writes = { pkt = true } })
+      end
+   end
+   cx:ret(cx:const(self.code.drop))
+end
+
+function M:punt(cx)
+   cx:refuse("pkt:punt() needs the user half of the NF, which runs on lcores", "pin this chain to an lcore")
+end
+
+--- A packet leaves at a stage with a verdict word (enum tw_verdict of core/abi.h).
+function M:finish_with(cx, word, stage)
+   if word.k == "redirected" then
+      self:account(cx, self:exit_index(stage, "redirect"))
+      return cx:ret(word.ir)
+   end
+   if word.k == "host" then
+      local kind = bit.band(word.v, 0xff)
+      return KIND[NAMES[kind]](self, cx, stage, bit.rshift(word.v, 8))
+   end
+   local v = number.ir(cx, word, "a verdict")
+   -- A port chosen at run time: TW_PORT | port << 8.
+   local kind = number.bitop(cx, "band", { word, value.host(0xff) })
+   local yes, no = number.compare(cx, "eq", kind, value.host(C.TW_PORT))
+   if yes then
+      cx:go(yes)
+      self:to_port(cx, stage, number.bitop(cx, "rshift", { word, value.host(8) }))
+   end
+   if no then
+      cx:go(no)
+      self:other_words(cx, v, stage)
+   end
+end
+
+-- Verdicts that were joined: one of those that this stage can give.
+function M:other_words(cx, v, stage)
+   local words = {}
+   for word in pairs(cx.words) do words[#words + 1] = word end
+   table.sort(words)
+   for _, word in ipairs(words) do
+      local yes, no = cx:split("eq", v, cx:const(word))
+      if yes then
+         cx:go(yes)
+         self:finish_with(cx, value.host(word), stage)
+      end
+      if not no then return end
+      cx:go(no)
+   end
+   self:leave(cx, stage, "drop", "bad_verdict", self.code.drop)
+end
+
+function M:at_end(cx, stage)
+   local out = cx.state.vars[cx.out]
+   if out and not value.is_host(out, C.TW_PORT_NONE) then
+      local yes, no = number.compare(cx, "eq", out, value.host(C.TW_PORT_NONE))
+      if no then
+         cx:go(no)
+         self:to_port(cx, stage, out)
+      end
+      if not yes then return end
+      cx:go(yes)
+   end
+   if self.sink_port then return self:to_port(cx, stage, value.host(self.sink_port)) end
+   self:leave(cx, stage, "pass", nil, self.code.pass)
+end
+
+-- ---- entry ----
+
+--- What runs before the first NF: on hooks with socket buffers, makes the headers linear.
+function M:enter(cx)
+   if not self.kernel.packet or not self.kernel.length or self.name == "sk_reuseport" then return end
+   if not self.kernel:helper "skb_pull_data" then return end
+   local len = memory.length(cx)
+   local want = number.ir(cx, number.extreme(cx, "min", value.int(len), value.host(LINEAR)))
+   local inside, outside = cx:check(memory.data(cx), LINEAR, memory.data_end(cx))
+   local join = cx:join()
+   cx:go(inside)
+   cx:jump(join)
+   cx:go(outside)
+   self:call(cx, "skb_pull_data", "num", { (self:context(cx)), want }, { resizes = true, lo = -4095, hi = 0 })
+   cx:jump(join)
+   cx:enter(join)
+   memory.resized(cx)
+end
+
+-- ---- the place ----
+
+--- A hook as a place.
+---@param name string "xdp", "tc", ...
+---@param options table ports = ifindex by port index, port = index of the ingress port, sink = port index of the
+---  chain's sink, counted = count what leaves (default true)
+function M.new(name, options)
+   options = options or {}
+   local self = setmetatable({
+      name = name, checks = true, kernel = kernel.hook(name), code = CODES[name], ports = options.ports or {},
+      port = options.port or 0, sink_port = options.sink, counted = options.counted ~= false, exits = {}, exit_of = {},
+      reason_name = options.reason_name,
+   }, M)
+   -- The front end calls these without self.
+   self.field = function(cx, n) return self:field_of(cx, n) end
+   self.set_field = function(cx, n, fv) return self:set(cx, n, fv) end
+   self.now = function(cx) return self:time(cx) end
+   self.adjust = function(cx, which, delta) return self:resize(cx, which, delta) end
+   self.raw_sum = function(cx, p, length) return self:sum_of(cx, p, length) end
+   self.options_sum = function(cx, ip, size)
+      return require("tideway.compiler.library.sum").of_options(cx, ip, size)
+   end
+   self.finish = function(cx, word, stage) return self:finish_with(cx, word, stage) end
+   self.sink = function(cx, stage) return self:at_end(cx, stage) end
+   self.trap = function(cx) return self:leave(cx, cx.stage or 0, "drop", "out_of_frame", self.code.drop) end
+   self.replaced = { [parse.walk] = walk }
+   self.tables = require("tideway.compiler.place.maps").new(self)
+   return self
+end
+
+return M

@@ -1,0 +1,193 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- The place "lcore" for the front end: fields of struct tw_pkt, verdict words left for C, tables of the engine.
+
+local abi = require "tideway.abi"
+local memory = require "tideway.compiler.front.memory"
+local number = require "tideway.compiler.front.number"
+local tables = require "tideway.compiler.front.intrinsic.table"
+local value = require "tideway.compiler.front.value"
+
+local C = abi.C
+local M = {}
+M.__index = M
+
+-- Ranges of the fields that NFs see.
+local FIELDS = {
+   port = { 0, 65535 }, out = { 0, 65535, true }, hash = { 0, 2 ^ 32 - 1 }, mark = { 0, 2 ^ 32 - 1, true },
+   stage = { 0, 65535 }, key = { 0, 2 ^ 53, true },
+}
+
+function M.field(cx, name)
+   local f = FIELDS[name]
+   if f then return value.int(cx:emit("ctxload", "num", {}, { field = name, lo = f[1], hi = f[2] })) end
+end
+
+function M.set_field(cx, name, fv)
+   local f = FIELDS[name]
+   if not f or not f[3] then return false end
+   cx:emit("ctxstore", "void", { number.ir(cx, fv, "pkt." .. name) }, { field = name })
+   return true
+end
+
+--- Time of the burst.
+function M.now(cx) return value.int(cx:emit("ctxload", "num", {}, { field = "now", lo = 0, hi = memory.LATEST })) end
+
+function M.trap() error("no bounds checks are made on lcores") end
+
+local function call(cx, fn, type, args, fields)
+   fields.fn = fn
+   return cx:emit("call", type, args, fields)
+end
+
+--- Resize: 0 when done.
+function M.adjust(cx, which, delta)
+   local rc = call(cx, "tw_pkt_adjust_" .. which, "num", { number.ir(cx, delta, "the number of bytes") },
+      { resizes = true, writes = { pkt = true }, lo = -4095, hi = 0, packet = true })
+   memory.resized(cx)
+   return value.int(rc)
+end
+
+function M.raw_sum(cx, p, length)
+   local at = p.off == 0 and p.ir or cx:emit("ptradd", "ptr", { p.ir, cx:const(p.off) }, { space = p.ir.space })
+   return value.int(call(cx, "tw_raw_sum", "num", { at, number.ir(cx, length, "a length") },
+      { reads = { pkt = true }, lo = 0, hi = 65535 }))
+end
+
+--- Sum over IPv4 options, nil when they do not lie inside the frame.
+function M.options_sum(cx, ip, size)
+   local join = cx:join()
+   local stop = number.binary(cx, "+", memory.offset_in_frame(cx, ip), number.binary(cx, "+", size, value.host(20)))
+   local inside, outside = number.compare(cx, "le", stop, value.int(memory.length(cx)))
+   if outside then
+      cx:go(outside)
+      cx:jump(join, { value.NIL })
+   end
+   if inside then
+      cx:go(inside)
+      local yes, no = number.compare(cx, "ge", size, value.host(0))
+      if no then
+         cx:go(no)
+         cx:jump(join, { value.NIL })
+      end
+      if yes then
+         cx:go(yes)
+         cx:jump(join, { M.raw_sum(cx, value.ptr(ip.ir, ip.off + 20, ip.type, { gen = ip.gen }), size) })
+      end
+   end
+   return cx:enter(join)[1]
+end
+
+-- ---- verdicts ----
+
+--- The packet leaves the chain at stage i (from 0) with this verdict word.
+function M.finish(cx, word, stage)
+   cx:emit("ctxstore", "void", { number.ir(cx, word, "a verdict") }, { field = "verdict" })
+   cx:emit("ctxstore", "void", { cx:const(stage) }, { field = "stage" })
+   cx:emit("ctxstore", "void", { cx:const(1) }, { field = "odd" })
+   cx:ret(cx:const(0))
+end
+
+--- The packet came to the end of the chain.
+function M.sink(cx)
+   cx:emit("ctxstore", "void", { cx:const(C.TW_SINK) }, { field = "verdict" })
+   cx:ret(cx:const(0))
+end
+
+--- The packet came to the end of the compiled stages; others follow.
+function M.go_on(cx) cx:ret(cx:const(0)) end
+
+-- ---- tables ----
+
+M.tables = {}
+local T = M.tables
+
+local function table_value(cx, t) return cx:table_const(t) end
+local function moment(cx, t) return t.expire and M.now(cx).ir or cx:const(0) end
+
+function T.key_size(t)
+   local stride = math.ceil(t.key_type.size / 8) * 8
+   return stride
+end
+
+local STACK, VALUE = { stack = true }, { value = true }
+
+function T.lookup(cx, t, key)
+   return call(cx, "tw_hash_get", "ptr", { table_value(cx, t), key, moment(cx, t) },
+      { space = "value", reads = STACK, table = t })
+end
+
+function T.put(cx, t, key)
+   memory.forget(cx, "value")
+   return call(cx, "tw_hash_put", "ptr", { table_value(cx, t), key, moment(cx, t) },
+      { space = "value", reads = STACK, writes = VALUE, table = t })
+end
+
+local function done(cx, fn, t, args)
+   memory.forget(cx, "value")
+   local rc = call(cx, fn, "num", args, { reads = STACK, writes = VALUE, lo = 0, hi = 1, table = t })
+   return tables.outcome(cx, rc, "ne")
+end
+
+function T.update(cx, t, key, val) return done(cx, "tw_hash_set", t, { table_value(cx, t), key, val, moment(cx, t) }) end
+function T.delete(cx, t, key) return done(cx, "tw_hash_del", t, { table_value(cx, t), key, moment(cx, t) }) end
+function T.add(cx, t, key, n)
+   return done(cx, "tw_hash_add", t, { table_value(cx, t), key, number.widen(cx, n, "i64"), moment(cx, t) })
+end
+
+function T.lpm(cx, t, fv)
+   if t.family == 6 then
+      local p = cx:alloca(16, 8)
+      local a, b = memory.halves(cx, fv)
+      cx:emit("store", "void", { p, a }, { bits = 64, off = 0 })
+      cx:emit("store", "void", { p, b }, { bits = 64, off = 8 })
+      return call(cx, "tw_lpm6_get", "ptr", { table_value(cx, t), p }, { space = "value", reads = STACK, table = t })
+   end
+   local address = number.zext32(cx, number.ir(cx, fv, t.name .. ":get, the address"))
+   return call(cx, "tw_lpm4_get", "ptr", { table_value(cx, t), address }, { space = "value", table = t, pure = true })
+end
+
+function T.entry(cx, t, index)
+   local lo, hi = cx:range(index)
+   local base = cx:memory_const(C.tw_array_base(t.table), "value")
+   local info = require("tideway.table.kind").info_of(t)
+   local function at()
+      local offset = number.ir(cx, number.binary(cx, "*", value.int(index), value.host(info.value_stride)))
+      return cx:emit("ptradd", "ptr", { base, offset }, { space = "value" })
+   end
+   if lo >= 0 and hi < t.entries then
+      local p = at()
+      cx.state.nonnil[p] = true
+      return p
+   end
+   local join = cx:join()
+   local yes, no = cx:split("ult", index, cx:const(t.entries))
+   local byte = require("tideway.compiler.front.ctype").int.uint8_t
+   if no then
+      cx:go(no)
+      cx:jump(join, { value.ptr(cx:null(), 0, byte, { nilable = true, space = "value" }) })
+   end
+   cx:go(yes)
+   if lo < 0 or hi >= t.entries then cx.state.range[index] = { math.max(lo, 0), math.min(hi, t.entries - 1) } end
+   cx:jump(join, { value.ptr(at(), 0, byte, { nilable = true }) })
+   return cx:enter(join)[1].ir
+end
+
+function T.count(cx, t, index, by)
+   local row = call(cx, "counters_row", "ptr", {}, { space = "mem", table = t, pure = true })
+   local p = value.ptr(row, 0, require("tideway.compiler.front.ctype").int.uint64_t)
+   p = memory.add(cx, p, number.binary(cx, "*", value.int(index), value.host(8)))
+   local old = memory.load(cx, p, 0, 64)
+   memory.store(cx, p, 0, 64, cx:emit("add", "u64", { old, by }))
+end
+
+function T.meter(cx, t, args)
+   local color = args[3] and number.ir(cx, args[3], "a colour") or cx:const(0)
+   return value.int(call(cx, "tw_meter_mark", "num", {
+      table_value(cx, t), number.ir(cx, args[1], "the meter"), number.ir(cx, args[2], "a length"), color, M.now(cx).ir,
+   }, { lo = 0, hi = 2, table = t, writes = { mem = true } }))
+end
+
+--- The place of an lcore chain.
+function M.new() return setmetatable({ name = "lcore", checks = false }, M) end
+
+return M

@@ -1,0 +1,217 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Tables on hooks: BPF maps through the kernel's helpers.
+
+local ctype = require "tideway.compiler.front.ctype"
+local memory = require "tideway.compiler.front.memory"
+local number = require "tideway.compiler.front.number"
+local tables = require "tideway.compiler.front.intrinsic.table"
+local value = require "tideway.compiler.front.value"
+
+local M = {}
+
+local STACK, VALUE = { stack = true }, { value = true }
+local ANY, NOEXIST = 0, 1
+
+--- The table operations of a hook.
+---@param place table
+function M.new(place)
+   local T = { expires = true }
+
+   local function const(cx, t) return cx:table_const(t) end
+
+   function T.key_size(t) return t.key_type.size end
+
+   function T.lookup(cx, t, key)
+      return place:call(cx, "map_lookup_elem", "ptr", { const(cx, t), key },
+         { space = "value", reads = STACK, table = t })
+   end
+
+   local function update(cx, t, key, val, flags)
+      memory.forget(cx, "value")
+      return place:call(cx, "map_update_elem", "num", { const(cx, t), key, val, cx:const(flags) },
+         { reads = STACK, writes = VALUE, lo = -4095, hi = 0, table = t })
+   end
+
+   function T.update(cx, t, key, val) return tables.outcome(cx, update(cx, t, key, val, ANY)) end
+
+   function T.delete(cx, t, key)
+      memory.forget(cx, "value")
+      return tables.outcome(cx, place:call(cx, "map_delete_elem", "num", { const(cx, t), key },
+         { reads = STACK, writes = VALUE, lo = -4095, hi = 0, table = t }))
+   end
+
+   -- The entry; when there is none, a new one of zeros. Another CPU may be first: then it is that CPU's.
+   function T.put(cx, t, key)
+      local byte = ctype.of(t.value_type.ctype)
+      local first = T.lookup(cx, t, key)
+      local join = cx:join()
+      local yes, no = cx:split("ne", first, cx:null())
+      cx:go(yes)
+      cx:jump(join, { value.ptr(first, 0, byte, { nilable = true }) })
+      cx:go(no)
+      update(cx, t, key, tables.zeros(cx, t.value_type), NOEXIST)
+      cx:jump(join, { value.ptr(T.lookup(cx, t, key), 0, byte, { nilable = true }) })
+      return cx:enter(join)[1].ir
+   end
+
+   function T.add(cx, t, key, n)
+      local join, again = cx:join(), cx:join()
+      local first = T.lookup(cx, t, key)
+      local yes, no = cx:split("ne", first, cx:null())
+      cx:go(yes)
+      tables.add_to(cx, t, first, n)
+      cx:jump(join, { value.TRUE })
+      cx:go(no)
+      local val = value.ptr(cx:alloca(t.value_type.size, 8), 0, ctype.of(t.value_type.ctype))
+      memory.store(cx, val, 0, t.value_type.size * 8, n)
+      local added, other = cx:split("eq", update(cx, t, key, val.ir, NOEXIST), cx:const(0))
+      cx:go(added)
+      cx:jump(join, { value.TRUE })
+      cx:go(other)
+      cx:jump(again)
+      cx:enter(again)
+      local second = T.lookup(cx, t, key)
+      local there, full = cx:split("ne", second, cx:null())
+      cx:go(there)
+      tables.add_to(cx, t, second, n)
+      cx:jump(join, { value.TRUE })
+      cx:go(full)
+      cx:jump(join, { value.FALSE })
+      return cx:enter(join)[1]
+   end
+
+   -- An entry of an array; the kernel gives nil for an index beyond its end.
+   function T.entry(cx, t, index)
+      local key = cx:alloca(4, 4)
+      cx:emit("store", "void", { key, index }, { bits = 32, off = 0 })
+      return T.lookup(cx, t, key)
+   end
+
+   -- struct bpf_lpm_trie_key: prefix length in host order, address in network order.
+   function T.lpm(cx, t, fv)
+      local bytes = t.family == 6 and 16 or 4
+      local key = cx:alloca(4 + bytes, 8)
+      cx:emit("store", "void", { key, cx:const(bytes * 8) }, { bits = 32, off = 0 })
+      if bytes == 4 then
+         local address = number.zext32(cx, number.ir(cx, fv, t.name .. ":get, the address"))
+         local raw = cx:emit("bswap", "num", { address }, { bits = 32, lo = 0, hi = 2 ^ 32 - 1 })
+         cx:emit("store", "void", { key, raw }, { bits = 32, off = 4 })
+      else
+         local a, b = memory.halves(cx, fv)
+         cx:emit("store", "void", { key, a }, { bits = 64, off = 4 })
+         cx:emit("store", "void", { key, b }, { bits = 64, off = 12 })
+      end
+      return T.lookup(cx, t, key)
+   end
+
+   function T.count(cx, t, index, by)
+      local p = T.entry(cx, t, index)
+      local join = cx:join()
+      local yes, no = cx:split("ne", p, cx:null())
+      cx:go(no)
+      cx:jump(join)
+      cx:go(yes)
+      local entry = value.ptr(p, 0, ctype.int.uint64_t)
+      memory.store(cx, entry, 0, 64, cx:emit("add", "u64", { memory.load(cx, entry, 0, 64), by }))
+      cx:jump(join)
+      cx:enter(join)
+   end
+
+   -- ---- kinds that only hooks have ----
+
+   local special = {}
+
+   special.ringbuf = {
+      output = function(cx, t, args)
+         local val = tables.object(cx, t.name .. ":output", t.value_type, args, 1)
+         local rc = place:call(cx, "ringbuf_output", "num",
+            { const(cx, t), val, cx:const(t.value_type.size), cx:const(0) },
+            { reads = STACK, writes = { mem = true }, lo = -4095, hi = 0, table = t })
+         return { tables.outcome(cx, rc) }
+      end,
+   }
+
+   local function push(cx, t, args)
+      local val = tables.object(cx, t.name .. ":push", t.value_type, args, 1)
+      return { tables.outcome(cx, place:call(cx, "map_push_elem", "num", { const(cx, t), val, cx:const(ANY) },
+         { reads = STACK, writes = { mem = true }, lo = -4095, hi = 0, table = t })) }
+   end
+
+   local function take(helper)
+      return function(cx, t)
+         local val = tables.zeros(cx, t.value_type)
+         local rc = place:call(cx, helper, "num", { const(cx, t), val },
+            { reads = STACK, writes = { stack = true, mem = true }, lo = -4095, hi = 0, table = t })
+         memory.forget(cx, "stack")
+         local yes, no = cx:split("eq", rc, cx:const(0))
+         local join = cx:join()
+         cx:go(no)
+         cx:jump(join, { value.NIL })
+         cx:go(yes)
+         local p = value.ptr(val, 0, ctype.of(t.value_type.ctype), { ref = true, shape = t.value_type })
+         cx:jump(join, { t.value_type.scalar and memory.load_basic(cx, p, 0, t.value_type.fields[1].type) or p })
+         return { cx:enter(join)[1] }
+      end
+   end
+
+   special.queue = { push = push, pop = take "map_pop_elem", peek = take "map_peek_elem" }
+   special.stack = special.queue
+   special.bloom = {
+      push = push,
+      has = function(cx, t, args)
+         local val = tables.object(cx, t.name .. ":has", t.value_type, args, 1)
+         return { tables.outcome(cx, place:call(cx, "map_peek_elem", "num", { const(cx, t), val },
+            { reads = STACK, lo = -4095, hi = 0, table = t })) }
+      end,
+   }
+
+   local function redirect(cx, t, args)
+      local key, flags = number.ir(cx, args[1], t.name .. ":redirect"), args[2] or value.host(0)
+      local rc = place:call(cx, "redirect_map", "num", { const(cx, t), key, number.ir(cx, flags, "flags") },
+         { lo = -4095, hi = 255, table = t })
+      cx.state.vars[cx.verdict] = { k = "redirected", ir = rc }
+      return {}
+   end
+   special.devmap = { redirect = redirect }
+   special.devmap_hash, special.cpumap, special.xskmap = special.devmap, special.devmap, special.devmap
+
+   local SOCKET = { sk_msg = "msg_redirect_", sk_skb = "sk_redirect_" }
+   local function to_socket(kind)
+      return function(cx, t, args)
+         local helper = (SOCKET[place.name] or SOCKET.sk_skb) .. kind
+         local ctx = place:context(cx)
+         local key
+         if kind == "hash" then
+            key = tables.object(cx, t.name .. ":redirect", t.key_type, args, 1)
+         else
+            key = number.ir(cx, args[1], t.name .. ":redirect")
+         end
+         local list = { ctx, const(cx, t), key, cx:const(0) }
+         local rc = place:call(cx, helper, "num", list, { reads = STACK, lo = 0, hi = 1, table = t })
+         cx.state.vars[cx.verdict] = { k = "redirected", ir = rc }
+         return {}
+      end
+   end
+   special.sockmap = { redirect = to_socket "map" }
+   special.sockhash = { redirect = to_socket "hash" }
+
+   special.prog_array = {
+      tail_call = function(cx, t, args)
+         place:call(cx, "tail_call", "num", { (place:context(cx)), const(cx, t), number.ir(cx, args[1], "an index") },
+            { lo = -4095, hi = 0, table = t, writes = { pkt = true, value = true } })
+         return {}
+      end,
+   }
+
+   function T.method(cx, t, name)
+      local methods = special[t.kind]
+      if methods then
+         cx.used_tables[t] = true
+         return methods[name] and function(_, _, args) return methods[name](cx, t, args) end
+      end
+   end
+
+   return T
+end
+
+return M
