@@ -89,6 +89,7 @@ struct tw_chain_stats {
 	uint64_t originated; /* packets made by NFs (ARP requests, ICMP errors, flood copies) */
 	uint64_t sent;       /* packets handed to a port or ring */
 	uint64_t sent_bytes;
+	uint64_t passed;  /* of those sent: left to the kernel by a program on a hook */
 	uint64_t dropped; /* sum of drops[][] of this lcore and chain */
 	uint64_t held;    /* in flight now: packets in hold queues */
 	uint64_t bursts;  /* entries into the chain with at least one packet */
@@ -126,13 +127,22 @@ struct tw_port_info {
 	uint64_t imissed, ierrors, rx_nombuf, oerrors;
 };
 
+/* What an NF runs as on lcores. */
+enum tw_tier {
+	TW_TIER_LUA,    /* its Lua functions, which LuaJIT compiles as it likes */
+	TW_TIER_LUAJIT, /* compiled to Lua for LuaJIT, together with its neighbours */
+	TW_TIER_NATIVE, /* compiled to C, and that to machine code */
+};
+
 struct tw_chain_info {
 	char name[TW_NAME_LEN];
+	char place[TW_NAME_LEN]; /* "lcore 1", "xdp on eth0 (native)", ... */
 	uint32_t stages;
 	/* NF names in order, made unique ("nat", "nat#2") */
 	char stage[TW_STAGES_MAX][TW_NAME_LEN];
 	/* 1: this NF was taken out by the fence */
 	uint8_t quarantined[TW_STAGES_MAX];
+	uint8_t tier; /* enum tw_tier: the lowest of its NFs */
 };
 
 struct tw_ring_info {
@@ -163,6 +173,7 @@ const char *tw_error(void);         /* last error of this thread, one sentence, 
 uint64_t tw_now(void);              /* CLOCK_MONOTONIC, ns */
 void tw_clock_advance(uint64_t ns); /* moves the engine's clock ahead; specs of timeouts */
 uint64_t tw_tsc(void);
+uint32_t tw_random(void); /* as bpf_get_prandom_u32: fast, not for secrets */
 uint64_t tw_tsc_hz(void);
 int tw_reason_id(const char *name); /* finds or registers a drop reason; -ENOSPC when full */
 struct tw_stats *tw_stats(void);    /* this instance's counters */
@@ -217,7 +228,8 @@ struct tw_port_caps {
 	uint16_t max_rx_queues, max_tx_queues, max_mtu, socket;
 	bool rx_interrupt, rss, wire;
 };
-int tw_port_open(const char *name, const char *devargs); /* port index or -errno */
+/* Opens as the port of this index, which the caller chose. */
+int tw_port_open(int index, const char *name, const char *devargs);
 int tw_port_caps(int port, struct tw_port_caps *caps);
 /* Before the first port starts: counts in the buffers that this port's queues can hold. */
 int tw_port_reserve(int port, uint16_t rx_queues, uint16_t tx_queues);
@@ -240,7 +252,8 @@ struct tw_chain_spec {
 	uint16_t sink;      /* port or ring index */
 	uint16_t kernel;    /* port for TW_PASS, or TW_PORT_NONE */
 	uint16_t stages;
-	uint16_t code;                 /* 0: no NF, packets go straight to the sink */
+	uint8_t code;                  /* 0: no NF, packets go straight to the sink */
+	uint8_t native;                /* 1: the chain's first native word is the whole chain */
 	uint64_t flood_ports;          /* bit per port index */
 	uint8_t bypass[TW_STAGES_MAX]; /* 1: an NF that faults is bypassed, 0: it drops */
 	char where[TW_STAGES_MAX][96]; /* file:line of each NF */

@@ -268,3 +268,53 @@ int tw_bpf_mount(const char *path); /* bpffs there; 1 it was mounted, 0 it was t
 int tw_bpf_pin(int object, const char *path); /* makes the directories */
 int tw_bpf_unpin(const char *path);           /* and the empty directories above it, up to bpffs */
 int tw_bpf_open(const char *path);            /* -ENOENT leaves no sentence */
+
+/* ---- objects of other compilers (ELF files, by libbpf) ---- */
+struct tw_bpf_object; /* opaque */
+
+struct tw_bpf_object_map {
+	char name[64];
+	char section[64]; /* internal: ".rodata", ".data", ".bss", ".data.more" */
+	uint32_t kind, key_size, value_size, entries;
+	uint32_t key_type, value_type; /* in the object's BTF, 0: none */
+	int32_t fd;                    /* the object's own, after loading */
+	uint32_t internal;             /* holds variables */
+	uint32_t data_size;
+	void *data; /* initial values of variables, to be changed before loading */
+};
+
+struct tw_bpf_object_program {
+	char name[64], section[64];
+	uint32_t type, attach_type, count;
+	int32_t fd; /* the object's own, after loading */
+};
+
+struct tw_bpf_object *tw_bpf_object_open(const char *path);
+void tw_bpf_object_close(struct tw_bpf_object *o);
+const void *tw_bpf_object_btf(const struct tw_bpf_object *o, uint32_t *size); /* NULL: none */
+/* 1, or 0 behind the last. */
+int tw_bpf_object_map(const struct tw_bpf_object *o, uint32_t index,
+                      struct tw_bpf_object_map *info);
+int tw_bpf_object_program(const struct tw_bpf_object *o, uint32_t index,
+                          struct tw_bpf_object_program *info);
+int tw_bpf_object_set_type(struct tw_bpf_object *o, uint32_t program, uint32_t type,
+                           uint32_t attach_type);
+int tw_bpf_object_skip(struct tw_bpf_object *o, uint32_t program); /* do not load it */
+int tw_bpf_object_reuse(struct tw_bpf_object *o, uint32_t map, int fd);
+int tw_bpf_object_resize(struct tw_bpf_object *o, uint32_t map, uint32_t entries);
+int tw_bpf_object_load(struct tw_bpf_object *o);
+const char *tw_bpf_object_log(const struct tw_bpf_object *o); /* the verifier's, after a failure */
+int tw_bpf_dup(int fd); /* a second descriptor of the same object */
+
+/* ---- ELF files ---- */
+struct tw_elf_section {
+	uint32_t name; /* offset in the section of names */
+	uint32_t type, link, info, align, entry_size;
+	uint64_t flags;
+	const void *data;
+	uint64_t size;
+};
+/* A relocatable object for eBPF; sections[0] becomes section 1, as 0 is none; `names` is the index
+ * of the section that holds the names. */
+int tw_elf_write(const char *path, const struct tw_elf_section *sections, uint32_t count,
+                 uint32_t names);

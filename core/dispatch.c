@@ -3,6 +3,7 @@
 #include "lcore.h"
 #include "eal.h"
 #include "error.h"
+#include "native.h"
 #include "port.h"
 #include "stats.h"
 
@@ -322,32 +323,61 @@ static void count_stages(struct tw_lcore *lcore, unsigned chain, bool resumed)
 	}
 }
 
-/* An NF faulted: the packet it had in hand is the first without a verdict. It gets the NF's
- * policy, the ones behind it go through the rebuilt chain. */
-static void after_fault(struct tw_lcore *lcore, unsigned chain)
+/* The packet that an NF had in hand when it faulted: the first without a verdict. When a chain
+ * runs in several loops, the ones ahead of it may have none either, but are further down. */
+static struct tw_pkt *in_hand(struct tw_burst *burst)
 {
-	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
-	struct tw_burst *burst = &lcore->burst;
-	unsigned stage = burst->stage;
-	bool first = true;
+	struct tw_pkt *first = NULL;
 
-	burst->odd = 1;
 	for (int i = 0; i < burst->count; i++) {
 		struct tw_pkt *pkt = &burst->pkts[i];
 
 		if ((pkt->verdict & 0xff) != TW_NEXT)
 			continue;
-		if (!lcore->plan->vm) {
-			pkt->verdict = TW_DROP | TW_R_VM_LOST << 8;
-			pkt->stage = TW_STAGE_ENGINE;
-		} else if (first && stage < spec->stages && spec->bypass[stage]) {
-			pkt->resume = stage + 1;
-		} else if (first) {
-			pkt->verdict = TW_DROP | TW_R_NF_FAULT << 8;
-			pkt->stage = stage;
-		}
-		first = false;
+		if (pkt->resume <= burst->stage)
+			return pkt;
+		if (!first)
+			first = pkt;
 	}
+	return first; /* a punt(): only the one in hand has no verdict */
+}
+
+/* An NF faulted: the packet it had in hand gets the NF's policy, the ones behind it go through the
+ * rebuilt chain. */
+static void after_fault(struct tw_lcore *lcore, unsigned chain)
+{
+	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
+	struct tw_burst *burst = &lcore->burst;
+	struct tw_pkt *pkt = in_hand(burst);
+	unsigned stage = burst->stage;
+
+	burst->odd = 1;
+	for (int i = 0; i < burst->count && !lcore->plan->vm; i++) {
+		if ((burst->pkts[i].verdict & 0xff) != TW_NEXT)
+			continue;
+		burst->pkts[i].verdict = TW_DROP | TW_R_VM_LOST << 8;
+		burst->pkts[i].stage = TW_STAGE_ENGINE;
+	}
+	if (!lcore->plan->vm || !pkt)
+		return;
+	if (stage < spec->stages && spec->bypass[stage]) {
+		pkt->resume = stage + 1;
+	} else {
+		pkt->verdict = TW_DROP | TW_R_NF_FAULT << 8;
+		pkt->stage = stage;
+	}
+}
+
+/* As machine code, where the whole chain is there as such and no NF of it is in quarantine. */
+static inline int enter_chain_code(struct tw_lcore *lcore, unsigned chain)
+{
+	const struct tw_lcore_plan *plan = lcore->plan;
+	tw_native_fn fn = plan->chain[chain].native ? tw_native_fn_of(plan->chain[chain].chain)
+	                                            : NULL;
+
+	if (fn && !plan->quarantine[chain])
+		return tw_fence_native(lcore, fn);
+	return tw_fence_enter(lcore, TW_VM_CHAIN + chain);
 }
 
 static void run_chain(struct tw_lcore *lcore, unsigned chain, bool resumed)
@@ -358,7 +388,7 @@ static void run_chain(struct tw_lcore *lcore, unsigned chain, bool resumed)
 		after_fault(lcore, chain);
 		return;
 	}
-	if (tw_fence_enter(lcore, resumed ? TW_VM_RESUME : (int)(TW_VM_CHAIN + chain)) != 0) {
+	if ((resumed ? tw_fence_enter(lcore, TW_VM_RESUME) : enter_chain_code(lcore, chain)) != 0) {
 		do {
 			after_fault(lcore, chain);
 		} while (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_RESUME) != 0 &&

@@ -331,6 +331,7 @@ static void recover(struct tw_lcore *lcore, bool jumped, bool out_of_memory)
 	if (known) {
 		plan->quarantine[chain] |= 1u << stage;
 		info->quarantined[stage] = 1;
+		info->tier = TW_TIER_LUA;
 		tw_log("NF %s (%s) in chain %s on cpu %d: %s; it is taken out, its packets are %s from here on",
 		       info->stage[stage], spec->where[stage], info->name, lcore->cpu, lcore->fault,
 		       spec->bypass[stage] ? "passed by" : "dropped (nf_quarantined)");
@@ -349,6 +350,50 @@ static void recover(struct tw_lcore *lcore, bool jumped, bool out_of_memory)
 	lcore->next_tick = 0;
 }
 
+/* Behind a jump out of a signal handler. */
+static void landed(struct tw_lcore *lcore, uint64_t seq)
+{
+	sigset_t set;
+
+	atomic_store_explicit(&lcore->seq, (seq | 1) + 1, memory_order_relaxed);
+	sigemptyset(&set);
+	sigaddset(&set, STALL_SIGNAL);
+	sigaddset(&set, SIGSEGV);
+	sigaddset(&set, SIGBUS);
+	sigaddset(&set, SIGFPE);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	describe_jump(lcore);
+}
+
+static inline void unhook(struct tw_lcore *lcore)
+{
+	if (__builtin_expect(lcore->hooked == 0, 1))
+		return;
+	lcore->hooked = 0;
+	lua_sethook(lcore->plan->vm->L, NULL, 0, 0);
+}
+
+/* The code was loaded behind tw_fence_start(), so a jump may leave it as it may leave a trace. The
+ * VM was not in use and is whole, but for the NF that is taken out of it. */
+int tw_fence_native(struct tw_lcore *lcore, tw_native_fn fn)
+{
+	uint64_t seq = atomic_load_explicit(&lcore->seq, memory_order_relaxed);
+
+	if (sigsetjmp(lcore->jump, 0)) {
+		landed(lcore, seq);
+		unhook(lcore);
+		recover(lcore, false, false);
+		return 1;
+	}
+	atomic_store_explicit(&lcore->seq, seq + 1, memory_order_relaxed);
+	atomic_signal_fence(memory_order_seq_cst);
+	fn(&lcore->burst, lcore->burst.count);
+	atomic_signal_fence(memory_order_seq_cst);
+	atomic_store_explicit(&lcore->seq, seq + 2, memory_order_relaxed);
+	unhook(lcore);
+	return 0;
+}
+
 int tw_fence_enter(struct tw_lcore *lcore, int function)
 {
 	struct tw_vm *vm = lcore->plan->vm;
@@ -360,17 +405,8 @@ int tw_fence_enter(struct tw_lcore *lcore, int function)
 		return 1;
 	L = vm->L;
 	if (sigsetjmp(lcore->jump, 0)) {
-		sigset_t set;
-
-		atomic_store_explicit(&lcore->seq, (seq | 1) + 1, memory_order_relaxed);
-		sigemptyset(&set);
-		sigaddset(&set, STALL_SIGNAL);
-		sigaddset(&set, SIGSEGV);
-		sigaddset(&set, SIGBUS);
-		sigaddset(&set, SIGFPE);
-		pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+		landed(lcore, seq);
 		lcore->hooked = 0;
-		describe_jump(lcore);
 		recover(lcore, true, false);
 		return 1;
 	}
@@ -383,10 +419,7 @@ int tw_fence_enter(struct tw_lcore *lcore, int function)
 	rc = lua_pcall(L, 1, 0, 0);
 	atomic_signal_fence(memory_order_seq_cst);
 	atomic_store_explicit(&lcore->seq, seq + 2, memory_order_relaxed);
-	if (__builtin_expect(lcore->hooked != 0, 0)) {
-		lcore->hooked = 0;
-		lua_sethook(L, NULL, 0, 0);
-	}
+	unhook(lcore);
 	if (__builtin_expect(rc == 0, 1))
 		return 0;
 	if (rc == LUA_ERRMEM)

@@ -95,6 +95,8 @@ void tw_fence_thread_init(void);
 /* Calls the function at the VM's stack position; 0, or a fault was handled: the NF is in
  * quarantine and the VM is new (or NULL). */
 int tw_fence_enter(struct tw_lcore *lcore, int function);
+/* The same for machine code that stands for a whole chain. */
+int tw_fence_native(struct tw_lcore *lcore, tw_native_fn fn);
 
 /* dispatch.c */
 /* Makes the burst of mbufs; returns their bytes, and in *segments more than 1 when one of them is

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include <rte_ip.h>
+#include <rte_random.h>
 
 int tw_pkt_adjust_head(struct tw_pkt *pkt, int delta)
 {
@@ -91,4 +92,9 @@ struct tw_pkt *tw_emit(uint16_t port, uint32_t len)
 uint16_t tw_raw_sum(const void *data, uint32_t len)
 {
 	return rte_raw_cksum(data, len);
+}
+
+uint32_t tw_random(void)
+{
+	return rte_rand();
 }

@@ -3,6 +3,7 @@
  * generation, retired after a grace period. */
 #include "error.h"
 #include "lcore.h"
+#include "native.h"
 #include "port.h"
 #include "rcu.h"
 #include "stats.h"
@@ -203,6 +204,7 @@ int tw_plan_publish(struct tw_plan *plan)
 
 	if (err < 0)
 		return err;
+	tw_native_withdraw();
 	assign_tx_queues(plan);
 	generation++;
 	for (uint32_t i = 0; i < plan->n_lcores; i++) {
@@ -228,6 +230,7 @@ int tw_plan_publish(struct tw_plan *plan)
 		if (old)
 			lcore_plan_free(old);
 	}
+	tw_native_unload();
 	tw_stats()->generation = generation;
 	tw_stats()->running = 1;
 	free(plan);
@@ -287,6 +290,8 @@ int tw_engine_stop(void)
 		}
 	}
 	tw_fence_stop();
+	tw_native_withdraw();
+	tw_native_unload();
 	for (int i = 0; i < TW_LCORES_MAX; i++)
 		if (tw_lcore_table[i])
 			drop_ring_rest(tw_lcore_table[i]);

@@ -141,21 +141,22 @@ static void port_release(struct tw_port *port)
 	memset(port, 0, sizeof(*port));
 }
 
-int tw_port_open(const char *name, const char *devargs)
+int tw_port_open(int index, const char *name, const char *devargs)
 {
 	struct tw_stats *stats = tw_stats();
 	struct rte_eth_dev_info info;
 	struct rte_ether_addr mac;
 	struct tw_port *port;
-	int index, err;
+	int err;
 
+	if (index < 0 || index >= TW_PORTS_MAX)
+		return tw_fail(ENOSPC, "port %s is number %d; there can be %d", name, index + 1,
+		               TW_PORTS_MAX);
+	if (tw_port_table[index].used)
+		return tw_fail(EEXIST, "port %s: number %d is open", name, index);
 	err = tw_eal_ensure();
 	if (err < 0)
 		return err;
-	for (index = 0; index < TW_PORTS_MAX && tw_port_table[index].used; index++)
-		;
-	if (index == TW_PORTS_MAX)
-		return tw_fail(ENOSPC, "%d ports are open, that is the limit", TW_PORTS_MAX);
 	port = &tw_port_table[index];
 	memset(port, 0, sizeof(*port));
 	port->ethdev = RTE_MAX_ETHPORTS;
@@ -179,7 +180,7 @@ int tw_port_open(const char *name, const char *devargs)
 	if (rte_eth_macaddr_get(port->ethdev, &mac) == 0)
 		memcpy(stats->port[index].mac, mac.addr_bytes, 6);
 	stats->ports = RTE_MAX(stats->ports, (uint32_t)index + 1);
-	return index;
+	return 0;
 }
 
 int tw_port_caps(int index, struct tw_port_caps *caps)

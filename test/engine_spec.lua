@@ -4,7 +4,7 @@
 local tw = require "tideway"
 local abi = require "tideway.abi"
 local engine = require "tideway.engine"
-local lcore = require "tideway.lcore"
+local chain_code = require "tideway.chain_code"
 local model = require "tideway.model"
 local Rig = require "test.support.rig"
 local frame = require "test.support.frame"
@@ -297,8 +297,8 @@ describe("the model", function()
    end
 
    it("refuses ports that cannot be", function()
-      refused("no network interface \"nope0\"", function() tw.port "net_af_packet0,iface=nope0" end)
-      refused("does not open", function() tw.port "net_nonsense0" end)
+      refused("no network interface \"nope0\"", function() assert(tw.port("net_af_packet0,iface=nope0"):open()) end)
+      refused("does not open", function() assert(tw.port("net_nonsense0"):open()) end)
       refused("devargs must be a string", function() tw.port(7) end)
       tw.port("x", "net_null0")
       refused("taken", function() tw.port("x", "net_null1") end)
@@ -316,7 +316,7 @@ describe("the model", function()
       refused("lcore 999", function() model.chains[1]:pin { lcore = 999 } engine.start() end)
       refused("at most 1 receive queue", function() model.chains[1]:pin { lcore = { 0, 1 } } engine.start() end)
       refused("named twice", function() model.chains[1]:pin { lcore = { 1, 1 } } end)
-      refused("cannot pin to", function() model.chains[1]:pin { xdp = "eth0" } end)
+      refused("cannot pin to", function() model.chains[1]:pin { moon = "eth0" } end)
    end)
 
    it("refuses a source with two readers", function()
@@ -376,14 +376,14 @@ describe("machine code", function()
 
    it("is generated as one loop per run of packet NFs", function()
       local p, b = { packet = true }, { burst = true }
-      local source = lcore.chain_source { p, p, b, p }
+      local source = chain_code.source(chain_code.pieces { p, p, b, p }, 4)
       local loops = select(2, source:gsub("f%d%(pkt%)", ""))
       assert.equal(3, loops)
       assert.truthy(loadstring(source))
       for n = 0, 22 do
          local list = {}
          for i = 1, n do list[i] = i % 5 == 0 and b or p end
-         assert.truthy(loadstring(lcore.chain_source(list)))
+         assert.truthy(loadstring(chain_code.source(chain_code.pieces(list), n)))
       end
    end)
 end)

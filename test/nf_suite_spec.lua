@@ -446,7 +446,7 @@ end)
 describe("jhash", function()
    it("is Linux' jhash_3words before its constants are added", function()
       -- jhash_3words(1, 2, 3, 0) of include/linux/jhash.h adds 0xdeadbeef + 12 to each word.
-      local jhash = require "tideway.jhash"
+      local jhash = tw.jhash
       local seed = bit.tobit(0xdeadbeef + 12)
       assert.equal(jhash(seed + 1, seed + 2, seed + 3), jhash(seed + 1 + 2 ^ 32, seed + 2, seed + 3 - 2 ^ 32))
       assert.equal(bit.tobit(0xa46158f5), jhash(bit.tobit(1 + seed), bit.tobit(2 + seed), bit.tobit(3 + seed)))

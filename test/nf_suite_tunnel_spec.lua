@@ -3,8 +3,10 @@
 -- tunnels. And the ring that the load balancer stands on.
 
 local frame = require "test.support.frame"
-local maglev = require "tideway.maglev"
 local suite = require "test.support.suite"
+local tw = require "tideway"
+
+local maglev = tw.maglev
 
 local hex = frame.hex
 local A, B, GATEWAY = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:fe"

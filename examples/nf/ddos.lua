@@ -8,9 +8,9 @@
 
 local tw = require "tideway"
 local bit = require "bit"
-local jhash = require "tideway.jhash"
 
 local band, rshift = bit.band, bit.rshift
+local jhash = tw.jhash
 
 local PARAMS = {
    blocked = { type = "table", default = {}, doc = "source prefixes, { \"192.0.2.0/24\", ... }" },

@@ -60,9 +60,11 @@ return tw.nf("decap", function(cfg)
          if type == 0 then return pkt:drop "decap_malformed" end
          mine.packets = mine.packets + 1
          local eth = pkt:eth()
+         if not eth then return end
          local dst, src = eth.dst, eth.src
          if not pkt:adjust_head(offset - 14) then return pkt:drop "decap_malformed" end
          eth = pkt:eth()
+         if not eth then return pkt:drop "decap_malformed" end
          eth.dst = dst
          eth.src = src
          eth.type = type

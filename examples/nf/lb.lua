@@ -8,10 +8,9 @@
 
 local tw = require "tideway"
 local bit = require "bit"
-local jhash = require "tideway.jhash"
-local maglev = require "tideway.maglev"
 
 local band, bor, lshift, rshift = bit.band, bit.bor, bit.lshift, bit.rshift
+local jhash = tw.jhash
 
 local PARAMS = {
    vips = { type = "table", required = true,
@@ -40,7 +39,7 @@ local function make_tables(vips)
             numbers[real], count = count, count + 1
          end
       end
-      for slot, real in ipairs(maglev(vip.reals, RING)) do
+      for slot, real in ipairs(tw.maglev(vip.reals, RING)) do
          t.ring:set((i - 1) * RING + slot - 1, numbers[real])
       end
    end

@@ -7,9 +7,9 @@
 
 local tw = require "tideway"
 local bit = require "bit"
-local jhash = require "tideway.jhash"
 
 local band, bor, rshift = bit.band, bit.bor, bit.rshift
+local jhash = tw.jhash
 
 local PARAMS = {
    address = { type = "string", required = true, doc = "our tunnel address" },
@@ -98,6 +98,7 @@ return tw.nf("vxlan", function(cfg)
       local dst, src = inner.dst, inner.src
       if not pkt:adjust_head(offset - 4) then return pkt:drop "vxlan_short" end
       local eth = pkt:eth()
+      if not eth then return pkt:drop "vxlan_short" end
       eth.dst = dst
       eth.src = src
       eth.type = 0x8100

@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 local abi = require "tideway.abi"
 local model = require "tideway.model"
+local native = require "tideway.native"
 local options = require "tideway.options"
 local plan = require "tideway.plan"
 local rundir = require "tideway.rundir"
@@ -20,6 +21,7 @@ transfer.record_cdefs()
 --- Start what was declared with tw.port, tw.chain, ...
 ---@return { cpu: integer|"step", slot: integer }[] lcores
 function M.start()
+   plan.validate()
    M.lcores = plan.start()
    return M.lcores
 end
@@ -28,6 +30,7 @@ end
 ---@return integer moved packets
 function M.step()
    local moved = 0
+   native.poll()
    for _, entry in ipairs(M.lcores) do
       if entry.cpu == "step" then
          local n = C.tw_lcore_step(entry.slot)
@@ -41,7 +44,7 @@ end
 --- Messages of lcores since the last call.
 ---@return string[]
 function M.log()
-   local line, list = ffi.new "char[512]", {}
+   local line, list = ffi.new "char[512]", native.log()
    while C.tw_log_next(line, 512) == 1 do list[#list + 1] = ffi.string(line) end
    return list
 end
@@ -54,6 +57,7 @@ end
 
 --- Stop lcores, close ports, rings and tables, forget the model.
 function M.close()
+   native.stop()
    C.tw_engine_close()
    model.reset()
    M.lcores = {}
@@ -127,6 +131,7 @@ local function watch(opts, say)
       local nap = 200
       if deadline then nap = math.min(nap, math.ceil((deadline - now) / 1e6)) end
       if C.tw_sleep_ms(nap) == 1 then return end
+      native.poll()
       for _, line in ipairs(M.log()) do complain("%s", line) end
       C.tw_ports_refresh()
       now = tonumber(C.tw_now())

@@ -12,6 +12,11 @@ local FROM = {
    ["tideway.hold"] = { "hold_queue", "emit" },
    ["tideway.table"] = { "hash", "lru", "lpm", "array", "counters", "meter", "tables" },
    ["tideway.table.acl"] = { "acl" },
+   ["tideway.table.hook"] = {
+      "percpu_hash", "lru_percpu", "percpu_array", "ringbuf", "queue", "stack", "bloom", "devmap", "devmap_hash",
+      "cpumap", "xskmap", "sockmap", "sockhash", "prog_array",
+   },
+   ["tideway.hashing"] = { "jhash", "maglev" },
    ["tideway.packet"] = {
       "ip4", "ip6", "mac", "prefix", "ip4_string", "ip6_string", "mac_string", "header", "csum", "headers",
       "interface",
@@ -26,10 +31,14 @@ end
 ---@return number
 function M.now() return tonumber(require("tideway.abi").C.tw_now()) end
 
+--- A random number, 0 to 2^32 - 1. Not for secrets.
+---@return number
+function M.random() return require("tideway.abi").C.tw_random() end
+
 --- The names this module offers, in order.
 ---@return string[]
 function M.names()
-   local list = { "names", "now", "version" }
+   local list = { "bpf", "names", "now", "random", "version" }
    for name in pairs(source) do list[#list + 1] = name end
    table.sort(list)
    return list
@@ -37,6 +46,10 @@ end
 
 return setmetatable(M, {
    __index = function(_, name)
+      if name == "bpf" then
+         rawset(M, "bpf", require "tideway.bpf")
+         return M.bpf
+      end
       local module = source[name]
       if not module then
          error(("tideway has no %q; there are: %s"):format(tostring(name), table.concat(M.names(), ", ")), 2)

@@ -1,15 +1,12 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Runs in an lcore's VM: builds, from what the control VM packed, the functions that C calls.
---
--- The chain function is entered once per burst. It writes burst.stage before each NF, so that the
--- fence knows whom to blame, and leaves a verdict other than TW_NEXT on every packet it finished,
--- so that the first packet without one is the one in hand when something goes wrong.
 
 local ffi = require "ffi"
 local bit = require "bit"
 local util = require "jit.util"
 local vmdef = require "jit.vmdef"
 local abi = require "tideway.abi"
+local chain_code = require "tideway.chain_code"
 local packet = require "tideway.packet"
 local transfer = require "tideway.transfer"
 
@@ -70,74 +67,6 @@ local function stages_of(chain, mask)
       list[i] = out and quarantined(stage) or stage.nf
    end
    return list
-end
-
--- ---- code for one chain ----
-
-local PACKET_STAGE = [[
-%sf%d(pkt)
-if pkt.verdict == 0 then
-%s
-else pkt.stage, burst.odd = %d, 1 end
-]]
-
--- A run of packet NFs becomes one loop with every NF inside. C sets stage 0 at entry.
-local function packet_loop(first, last, guard, is_last)
-   local body = is_last and "pkt.verdict = 7" or ""
-   for i = last, first, -1 do
-      local mark = (last > 1) and ("burst.stage = %d\n"):format(i - 1) or ""
-      body = PACKET_STAGE:format(mark, i, body, i - 1)
-   end
-   if guard then body = "if pkt.verdict == 0 then\n" .. body .. "end\n" end
-   return "for i = 0, count - 1 do\nlocal pkt = pkts[i]\n" .. body .. "end\n"
-end
-
--- A burst NF sees the whole burst; verdicts it gave are marked as its own afterwards. `resume` says how far
--- each packet is, in case a later NF faults and the rest of the burst has to be taken up again.
-local BURST_STAGE = [[
-burst.stage = %d
-for i = 0, count - 1 do pkts[i].resume = %d end
-f%d(burst)
-for i = 0, count - 1 do
-local pkt = pkts[i]
-pkt.resume = %d
-if pkt.verdict ~= 0 then
-burst.odd = 1
-if pkt.stage == %d then pkt.stage = %d end
-end
-%send
-]]
-local function burst_call(i, is_last)
-   local done = is_last and "if pkt.verdict == 0 then pkt.verdict = 7 end\n" or ""
-   return BURST_STAGE:format(i - 1, i - 1, i, i, C.TW_STAGE_ENGINE, i - 1, done)
-end
-
---- The source of a chain's burst function; `stages` is a list of NF instances.
----@param stages table[]
----@return string
-function M.chain_source(stages)
-   local names, parts, i = {}, {}, 1
-   for k = 1, #stages do names[k] = "f" .. k end
-   while i <= #stages do
-      if stages[i].packet then
-         local last = i
-         while last < #stages and stages[last + 1].packet do last = last + 1 end
-         parts[#parts + 1] = packet_loop(i, last, i > 1, last == #stages)
-         i = last + 1
-      else
-         parts[#parts + 1] = burst_call(i, i == #stages)
-         i = i + 1
-      end
-   end
-   return ("local burst, pkts%s%s = ...\nreturn function(count)\n%send\n")
-      :format(#names > 0 and ", " or "", table.concat(names, ", "), table.concat(parts))
-end
-
-local function compile(chain, stages, burst)
-   local functions = {}
-   for i, nf in ipairs(stages) do functions[i] = nf.packet or nf.burst end
-   local chunk = assert(loadstring(M.chain_source(stages), "=chain " .. chain.name))
-   return chunk(burst, ffi.cast("struct tw_pkt *", burst.pkts), unpack(functions))
 end
 
 -- ---- slow paths ----
@@ -288,12 +217,14 @@ function M.build(blob, burst_address, jit_address, quarantine)
    local burst = ffi.cast("struct tw_burst *", burst_address)
    packet.set_burst(burst)
    local list = transfer.unpack(blob)
-   local chains, functions = {}, {}
+   local chains, functions, loops = {}, {}, {}
    for i, chain in ipairs(list) do
       chains[i] = stages_of(chain, quarantine[i])
-      functions[i] = compile(chain, chains[i], burst)
+      local own
+      functions[i], own = chain_code.build(chain, chains[i], quarantine[i], burst)
+      for _, loop in ipairs(own) do loops[#loops + 1] = loop end
    end
-   local tick = make_tick(make_each(burst, chains, "tick"), jit_info, functions)
+   local tick = make_tick(make_each(burst, chains, "tick"), jit_info, loops)
    return make_resume(burst, chains), make_punt(burst, chains), tick, make_each(burst, chains, "stop"),
       unpack(functions)
 end

@@ -5,6 +5,9 @@ local abi = require "tideway.abi"
 
 local M = {}
 
+--- How far chains on lcores are compiled: "native", "luajit", "off".
+M.compile = "native"
+
 local IDLE = {
    spin = "TW_IDLE_SPIN", pause = "TW_IDLE_PAUSE", sleep = "TW_IDLE_SLEEP", interrupt = "TW_IDLE_INTERRUPT",
 }
@@ -15,6 +18,7 @@ local NUMBERS = {
    rx_desc = { 0, 65535 }, tx_desc = { 0, 65535 }, tx_retries = { 0, 1000000 }, stall_ms = { 1, 10000 },
    vm_memory_mb = { 8, 65536 }, tick_ms = { 1, 10000 },
 }
+local COMPILE = { native = true, luajit = true, off = true }
 local FLAGS = { no_huge = true, verbose = true }
 local BEFORE_EAL = { memory_mb = true, no_huge = true, verbose = true, mbuf_size = true, mbufs = true }
 
@@ -26,6 +30,9 @@ local function set(c, key, value, level)
    if key == "idle" then
       if not IDLE[value] then refuse(level + 1, "idle is spin, pause, sleep or interrupt, not %s", tostring(value)) end
       c.idle = abi.C[IDLE[value]]
+   elseif key == "compile" then
+      if not COMPILE[value] then refuse(level + 1, "compile is native, luajit or off, not %s", tostring(value)) end
+      M.compile = value
    elseif NUMBERS[key] then
       local min, max = NUMBERS[key][1], NUMBERS[key][2]
       if type(value) ~= "number" or value % 1 ~= 0 or value < min or value > max then
@@ -36,7 +43,7 @@ local function set(c, key, value, level)
       if type(value) ~= "boolean" then refuse(level + 1, "%s is true or false, not %s", key, tostring(value)) end
       c[key] = value
    else
-      local known = { "idle" }
+      local known = { "compile", "idle" }
       for name in pairs(NUMBERS) do known[#known + 1] = name end
       for name in pairs(FLAGS) do known[#known + 1] = name end
       table.sort(known)

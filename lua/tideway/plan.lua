@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 local abi = require "tideway.abi"
 local model = require "tideway.model"
+local native = require "tideway.native"
 local ports = require "tideway.port"
 local transfer = require "tideway.transfer"
 
@@ -44,6 +45,39 @@ local function check_cpus(chain)
    end
 end
 
+--- The chains that run on lcores.
+---@return tideway.chain[]
+function M.on_lcores()
+   local list = {}
+   for _, chain in ipairs(model.chains) do
+      if not chain.place then list[#list + 1] = chain end
+   end
+   return list
+end
+
+-- The ports that DPDK opens: all but those that only chains on hooks name.
+local function needed_ports(chains)
+   if #chains == 0 and #model.chains > 0 then return {} end
+   local lcores, hooks, list = {}, {}, {}
+   for _, chain in ipairs(model.chains) do
+      local set = chain.place and hooks or lcores
+      for _, source in ipairs(chain.sources) do set[source] = true end
+      if chain.sink then set[chain.sink] = true end
+      if chain.kernel_port then set[chain.kernel_port] = true end
+   end
+   for _, port in ipairs(model.ports) do
+      if lcores[port] or not hooks[port] then list[#list + 1] = port end
+   end
+   return list
+end
+
+local function open_ports(chains)
+   for _, port in ipairs(needed_ports(chains)) do
+      local ok, err = port:open()
+      if not ok then fail(port.where, "tw.port: %s", err) end
+   end
+end
+
 -- One receive queue per lcore of the chain; a source belongs to one chain only.
 local function assign_sources(chains)
    local owner = {}
@@ -74,18 +108,20 @@ local function check_queues(chain, source)
    end
 end
 
---- Check the model and give every chain its lcores.
+--- Check the model, give the chains on lcores their lcores and open their ports.
 function M.validate()
+   local chains = M.on_lcores()
+   if not model.dry then open_ports(chains) end
    if #model.chains == 0 then
       error("the script declares no chain; the smallest is tw.chain(\"c\", tw.port \"net_null0\", tw.nf.count {})", 0)
    end
-   for _, chain in ipairs(model.chains) do
+   for _, chain in ipairs(chains) do
       chain.lcores = chain.lcores or { default_lcore() }
       check_cpus(chain)
    end
-   assign_sources(model.chains)
+   assign_sources(chains)
    if not model.dry then
-      for _, chain in ipairs(model.chains) do
+      for _, chain in ipairs(chains) do
          for _, source in ipairs(chain.sources) do check_queues(chain, source) end
       end
    end
@@ -116,6 +152,7 @@ local function fill_chain(spec, chain)
    spec.kernel = chain.kernel_port and chain.kernel_port.index or C.TW_PORT_NONE
    spec.stages = #chain.stages
    spec.code = #chain.stages > 0 and 1 or 0
+   spec.native = native.is_whole(chain) and 1 or 0
    spec.flood_ports = flood_ports(chain)
    for i, nf in ipairs(chain.stages) do
       spec.bypass[i - 1] = nf.on_fault == "bypass" and 1 or 0
@@ -123,21 +160,25 @@ local function fill_chain(spec, chain)
    end
 end
 
--- The counters' names of a chain.
-local function publish_names(chain)
+--- The counters' names of a chain.
+---@param chain tideway.chain
+---@param place string where it runs
+function M.publish_names(chain, place)
    local stats = C.tw_stats()
    local info = stats.chain[chain.index]
    ffi.fill(info, ffi.sizeof(info))
    copy_name(info.name, chain.name)
+   copy_name(info.place, place)
    info.stages = #chain.stages
    for i, name in ipairs(chain.stage_names) do copy_name(info.stage[i - 1], name) end
+   info.tier = native.tier(chain)
    stats.chains = math.max(stats.chains, chain.index + 1)
 end
 
 -- { cpu -> { chains, inputs } } in order of first use.
-local function by_lcore()
+local function by_lcore(chains)
    local list, index = {}, {}
-   for _, chain in ipairs(model.chains) do
+   for _, chain in ipairs(chains) do
       for queue, cpu in ipairs(chain.lcores) do
          local entry = index[cpu]
          if not entry then
@@ -160,7 +201,7 @@ local function pack(entry)
    for i, chain in ipairs(entry.chains) do
       local stages = {}
       for s, nf in ipairs(chain.stages) do stages[s] = { nf = nf, bypass = nf.on_fault == "bypass" } end
-      list[i] = { name = chain.name, stages = stages }
+      list[i] = { name = chain.name, index = chain.index, stages = stages, segments = native.shipped(chain) }
    end
    return transfer.pack(list, "the chains of lcore " .. tostring(entry.cpu))
 end
@@ -181,35 +222,41 @@ local function add_lcore(plan, entry)
    entry.slot = slot
 end
 
-local function start_ports(lcores)
+local function start_ports(chains, lcores)
    local queues = {}
-   for _, chain in ipairs(model.chains) do
+   for _, chain in ipairs(chains) do
       for _, source in ipairs(chain.sources) do
          if ports.is_port(source) then queues[source] = #chain.lcores end
       end
    end
-   for _, port in ipairs(model.ports) do C.tw_port_reserve(port.index, queues[port] or 1, #lcores) end
-   for _, port in ipairs(model.ports) do
+   local list = needed_ports(chains)
+   for _, port in ipairs(list) do C.tw_port_reserve(port.index, queues[port] or 1, #lcores) end
+   for _, port in ipairs(list) do
       if C.tw_port_start(port.index, queues[port] or 1, #lcores) < 0 then fail(port.where, "%s", abi.error()) end
    end
 end
 
---- Start what the model declares: ports, then lcores.
+--- Start the chains on lcores, once the model is validated: ports, then lcores.
 ---@return { cpu: integer|"step", slot: integer }[] lcores
 function M.start()
-   M.validate()
-   for _, chain in ipairs(model.chains) do publish_names(chain) end
-   local lcores = by_lcore()
+   local chains = M.on_lcores()
+   if #chains == 0 then return {} end
+   for _, chain in ipairs(chains) do
+      native.compile(chain)
+      M.publish_names(chain, "lcore " .. table.concat(chain.lcores, ", "))
+   end
+   local lcores = by_lcore(chains)
    local plan = C.tw_plan_new()
    local ok, err = pcall(function()
       for _, entry in ipairs(lcores) do add_lcore(plan, entry) end
-      start_ports(lcores)
+      start_ports(chains, lcores)
    end)
    if not ok then
       C.tw_plan_free(plan)
       error(err, 0)
    end
    if C.tw_plan_publish(plan) < 0 then error(abi.error(), 0) end
+   native.start(chains)
    return lcores
 end
 

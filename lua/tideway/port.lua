@@ -1,9 +1,13 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Ports (any DPDK device, by its devargs) and rings between chains.
+-- Ports (any DPDK device by its devargs, or a network interface by its name) and rings between chains.
+--
+-- A port is declared by the script and opened by DPDK when a chain on an lcore needs it: chains on hooks need its
+-- network interface only.
 
 local ffi = require "ffi"
 local abi = require "tideway.abi"
 local model = require "tideway.model"
+local posix = require "tideway.posix"
 
 local C = abi.C
 local M = {}
@@ -12,6 +16,9 @@ local M = {}
 ---@field name string
 ---@field index integer index of the port in packets (pkt.port, pkt:send(), pkt:route())
 ---@field devargs string
+---@field device string DPDK's name of the device
+---@field iface string? network interface of the kernel that it stands for
+---@field opened boolean? DPDK has it
 ---@field where string file:line of its declaration
 local Port = {}
 Port.__index = Port
@@ -27,6 +34,16 @@ local function find(list, field, value)
    for _, item in ipairs(list) do
       if item[field] == value then return item end
    end
+end
+
+--- Open the device, unless it is open. Starts DPDK.
+---@return boolean? ok
+---@return string? err
+function Port:open()
+   if self.opened then return true end
+   if C.tw_port_open(self.index, self.name, self.devargs) < 0 then return nil, abi.error() end
+   self.opened = true
+   return true
 end
 
 --- Put a frame on a wire port, as if it came from the network.
@@ -48,9 +65,22 @@ function Port:collect()
    return ffi.string(collect_buffer, n)
 end
 
+-- "02:00:00:00:00:01" -> 0x020000000001
+local function mac_number(text)
+   local value = 0
+   for byte in text:gmatch "%x%x" do value = value * 256 + tonumber(byte, 16) end
+   return value
+end
+
 --- Ethernet address of the device as a 48-bit number.
 ---@return number
 function Port:mac()
+   local text = not self.opened and self.iface and posix.slurp(("/sys/class/net/%s/address"):format(self.iface))
+   if text then return mac_number(text) end
+   if not model.dry then
+      local ok, err = self:open()
+      if not ok then error(("port %s: %s"):format(self.name, err), 2) end
+   end
    local mac, value = C.tw_stats().port[self.index].mac, 0
    for i = 0, 5 do value = value * 256 + mac[i] end
    return value
@@ -60,38 +90,50 @@ end
 ---@return string
 function Port:mode() return ffi.string(C.tw_stats().port[self.index].mode) end
 
---- Open a port.
+-- Names that DPDK gives a meaning: drivers, PCI addresses, our wires. Any other word is a network interface.
+local function is_device(word)
+   return word:find "," or word:find "^net_" or word:find "^eth_" or word:find "^wire%d"
+      or word:find "^%x+:%x+%.%x$" or word:find "^%x+:%x+:%x+%.%x$"
+end
+
+local function refuse(...) error("tw.port: " .. string.format(...), 3) end
+
+local function check_taken(name, device, iface)
+   local same = find(model.ports, "name", name)
+   if same then refuse("the name %q is taken by the port declared at %s", name, same.where) end
+   same = find(model.ports, "device", device)
+   if same then
+      refuse("device %s is given twice, first at %s; number the second one differently", device, same.where)
+   end
+   same = iface and find(model.ports, "iface", iface)
+   if same then refuse("interface %s is given twice, first at %s", iface, same.where) end
+end
+
+--- Declare a port.
 ---@param name string name in counters and messages; may be left out
 ---@param devargs string DPDK devargs: net_af_packet0,iface=eth0 · net_af_xdp0,iface=eth0 · net_tap0 ·
 --- net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap · net_memif0 · net_ring0 · net_null0 · a PCI address · wire0
---- (in-process, for tests)
+--- (in-process, for tests) · or a network interface alone, eth0: on lcores it is opened by net_af_xdp
 ---@return tideway.port
 ---@overload fun(devargs: string): tideway.port
 function M.port(name, devargs)
    if devargs == nil then name, devargs = nil, name end
    if type(devargs) ~= "string" or devargs == "" then
-      error(("tw.port: devargs must be a string such as \"net_af_packet0,iface=eth0\", not %s")
-         :format(tostring(devargs)), 2)
-   end
-   name = name or devargs:match "iface=([^,]+)" or devargs:match "^[^,]+"
-   local same = find(model.ports, "name", name)
-   if same then error(("tw.port: the name %q is taken by the port declared at %s"):format(name, same.where), 2) end
-   local device = devargs:match "^[^,]+"
-   same = find(model.ports, "device", device)
-   if same then
-      error(("tw.port: device %s is given twice, first at %s; number the second one differently")
-         :format(device, same.where), 2)
+      error(("tw.port: devargs must be a string such as \"net_af_packet0,iface=eth0\", or the name of an interface, "
+         .. "not %s"):format(tostring(devargs)), 2)
    end
    local iface = devargs:match ",iface=([^,]+)"
-   same = iface and not device:find "^net_tap" and find(model.ports, "iface", iface)
-   if same then error(("tw.port: interface %s is given twice, first at %s"):format(iface, same.where), 2) end
-   local index = #model.ports
-   if not model.dry then
-      index = C.tw_port_open(name, devargs)
-      if index < 0 then error("tw.port: " .. abi.error(), 2) end
+   if not is_device(devargs) then
+      iface = devargs
+      devargs = ("net_af_xdp_%s,iface=%s"):format(iface, iface)
    end
+   name = name or iface or devargs:match "^[^,]+"
+   local device = devargs:match "^[^,]+"
+   if device:find "^net_tap" then iface = nil end -- the device makes it
+   check_taken(name, device, iface)
+   if #model.ports == C.TW_PORTS_MAX then refuse("%d ports are the limit", C.TW_PORTS_MAX) end
    local port = setmetatable({
-      name = name, index = index, devargs = devargs, device = device, iface = iface, where = model.where(2),
+      name = name, index = #model.ports, devargs = devargs, device = device, iface = iface, where = model.where(2),
    }, Port)
    model.ports[#model.ports + 1] = port
    return port

@@ -34,12 +34,15 @@ local function scope(outer)
    return s
 end
 
+local NUMBERS = { 0, 1, 2, 3, 6, 7, 8, 17, 20, 255, 256, 2048, 65535, 65536, 0x7fffffff, 0xffffffff, -1 }
+local MASKS = { 1, 3, 15, 255, 0xf0, 0x1fff, 0x3c, 65535, 0xffffffff }
+
 function Maker:number()
    local s = self.scope
    if #s.nums == 0 or chance(15) then
-      return ir.const(pick { 0, 1, 2, 3, 6, 7, 8, 17, 20, 255, 256, 2048, 65535, 65536, 0x7fffffff, 0xffffffff, -1 }, "num")
+      return ir.const(pick(NUMBERS), "num")
    end
-   return s.nums[random(math.max(1, #s.nums - 12), #s.nums)]
+   return s.nums[chance(25) and #s.nums or random(math.max(1, #s.nums - 12), #s.nums)]
 end
 
 function Maker:keep(v)
@@ -55,7 +58,7 @@ function Maker:arithmetic()
    local op, a, b = pick(BINARY), self:number(), self:number()
    local w = chance(40) and 32 or nil
    if op == "shl" or op == "shr" or op == "sar" then b = ir.const(random(0, 15), "num") end
-   if op == "and" and chance(70) then b = ir.const(pick { 1, 3, 15, 255, 0xf0, 0x1fff, 0x3c, 65535, 0xffffffff }, "num") end
+   if op == "and" and chance(70) then b = ir.const(pick(MASKS), "num") end
    local al, ah = bounds(a)
    local bl, bh = bounds(b)
    if (op == "div" or op == "mod") and (al < 0 or bl < 1 or w and bh >= 2 ^ 32) then return end
@@ -113,7 +116,8 @@ end
 function Maker:frame()
    local s = self.scope
    if #s.frames == 0 or chance(20) then
-      table.insert(s.frames, { self:put("pktdata", "ptr", {}, { space = "pkt" }), self:put("pktend", "ptr", {}, { space = "pkt" }) })
+      local first = self:put("pktdata", "ptr", {}, { space = "pkt" })
+      table.insert(s.frames, { first, self:put("pktend", "ptr", {}, { space = "pkt" }) })
    end
    return pick(s.frames)
 end
@@ -156,7 +160,9 @@ function Maker:length()
       local x = self:number()
       if x.lo >= 0 and x.hi <= 60000 then
          b = chance(50) and x or self:put("add", "num", { x, b }, { lo = x.lo + b.value, hi = x.hi + b.value })
-         if chance(30) then a, b = self:put("sub", "num", { len, x }, { lo = -x.hi, hi = 65535 }), ir.const(8, "num") end
+         if chance(30) then
+            a, b = self:put("sub", "num", { len, x }, { lo = -x.hi, hi = 65535 }), ir.const(8, "num")
+         end
       end
    end
    if chance(50) then a, b = b, a end
@@ -182,13 +188,69 @@ function Maker:access()
    end
 end
 
+-- A place a few bytes from the frame's start, nobody knows how many.
+function Maker:near()
+   local frame = self:frame()
+   local x = self:keep(self:put("and", "num", { self:number(), ir.const(7, "num") }, { lo = 0, hi = 7 }))
+   local p = self:put("ptradd", "ptr", { frame[1], x }, { space = "pkt" })
+   local term = { op = "check", n = 6, args = { p, frame[2] }, targets = {} }
+   term.targets[2] = self:exit()
+   self:goto_new(term, 1)
+   local place = { p, 6 }
+   table.insert(self.scope.places, place)
+   return place
+end
+
+-- The value of a table entry that was found.
+function Maker:find()
+   local fields = { fn = "find", reads = { stack = true }, space = "value" }
+   local v = self:put("call", "ptr", { pick(self.objects) }, fields)
+   local term = { op = "br", cc = "ne", args = { v, ir.const(0, "ptr") }, targets = {} }
+   term.targets[2] = self:exit()
+   self:goto_new(term, 1)
+   table.insert(self.scope.values, v)
+   return v
+end
+
+-- A load, something that may change what it saw, the same load again.
+function Maker:twice()
+   local s = self.scope
+   local size, off, other = 4, 0, 0
+   local p, q
+   if chance(25) then
+      p, q = self:find(), self:find()
+   elseif #s.places > 0 then
+      local a, b = pick(s.places), chance(50) and self:near() or pick(s.places)
+      if a[2] < size or b[2] < size then return end
+      p, q, off, other = a[1], b[1], random(0, math.min(14, a[2] - size)), random(0, b[2] - size)
+   else
+      local field = { field = "mark", lo = 0, hi = 255 }
+      local a = self:put("ctxload", "num", {}, { field = "mark", lo = 0, hi = 255 })
+      self:context()
+      self:mix(a, self:put("ctxload", "num", {}, field))
+      return
+   end
+   local bits = size * 8
+   local a = self:put("load", "num", { p }, { bits = bits, off = off, lo = 0, hi = 2 ^ bits - 1 })
+   self:put("store", "void", { q, self:number() }, { bits = bits, off = other })
+   self:mix(a, self:put("load", "num", { p }, { bits = bits, off = off, lo = 0, hi = 2 ^ bits - 1 }))
+end
+
+-- A num that tells the two apart.
+function Maker:mix(a, b)
+   local more = self:put("shl", "num", { a, ir.const(3, "num") }, { lo = 0, hi = 2 ^ 36 })
+   return self:keep(self:put("add", "num", { more, b }, { lo = 0, hi = 2 ^ 37 }))
+end
+
 -- Neighbouring fields copied one by one.
 function Maker:copy()
    if #self.scope.places == 0 then return end
    local from, to = pick(self.scope.places), pick(self.scope.places)
    if from[2] < 12 or to[2] < 12 then return end
-   local off, goal = random(0, 4) * 2, random(0, 4) * 2
-   local function load(at) return self:put("load", "num", { from[1] }, { bits = 16, off = off + at, lo = 0, hi = 65535 }) end
+   local off, goal = random(0, 8), random(0, 8)
+   local function load(at)
+      return self:put("load", "num", { from[1] }, { bits = 16, off = off + at, lo = 0, hi = 65535 })
+   end
    local a = load(0)
    local early = chance(50) and load(2)
    self:put("store", "void", { to[1], a }, { bits = 16, off = goal })
@@ -215,8 +277,8 @@ end
 function Maker:call()
    local s = self.scope
    if chance(20) then
-      local v = self:put("call", "num", { self:number(), self:number() }, { fn = "mix", pure = true, lo = 0, hi = 65535 })
-      self:keep(v)
+      local a, b = self:number(), self:number()
+      self:keep(self:put("call", "num", { a, b }, { fn = "mix", pure = true, lo = 0, hi = 65535 }))
       return
    elseif chance(15) then
       self:put("call", "void", { ir.const(random(-8, 8), "num") }, { fn = "resize", resizes = true })
@@ -224,32 +286,33 @@ function Maker:call()
       s.places, s.frames, s.lengths = {}, {}, {}
       return
    elseif chance(25) then
-      self:put("call", "void", { pick(self.objects) }, { fn = "fill", reads = { stack = true }, writes = { stack = true } })
+      local stack = { stack = true }
+      self:put("call", "void", { pick(self.objects) }, { fn = "fill", reads = stack, writes = stack })
       return
    end
-   local v = self:put("call", "ptr", { pick(self.objects) }, { fn = "find", reads = { stack = true }, space = "value" })
-   if chance(50) then -- straight away
-      local term = { op = "br", cc = "ne", args = { v, ir.const(0, "ptr") }, targets = {} }
-      term.targets[2] = self:exit()
-      self:goto_new(term, 1)
-      table.insert(s.values, v)
-   else -- an inlined function that gives nil in several places
-      local join = ir.block(self.program)
-      local found = ir.param(self.program, join, "ptr", { space = "value" })
-      local term = { op = "br", cc = "eq", args = { v, ir.const(0, "ptr") }, targets = {} }
-      term.targets[1] = { block = join, args = { ir.const(0, "ptr") } }
-      self:goto_new(term, 2)
-      local a, b = self:number(), self:number()
-      local second = { op = "br", cc = pick { "lt", "ge", "ne" }, args = { a, b }, targets = {} }
-      second.targets[1] = { block = join, args = { ir.const(0, "ptr") } }
-      self:goto_new(second, 2)
-      self.block.term = { op = "jmp", args = {}, targets = { { block = join, args = { v } } } }
-      self.block = join
-      local test = { op = "br", cc = "eq", args = { found, ir.const(0, "ptr") }, targets = {} }
-      test.targets[1] = self:exit()
-      self:goto_new(test, 2)
-      table.insert(self.scope.values, found)
-   end
+   if chance(50) then return self:find() end
+   self:find_inlined()
+end
+
+-- The same by an inlined function that gives nil in several places.
+function Maker:find_inlined()
+   local fields = { fn = "find", reads = { stack = true }, space = "value" }
+   local v = self:put("call", "ptr", { pick(self.objects) }, fields)
+   local join = ir.block(self.program)
+   local found = ir.param(self.program, join, "ptr", { space = "value" })
+   local term = { op = "br", cc = "eq", args = { v, ir.const(0, "ptr") }, targets = {} }
+   term.targets[1] = { block = join, args = { ir.const(0, "ptr") } }
+   self:goto_new(term, 2)
+   local a, b = self:number(), self:number()
+   local second = { op = "br", cc = pick { "lt", "ge", "ne" }, args = { a, b }, targets = {} }
+   second.targets[1] = { block = join, args = { ir.const(0, "ptr") } }
+   self:goto_new(second, 2)
+   self.block.term = { op = "jmp", args = {}, targets = { { block = join, args = { v } } } }
+   self.block = join
+   local test = { op = "br", cc = "eq", args = { found, ir.const(0, "ptr") }, targets = {} }
+   test.targets[1] = self:exit()
+   self:goto_new(test, 2)
+   table.insert(self.scope.values, found)
 end
 
 function Maker:value_access()
@@ -263,8 +326,9 @@ function Maker:value_access()
    elseif chance(50) then
       self:put("atomic", "void", { p, self:number() }, { kind = "add", bits = 64, off = off })
    else
-      local v = self:put("atomic", "u64", { p, ir.const(3, "u64") }, { kind = "add", bits = 64, off = off, fetch = true })
-      table.insert(s.words, v)
+      local three = ir.const(3, "u64")
+      local fields = { kind = "add", bits = 64, off = off, fetch = true }
+      table.insert(s.words, self:put("atomic", "u64", { p, three }, fields))
    end
 end
 
@@ -341,8 +405,10 @@ function Maker:loop()
    self:keep(sum)
 end
 
-local STATEMENTS = { "arithmetic", "arithmetic", "arithmetic", "conversion", "conversion", "words", "check", "access", "access",
-   "access", "stack", "stack", "call", "value_access", "context", "condition", "condition", "length", "copy", "loop" }
+local STATEMENTS = {
+   "arithmetic", "arithmetic", "arithmetic", "conversion", "conversion", "words", "check", "access", "access", "access",
+   "stack", "stack", "twice", "twice", "call", "call", "value_access", "context", "condition", "condition", "length", "copy", "loop",
+}
 
 function Maker:statements(n)
    self.depth = self.depth + 1
@@ -359,7 +425,8 @@ function M.make(seed, statements)
    for _ = 1, 5 do random() end
    local program = ir.program("random", pick { "xdp", "xdp", "tc" })
    local maker = setmetatable({
-      program = program, block = ir.block(program), scope = scope(), exits = {}, objects = {}, conditions = {}, depth = 0,
+      program = program, block = ir.block(program), scope = scope(), exits = {}, objects = {}, conditions = {},
+      depth = 0,
    }, Maker)
    for i = 1, 2 do
       maker.objects[i] = maker:put("alloca", "ptr", {}, { size = 16, align = 8, space = "stack" })
@@ -368,7 +435,11 @@ function M.make(seed, statements)
       end
    end
    maker:statements(statements or 14)
-   maker.block.term = { op = "ret", args = { maker:number() } }
+   local sum = maker:number()
+   for _, v in ipairs(maker.scope.nums) do
+      sum = maker:put("xor", "num", { sum, v }, { lo = -2 ^ 53, hi = 2 ^ 53 })
+   end
+   maker.block.term = { op = "ret", args = { sum } }
    return program
 end
 
@@ -384,11 +455,11 @@ function M.frame()
    return table.concat(bytes)
 end
 
+local function hex(c) return ("%02x"):format(c:byte()) end
+
 local function describe(args)
    local out = {}
-   for i, a in ipairs(args) do
-      out[i] = type(a) == "table" and a:read(0, 16):gsub(".", function(c) return ("%02x"):format(c:byte()) end) or tostring(a)
-   end
+   for i, a in ipairs(args) do out[i] = type(a) == "table" and a:read(0, 16):gsub(".", hex) or tostring(a) end
    return table.concat(out, ",")
 end
 

@@ -8,7 +8,7 @@ local M = {}
 
 local KIND = {
    hash = "hash", lru = "lru_hash", array = "array", lpm = "lpm_trie", counters = "percpu_array",
-   lru_percpu = "lru_percpu_hash",
+   lru_percpu = "lru_percpu_hash", bloom = "bloom_filter",
 }
 
 -- engine table -> map
@@ -21,7 +21,7 @@ local function declaration(t)
       d.value = "u64"
    else
       d.key = t.kind ~= "lpm" and t.kind ~= "array" and t.kind ~= "percpu_array" and t.key_type and t.key_type.text or nil
-      d.value = t.value_type and t.value_type.text
+      d.value = t.kind ~= "ringbuf" and t.value_type and t.value_type.text or nil
    end
    if kind == "lpm_trie" then d.family = t.family end
    return d
@@ -73,7 +73,7 @@ function M.of(t)
    if maps[t] then return maps[t] end
    local m, err = map.new(declaration(t))
    if not m then return nil, err end
-   if not t.internal then
+   if not t.internal and not t.hook_only then
       copy_entries(t, m)
       redirect(t, m)
    end

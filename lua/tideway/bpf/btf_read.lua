@@ -195,6 +195,7 @@ end
 --- A type as tables have it: fields with names, and a C layout.
 ---@param id integer
 ---@return tideway.Type type  fields that are arrays or structures are `compound` and have no `type`
+---@return integer? lock_offset  of a spin lock in it
 function Types:layout(id)
    local t = self:resolve(id)
    local size = self:size_of(id)
@@ -209,10 +210,12 @@ function Types:layout(id)
       return { text = self:text(id), scalar = false, size = size, align = 1, ctype = ctype,
          fields = { { name = "value", raw = "value", offset = 0, size = size, compound = true } } }
    end
-   local fields = {}
+   local fields, lock_offset = {}, nil
    for _, m in ipairs(t.members) do
-      if m.bits == 0 and m.name ~= "" then
-         local mt = self:resolve(m.type)
+      local mt = self:resolve(m.type)
+      if mt and mt.kind == "struct" and mt.name == "bpf_spin_lock" then
+         lock_offset = m.offset -- not for user space
+      elseif m.bits == 0 and m.name ~= "" then
          local kind = field_type(mt)
          fields[#fields + 1] = { name = m.name, raw = m.name, type = kind, compound = not kind, offset = m.offset,
             size = self:size_of(m.type) }
@@ -220,7 +223,8 @@ function Types:layout(id)
    end
    local ctype = ffi.typeof(("struct __attribute__((packed)) { %s }"):format(declare_members(self, t)))
    assert(ffi.sizeof(ctype) == size, "layout differs from BTF's")
-   return { text = self:text(id), scalar = false, size = size, align = 1, ctype = ctype, fields = fields }
+   return { text = self:text(id), scalar = false, size = size, align = 1, ctype = ctype, fields = fields },
+      lock_offset
 end
 
 return M

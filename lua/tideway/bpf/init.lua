@@ -14,12 +14,31 @@ local parts = { btf = true, map = true, program = true, link = true, object = tr
 ---@field probe table
 local M = {}
 
+-- Helpers of the kernel, under their names without bpf_: the compiler knows them. Called elsewhere they say so.
+local helper_of = {}
+
+--- The kernel helper that a function stands for, nil for other functions.
+---@param fn function
+---@return string?
+function M.helper(fn) return helper_of[fn] end
+
+local function helper(name)
+   local function fn()
+      error(("tw.bpf.%s runs in packet functions on hooks of the kernel only"):format(name), 2)
+   end
+   helper_of[fn] = name
+   return fn
+end
+
 return setmetatable(M, {
    __index = function(self, name)
+      local v
       if parts[name] then
-         local part = require("tideway.bpf." .. name)
-         rawset(self, name, part)
-         return part
+         v = require("tideway.bpf." .. name)
+      elseif require("tideway.compiler.target.helpers").id[name] then
+         v = helper(name)
       end
+      rawset(self, name, v)
+      return v
    end,
 })

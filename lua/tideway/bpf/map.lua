@@ -85,7 +85,7 @@ for name, k in pairs(kinds) do names_by_id[k.id] = name end
 local function align(n, to) return math.ceil(n / to) * to end
 
 local function btf_key(b, self)
-   if self.kind == "lpm_trie" then
+   if self.family then
       local address = self.family == 6 and b:array(b:int("u8", 1), 16) or b:int("be32", 4)
       return b:struct(btf.identifier(self.name) .. "_key", self.key_size,
          { { "prefixlen", b:int("u32", 4), 0 }, { "address", address, 4 } })
@@ -132,6 +132,9 @@ local function declare_types(self, k, o)
    if k.keyless then
       if o.key then return ("a %s has no key"):format(self.kind) end
       self.key_size = 0
+   elseif o.types then
+      self.key_type = o.types.key
+      self.key_size = self.key_type.size
    elseif self.kind == "lpm_trie" then
       self.family = o.family or 4
       if self.family ~= 4 and self.family ~= 6 then return ("family is %s, not 4 or 6"):format(tostring(o.family)) end
@@ -145,6 +148,11 @@ local function declare_types(self, k, o)
    end
    if k.valueless and not o.value then
       self.value_size = 0
+      return
+   end
+   if o.types then
+      self.value_type, self.lock_offset = o.types.value, o.types.lock_offset
+      self.value_size = k.valueless and 0 or self.value_type.size
       return
    end
    self.value_type, err = type_of(o.value or k.value, "value")
@@ -332,23 +340,28 @@ end
 
 --- The object for a map that exists: pinned, of another program, or of this process.
 ---@param fd integer  the object owns it
----@param o? table  { name =, key =, value =, family =, lock =, offsets of types from a BTF }: types are
----  not asked of the kernel here
+---@param o? table  { name =, key =, value =, lock = }, or { types = { key =, value =, lock_offset = } } from a
+---  BTF; when absent the kernel's BTF of the map says what they are
 ---@return tideway.bpf.Map? map
 ---@return string? err
 function M.from_fd(fd, o)
    local info = ffi.new "struct tw_bpf_map_info"
    if C.tw_bpf_map_get_info(fd, info) < 0 then return nil, abi.error() end
+   local kernel_name = ffi.string(info.name)
    local name = names_by_id[info.kind]
-   if not name then return nil, ("map %s is of kind %d, which Tideway does not know"):format(ffi.string(info.name),
-      info.kind) end
+   if not name then return nil, ("map %s is of kind %d, which Tideway does not know"):format(kernel_name, info.kind) end
    local k = kinds[name]
+   o = o or require("tideway.bpf.map_types").of(info)
+   local family = name == "lpm_trie" and (info.key_size == 20 and 6 or info.key_size == 8 and 4) or nil
+   local types = o.types
+   if family and types then types = { value = types.value, key = { size = info.key_size }, lock_offset = types.lock_offset } end
    local self, err = M.declare {
-      kind = name, name = o.name or ffi.string(info.name), key = not k.key and o.key or nil, value = o.value,
-      entries = info.entries, family = name == "lpm_trie" and (info.key_size == 20 and 6 or 4) or nil, lock = o.lock,
+      kind = name, name = o.name or kernel_name, key = not k.key and o.key or nil, value = o.value,
+      entries = info.entries, family = not types and family or nil, lock = o.lock, types = types,
       mmapable = name == "array" and bit.band(info.flags, C.TW_BPF_MMAPABLE) ~= 0 or nil,
    }
    if not self then return nil, err end
+   if family then self.family, self.key_type = family, nil end
    if self.key_size ~= info.key_size or self.value_size ~= info.value_size then
       return nil, ("map %s has keys of %d and values of %d bytes, not %d and %d as declared"):format(self.name,
          info.key_size, info.value_size, self.key_size, self.value_size)

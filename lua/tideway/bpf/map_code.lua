@@ -322,7 +322,7 @@ function M.generate(map, list, env)
       if map.value_clear then words.STORE_V = "env.clear(); " .. words.STORE_V end
    end
    local text = { prelude }
-   if map.kind == "lpm_trie" then
+   if map.family then
       lpm_env(map, env)
       words.K, words.STORE_K = "address, length", "env.prefix(address, length)"
    elseif map.key_type then
@@ -331,9 +331,9 @@ function M.generate(map, list, env)
    if map.per_cpu then env.total = total_of(map, env) end
    for _, name in ipairs(list) do
       local template, w = templates[name], words
-      if map.kind == "lpm_trie" and (name == "get" or name == "sum") then
+      if map.family and (name == "get" or name == "sum") then
          w = setmetatable({ K = "address", STORE_K = lpm_get[map.family] }, { __index = words })
-      elseif map.kind == "lpm_trie" and name == "set" then
+      elseif map.family and name == "set" then
          template = lpm_set
       end
       text[#text + 1] = template:gsub("%$([%u_]+)", function(word) return w[word] end)

@@ -16,6 +16,9 @@ local hook_numbers = { lwt_in = C.TW_BPF_ROUTE_IN, lwt_out = C.TW_BPF_ROUTE_OUT,
 
 function M.name_of(o) return ("%s-%d-%d"):format(o.to, o.table or MAIN_TABLE, o.metric or 0) end
 
+-- The kernel takes two routes for the same when the names of their programs are: so the id is part of it.
+local function label(program) return ("%s#%d"):format(program.name:sub(1, 32), program.id) end
+
 -- An address or prefix in network order, and the length of the prefix.
 local function store(text, family, bytes)
    local length, host = ffi.new "uint32_t[1]", ffi.new "uint32_t[4]"
@@ -29,7 +32,7 @@ local function state_of(o)
    local family = tostring(o.to):find(":", 1, true) and 6 or 4
    local route = ffi.new("struct tw_bpf_route", {
       family = family, table = o.table or MAIN_TABLE, metric = o.metric or 0, hook = hook_numbers[o.hook],
-      headroom = o.headroom or 0, name = o.program.name:sub(1, C.TW_NAME_LEN - 1),
+      headroom = o.headroom or 0, name = label(o.program),
    })
    local length, err = store(o.to, family, route.destination)
    if not length then return nil, err end
@@ -75,7 +78,7 @@ function M.adopt(o)
 end
 
 function M.replace(link, program)
-   link.route.name = program.name:sub(1, C.TW_NAME_LEN - 1)
+   link.route.name = label(program)
    if C.tw_bpf_route_attach(link.route, program.fd, true) < 0 then return nil, abi.error() end
    return true
 end

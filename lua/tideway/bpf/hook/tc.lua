@@ -17,6 +17,8 @@ local EEXIST = -17
 local TAG, PERSISTS, MADE_CLSACT = 0x74570000, 0x8000, 0x4000
 local PRIORITY, SLOTS, ROOM = 50, 64, 256
 
+local function has(handle, flag) return bit.band(handle, flag) ~= 0 end
+
 -- Interfaces whose clsact qdisc this process added.
 local made_clsact = {}
 
@@ -82,20 +84,37 @@ local function refused(state)
    return why
 end
 
--- The first handle that nobody alive has. One that a dead process left is replaced in place.
+-- Puts the program in the place of a filter that a dead process left here, and removes more of them.
+local function take_over(o, state)
+   local done
+   for _, f in ipairs(M.filters(state.ifindex, state.egress) or {}) do
+      if bit.band(f.handle, 0x7fff0000) == TAG and not has(f.handle, PERSISTS) and f.kind == "bpf"
+         and f.priority == state.priority then
+         local mine = setmetatable({ handle = f.handle }, { __index = state })
+         mine.claim = claim(mine)
+         if mine.claim >= 0 then
+            if has(f.handle, MADE_CLSACT) then made_clsact[state.ifindex] = true end
+            if done then
+               C.tw_bpf_tc_detach(state.ifindex, state.egress, f.handle, f.priority)
+               C.tw_bpf_close(mine.claim)
+            elseif C.tw_bpf_tc_attach(state.ifindex, state.egress, o.program.fd, f.handle, f.priority, true) == 0 then
+               state.handle, state.claim, state.took_over, done = f.handle, mine.claim, f.program, true
+            end
+         end
+      end
+   end
+   return done and state
+end
+
+-- A new filter, under the first handle that nobody has.
 local function attach(o, state)
    local flags = (o.persist and PERSISTS or 0) + (made_clsact[state.ifindex] and MADE_CLSACT or 0)
    for n = 1, SLOTS do
       state.handle = TAG + flags + n
       state.claim = claim(state)
       if state.claim >= 0 then
-         local left = not o.persist and find(state)
-         local rc = C.tw_bpf_tc_attach(state.ifindex, state.egress, o.program.fd, state.handle, state.priority,
-            left and left.kind == "bpf" or false)
-         if rc == 0 then
-            state.took_over = left and left.program or nil
-            return state
-         end
+         local rc = C.tw_bpf_tc_attach(state.ifindex, state.egress, o.program.fd, state.handle, state.priority, false)
+         if rc == 0 then return state end
          local err = refused(state)
          C.tw_bpf_close(state.claim)
          if rc ~= EEXIST then return nil, err end
@@ -105,7 +124,8 @@ local function attach(o, state)
 end
 
 --- Attaches.
----@param o table  { hook = "tc_ingress" or "tc_egress", program =, interface =, priority = 50, lower runs first }
+---@param o table  { hook = "tc_ingress" or "tc_egress", program =, interface =, priority = 50, lower runs first;
+---  of two at one priority the one that came last }
 ---@return table? state
 ---@return string? err
 function M.attach(o)
@@ -114,8 +134,8 @@ function M.attach(o)
    local added = C.tw_bpf_tc_clsact_add(state.ifindex)
    if added < 0 then return nil, abi.error() end
    if added == 1 then made_clsact[state.ifindex] = true end
-   local ok
-   ok, err = attach(o, state)
+   local ok = not o.persist and take_over(o, state)
+   if not ok then ok, err = attach(o, state) end
    if not ok then
       tidy(state.ifindex)
       return nil, err
@@ -130,7 +150,7 @@ function M.adopt(o, id)
       if f.program == id and bit.band(f.handle, 0x7fff0000) == TAG then
          state.handle, state.priority = f.handle, f.priority
          state.claim = claim(state)
-         if bit.band(f.handle, MADE_CLSACT) ~= 0 then made_clsact[state.ifindex] = true end
+         if has(f.handle, MADE_CLSACT) then made_clsact[state.ifindex] = true end
          return state
       end
    end

@@ -147,10 +147,10 @@ function OPS.atomic(v)
 end
 
 function OPS.call(v)
-   local args = {}
+   local args = { v.packet and "pkt" }
    local prototype = target.functions[v.fn] or error(("the engine has no function %s"):format(v.fn), 0)
-   for i, a in ipairs(v.args) do
-      args[i] = prototype.params[i] == "ptr" and ("(void *)%s"):format(operand(a)) or operand(a)
+   for _, a in ipairs(v.args) do
+      args[#args + 1] = prototype.params[#args + 1] == "ptr" and ("(void *)%s"):format(operand(a)) or operand(a)
    end
    return ("%s(%s)"):format(v.fn, table.concat(args, ", "))
 end

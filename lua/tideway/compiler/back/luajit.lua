@@ -157,8 +157,8 @@ end
 function EMIT.call(self, v)
    if v.fn == "counters_row" then return self:assign(v, self:constant("row", v)) end
    local prototype = target.functions[v.fn] or error(("the engine has no function %s"):format(v.fn), 0)
-   local args = {}
-   for i, a in ipairs(v.args) do args[i] = self:call_argument(a, prototype.params[i]) end
+   local args = { v.packet and "cast(vp, pkt)" }
+   for _, a in ipairs(v.args) do args[#args + 1] = self:call_argument(a, prototype.params[#args + 1]) end
    local code = ("C.%s(%s)"):format(v.fn, table.concat(args, ", "))
    if not self.flow.slot[v] then return self:say("%s", code) end
    self:assign(v, self:result(v, code, prototype.result))

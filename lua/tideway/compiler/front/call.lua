@@ -35,6 +35,11 @@ local function inline(cx, node, frame, args, name)
    cx:jump(frame.returns)
    cx.depth = cx.depth - 1
    cx.pos = pos
+   if #cx.calls == 1 then -- the NF itself: its paths stay apart for their verdicts
+      for _, edge in ipairs(frame.returns.edges) do table.insert(cx.exits.edges, edge) end
+      cx.joins[frame.returns], cx.calls[1] = nil, nil
+      return {}
+   end
    local values = cx:enter(frame.returns)
    cx.calls[#cx.calls] = nil
    if not cx:dead() then

@@ -32,7 +32,6 @@ local function by_verdict(cx, edges)
    for _, edge in ipairs(edges) do
       local fv = edge.state.vars[cx.verdict]
       local key = fv.k == "host" and fv.v or edge
-      if fv.k == "host" then cx.words[fv.v] = fv.v ~= 0 or nil end
       if not index[key] then
          index[key] = { fv = fv, edges = {} }
          groups[#groups + 1] = index[key]
@@ -44,7 +43,7 @@ end
 
 -- One NF; goes on where it gave no verdict.
 local function stage(cx, index, nf, goes_on)
-   cx.stage = index
+   cx.stage, cx.words = index, {}
    cx.pos = nil
    local after = cx:join()
    after.depth = 0

@@ -71,7 +71,10 @@ local function open_header(cx, changed, known, rounds)
    block.dom = { block = block, parent = over, depth = over.depth + 1 }
    local args, params = {}, {}
    entry.term = { op = "jmp", args = {}, targets = { { block = block, args = args } }, pos = cx.pos }
-   state.dom, state.memo = block.dom, {}
+   state.dom = block.dom
+   for key, entry in pairs(state.memo) do -- what was read may be written in the loop
+      if entry.space or entry.reads then state.memo[key] = nil end
+   end
    for _, slot in ipairs(changed) do
       local fv = expression.resolve(cx, state.vars[slot])
       local list = {}

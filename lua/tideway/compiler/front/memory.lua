@@ -49,18 +49,85 @@ function M.resized(cx)
    cx.state.memo = {}
 end
 
+--- The packet was resized by `delta` bytes (positive: longer) if the number `rc` is 0: 0 or 1, as a value. What that
+--- says about the new length is known where the result is known to be 0.
+function M.resize_outcome(cx, rc, old_lo, delta_lo)
+   M.resized(cx)
+   M.data(cx)
+   M.data_end(cx)
+   local length = M.length(cx)
+   local join = cx:join()
+   local yes, no = cx:split("eq", rc, cx:const(0))
+   cx:go(yes)
+   cx.state.range[length] = { math.max(0, math.min(65535, old_lo + delta_lo)), 65535 }
+   cx:jump(join, { value.host(0) })
+   cx:go(no)
+   cx:jump(join, { value.host(1) })
+   return cx:enter(join)[1]
+end
+
 -- ---- what is known to be in memory ----
 
 local function key_of(base, off, bits) return ("%d+%d:%d"):format(base.id, off, bits) end
 
+-- The number behind a packet pointer as leaves that are added up, and a constant.
+local function leaves_of(v, leaves, depth)
+   if v.op == "const" then
+      leaves.constant = leaves.constant + v.value
+   elseif v.op == "add" and v.type == "num" and not v.w and depth < 6 then
+      leaves_of(v.args[1], leaves, depth + 1)
+      leaves_of(v.args[2], leaves, depth + 1)
+   else
+      leaves[v] = (leaves[v] or 0) + 1
+   end
+   return leaves
+end
+
+local function distance_leaves(base)
+   if base.op == "pktdata" then return base, { constant = 0 } end
+   if base.op == "ptradd" and base.args[1].op == "pktdata" then
+      return base.args[1], leaves_of(base.args[2], { constant = 0 }, 0)
+   end
+end
+
+--- Range of b - a for two packet pointers; nil when it is not known.
+local function distance(a, b)
+   local root_a, from = distance_leaves(a)
+   local root_b, to = distance_leaves(b)
+   if not root_a or root_a ~= root_b then return nil end
+   local lo, hi = to.constant - from.constant, to.constant - from.constant
+   for leaf, n in pairs(to) do
+      local left = leaf ~= "constant" and n - (from[leaf] or 0) or 0
+      if left > 0 then
+         if not leaf.lo then return nil end
+         lo, hi = lo + left * leaf.lo, hi + left * leaf.hi
+      end
+   end
+   for leaf, n in pairs(from) do
+      local left = leaf ~= "constant" and n - (to[leaf] or 0) or 0
+      if left > 0 then
+         if not leaf.lo then return nil end
+         lo, hi = lo - left * leaf.hi, hi - left * leaf.lo
+      end
+   end
+   return lo, hi
+end
+
+-- Do the bytes [off, off + size) from `base` and those of `entry` overlap?
+local function overlaps(space, base, off, size, entry)
+   if not base then return true end
+   if entry.base == base then return not (entry.off + entry.size <= off or off + size <= entry.off) end
+   if space == "stack" then return false end
+   if space ~= "pkt" then return true end
+   local lo, hi = distance(base, entry.base)
+   if not lo then return true end
+   return not (lo + entry.off >= off + size or hi + entry.off + entry.size <= off)
+end
+
 --- Forget loads that a store to `size` bytes at base + off may have changed; without base, all of the space.
 function M.forget(cx, space, base, off, size)
    local memo = cx.state.memo
-   local function touched(entry)
-      if entry.space ~= space then return false end
-      if base and entry.base == base then return not (entry.off + entry.size <= off or off + size <= entry.off) end
-      return not (base and space == "stack")
-   end
+   local function touched(entry) return entry.space == space and overlaps(space, base, off, size, entry) end
    for key, entry in pairs(memo) do
       if entry.reads then
          for _, read in ipairs(entry.reads) do
@@ -102,14 +169,16 @@ local function settled(cx, p, off)
    cx:refuse("this reaches in front of the frame")
 end
 
--- Makes sure that `size` bytes at p + off may be read and written.
+-- Makes sure that `size` bytes at p + off may be read and written. A header is in the frame as a whole or not at
+-- all: the first access to one of its fields checks all of it.
 local function reach(cx, p, off, size)
    usable(cx, p)
    if p.ir.space ~= "pkt" then return p.ir, off end
+   local past = p.type.kind == "struct" and p.off + p.type.size - off - size or 0
    local base
    base, off = settled(cx, p, off)
    if not cx.target.checks or (cx.state.inside[base] or 0) >= off + size then return base, off end
-   local inside, outside = cx:check(base, off + size, M.data_end(cx))
+   local inside, outside = cx:check(base, off + size + math.max(past, 0), M.data_end(cx))
    cx:go(outside)
    cx.target.trap(cx)
    cx:go(inside)

@@ -288,6 +288,10 @@ function narrow.band(cx, a, b)
       if mask and is_mask(cx, other) and mask >= 0 and mask % 1 == 0 then
          local ol, oh = cx:range(other)
          if ol >= 0 and oh <= I32MAX and bit.band(mask, ones(oh)) == ones(oh) then return other end
+         -- 0x46..0x4f and 15: all in one block of the mask
+         if bit.band(mask, mask + 1) == 0 and ol >= 0 and floor(ol / (mask + 1)) == floor(oh / (mask + 1)) then
+            return num(cx, "and", a, b, ol % (mask + 1), oh % (mask + 1))
+         end
       end
       return num(cx, "and", a, b, 0, hi)
    end

@@ -268,7 +268,8 @@ end
 function OPS.pktdata(machine, v)
    machine.bases = machine.bases + 1
    return setmetatable({
-      object = machine.packet, at = 0, base = ("v%d#%d"):format(v.id, machine.bases), fixed = 0, generation = machine.generation,
+      object = machine.packet, at = 0, base = ("v%d#%d"):format(v.id, machine.bases), fixed = 0,
+      generation = machine.generation,
    }, Pointer)
 end
 

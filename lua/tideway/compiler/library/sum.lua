@@ -18,10 +18,9 @@ local LONGEST = 1600
 local function of_bytes(data, length)
    local sum, at = 0, 0
    length = math.min(length, LONGEST)
-   for i = 0, LONGEST / 2 - 1 do
-      at = i * 2
-      if at + 2 > length then break end
+   while at + 2 <= length do
       sum = sum + cast(u16_p, data + at).v
+      at = at + 2
    end
    if band(length, 1) == 1 then sum = sum + data[length - 1] end
    sum = band(sum, 0xffff) + rshift(sum, 16)
@@ -29,11 +28,10 @@ local function of_bytes(data, length)
 end
 
 local function of_options(ip, size)
-   local data, sum = cast(bytes_p, ip) + 20, 0
-   for i = 0, 18, 2 do
-      if i * 2 < size then
-         sum = sum + cast(u16_p, data + i * 2).v + cast(u16_p, data + i * 2 + 2).v
-      end
+   local data, sum, at = cast(bytes_p, ip) + 20, 0, 0
+   while at < size do
+      sum = sum + cast(u16_p, data + at).v + cast(u16_p, data + at + 2).v
+      at = at + 4
    end
    return (fold(sum))
 end

@@ -25,7 +25,7 @@ end
 -- ---- a == c and a ~= c ----
 
 -- band(x, mask) after swaps and shifts, compared with c: the mask and c in the byte order of x.
-local function swapped_mask(walk, a, c)
+local function swapped_mask(a, c)
    local mask, t = nil, a
    if t.op == "and" and t.w ~= 32 then
       mask, t = number(t.args[2]), t.args[1]
@@ -61,7 +61,7 @@ function EQUAL.bswap(walk, term, a, c)
 end
 
 local function masked(walk, term, a, c)
-   local x, mask, swapped = swapped_mask(walk, a, c)
+   local x, mask, swapped = swapped_mask(a, c)
    if not x then return false end
    term.args = { walk:emit("and", "num", { x, num(mask) }, { lo = 0, hi = mask }), num(swapped) }
    return true
@@ -102,30 +102,12 @@ function EQUAL.sext(walk, term, a, c)
    return true
 end
 
--- ---- any comparison of a num with a constant ----
-
--- x + 5 < c is x < c - 5.
+-- x + 5 == c is x == c - 5. Not so for < and the others: what the kernel learns from them about the sum, which may
+-- be used as an offset, it would not learn from x.
 local function without_sum(term, a, c)
-   if #term.cc == 3 then return false end
    local x, by = fold.sum(a)
    if not x or math.abs(c - by) >= 2 ^ 31 then return false end
    term.args = { x, num(c - by) }
-   return true
-end
-
--- At the ends of the range an inequality is an equality, from which more follows.
-local function at_ends(walk, term, a, c)
-   local lo, hi = walk.facts:range(a)
-   local cc = term.cc
-   if cc == "eq" or cc == "ne" or #cc == 3 or not lo then return false end
-   if cc == "le" then cc, c = "lt", c + 1 elseif cc == "gt" then cc, c = "ge", c + 1 end
-   if c == lo + 1 then
-      term.cc, term.args = cc == "lt" and "eq" or "ne", { a, num(lo) }
-   elseif c == hi then
-      term.cc, term.args = cc == "lt" and "ne" or "eq", { a, num(hi) }
-   else
-      return false
-   end
    return true
 end
 
@@ -158,7 +140,7 @@ local function simplify(walk, term)
    local c = number(b)
    if not c then return equal and both_swapped(walk, term, a, b) end
    if equal and EQUAL[a.op] and EQUAL[a.op](walk, term, a, c) then return true end
-   return a.type == "num" and (without_sum(term, a, c) or at_ends(walk, term, a, c))
+   return equal and without_sum(term, a, c)
 end
 
 --- Brings the condition of a `br` into its simplest form, in place.
@@ -197,7 +179,8 @@ end
 ---@return boolean changed
 function M.length(walk, term)
    local target = walk.program.target
-   if not walk.on.length or term.op ~= "br" or term.w == 32 or target ~= "xdp" and target ~= "lcore" then return false end
+   if not walk.on.length or term.op ~= "br" or term.w == 32 then return false end
+   if target ~= "xdp" and target ~= "lcore" then return false end -- elsewhere part of the frame may not be linear
    local a, b, cc = term.args[1], term.args[2], term.cc
    local is, x, c = of_length(a)
    if not is then

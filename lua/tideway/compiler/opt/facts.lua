@@ -158,24 +158,15 @@ end
 function Facts:bound(v, lo, hi)
    if v.op == "const" or v.type ~= "num" then return end
    local l, h = self:range(v)
-   local narrower = false
    if lo > l then
       self:set(self.lo, v, lo)
-      narrower, l = true, lo
+      l = lo
    end
    if hi < h then
       self:set(self.hi, v, hi)
-      narrower, h = true, hi
+      h = hi
    end
-   if not narrower or l > h then return end
-   local args = v.args
-   local by = args[2]
-   if v.w == 32 or not by or by.op ~= "const" then return end
-   if v.op == "add" then
-      self:bound(args[1], l - by.value, h - by.value)
-   elseif v.op == "sub" then
-      self:bound(args[1], l + by.value, h + by.value)
-   end
+   if l == h and not self.leader[v] then self:set(self.leader, v, ir.const(l, "num")) end
 end
 
 local function learn_range(self, cc, a, b)

@@ -275,8 +275,9 @@ function RULES.ptradd(walk, v, p, by)
    end
    local x, extra = sum(by)
    if x then
-      local lo, hi = walk.facts:range(x)
-      if extra > 0 and extra <= 32767 and lo >= 0 and hi <= 65535 and x.lo >= 0 and x.hi <= 65535 then
+      -- the bounds that a branch gave the sum the kernel does not know of x
+      local _, hi = walk.facts:range(by)
+      if extra > 0 and extra <= 32767 and x.lo >= 0 and x.hi <= 65535 and x.hi + extra <= hi then
          local q = walk:emit("ptradd", "ptr", { p, x }, { space = v.space })
          v.args, walk.again = { q, num(extra) }, true
       end

@@ -56,7 +56,8 @@ local function given(call, p)
    local root = M.locate(p)
    for i = 1, #call.args do
       local a = call.args[i]
-      if a.type == "ptr" and a.op ~= "const" and a.space == "stack" and not apart(M.locate(a), root) then return true end
+      local stack = a.type == "ptr" and a.op ~= "const" and a.space == "stack"
+      if stack and not apart(M.locate(a), root) then return true end
    end
    return root.op ~= "alloca"
 end

@@ -46,15 +46,15 @@ function M:call(cx, helper, type, args, fields)
    return cx:emit("call", type, args, fields)
 end
 
+--- The pointer to the context.
 function M.context(_, cx)
-   local memo = cx.state.memo
    if not cx.context_ir then
       local entry = cx.program.blocks[1]
       local v = require("tideway.compiler.ir").value(cx.program, "ctx", "ptr", {}, { space = "ctx", block = entry })
       table.insert(entry.insts, 1, v)
       cx.context_ir = v
    end
-   return cx.context_ir, memo
+   return cx.context_ir
 end
 
 function M:ctxload(cx, name)
@@ -109,6 +109,8 @@ local RESIZE = {
 function M:resize(cx, which, delta)
    local helper = (RESIZE[self.name] or {})[which]
    local v = number.ir(cx, delta, "the number of bytes")
+   local old = cx:range(memory.length(cx))
+   local lo, hi = cx:range(v)
    local ctx = self:context(cx)
    local rc
    if helper then
@@ -122,8 +124,7 @@ function M:resize(cx, which, delta)
    else
       cx:refuse(("packets can't be resized on hook %s"):format(self.name))
    end
-   memory.resized(cx)
-   return value.int(rc)
+   return memory.resize_outcome(cx, rc, old, which == "head" and -hi or lo)
 end
 
 -- Growing is skb_change_head; shrinking at the MAC header is what skb_adjust_room does (BPF_ADJ_ROOM_MAC), which
@@ -347,7 +348,7 @@ function M:enter(cx)
    cx:go(inside)
    cx:jump(join)
    cx:go(outside)
-   self:call(cx, "skb_pull_data", "num", { (self:context(cx)), want }, { resizes = true, lo = -4095, hi = 0 })
+   self:call(cx, "skb_pull_data", "num", { self:context(cx), want }, { resizes = true, lo = -4095, hi = 0 })
    cx:jump(join)
    cx:enter(join)
    memory.resized(cx)
@@ -370,6 +371,9 @@ function M.new(name, options)
    self.field = function(cx, n) return self:field_of(cx, n) end
    self.set_field = function(cx, n, fv) return self:set(cx, n, fv) end
    self.now = function(cx) return self:time(cx) end
+   self.random = function(cx)
+      return value.int(self:call(cx, "get_prandom_u32", "num", {}, { lo = 0, hi = 2 ^ 32 - 1 }))
+   end
    self.adjust = function(cx, which, delta) return self:resize(cx, which, delta) end
    self.raw_sum = function(cx, p, length) return self:sum_of(cx, p, length) end
    self.options_sum = function(cx, ip, size)

@@ -32,6 +32,10 @@ end
 --- Time of the burst.
 function M.now(cx) return value.int(cx:emit("ctxload", "num", {}, { field = "now", lo = 0, hi = memory.LATEST })) end
 
+function M.random(cx)
+   return value.int(cx:emit("call", "num", {}, { fn = "tw_random", lo = 0, hi = 2 ^ 32 - 1 }))
+end
+
 function M.trap() error("no bounds checks are made on lcores") end
 
 local function call(cx, fn, type, args, fields)
@@ -41,10 +45,13 @@ end
 
 --- Resize: 0 when done.
 function M.adjust(cx, which, delta)
-   local rc = call(cx, "tw_pkt_adjust_" .. which, "num", { number.ir(cx, delta, "the number of bytes") },
-      { resizes = true, writes = { pkt = true }, lo = -4095, hi = 0, packet = true })
-   memory.resized(cx)
-   return value.int(rc)
+   local v = number.ir(cx, delta, "the number of bytes")
+   local old = cx:range(memory.length(cx))
+   local lo, hi = cx:range(v)
+   local packet = cx:emit("ctxload", "ptr", {}, { field = "pkt", space = "ctx" })
+   local rc = call(cx, "tw_pkt_adjust_" .. which, "num", { packet, v },
+      { resizes = true, writes = { pkt = true }, lo = -4095, hi = 0 })
+   return memory.resize_outcome(cx, rc, old, which == "head" and -hi or lo)
 end
 
 function M.raw_sum(cx, p, length)

@@ -197,7 +197,7 @@ function M.new(place)
 
    special.prog_array = {
       tail_call = function(cx, t, args)
-         place:call(cx, "tail_call", "num", { (place:context(cx)), const(cx, t), number.ir(cx, args[1], "an index") },
+         place:call(cx, "tail_call", "num", { place:context(cx), const(cx, t), number.ir(cx, args[1], "an index") },
             { lo = -4095, hi = 0, table = t, writes = { pkt = true, value = true } })
          return {}
       end,

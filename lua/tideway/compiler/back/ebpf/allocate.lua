@@ -15,7 +15,7 @@ local REPEATED = 0.4 -- what it costs to make a constant anew, against a load
 ---@param program table machine program
 ---@return table<integer, integer> register of each virtual register
 function M.allocate(program)
-   local unspillable = {}
+   local unspillable, slots = {}, {}
    program.spills = 0
    for _ = 1, ROUNDS do
       local weight = {}
@@ -23,7 +23,8 @@ function M.allocate(program)
       local colours, spilled, alias = colour.colour(program, interference.build(program), unspillable, weight)
       colours[insn.FRAME] = insn.FRAME
       if #spilled == 0 then return colours end
-      spill.spill(program, spilled, alias, unspillable)
+      program.spills = program.spills + #spilled
+      spill.spill(program, spilled, alias, unspillable, slots)
    end
    error("register allocation did not come to an end")
 end

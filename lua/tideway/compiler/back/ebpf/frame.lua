@@ -2,6 +2,7 @@
 -- Places of the stack objects in the 512 bytes that a program has. Two that are not in use at the same time
 -- may lie at the same place.
 
+local reload = require "tideway.compiler.back.ebpf.reload"
 local diagnostic = require "tideway.compiler.diagnostic"
 
 local M = {}
@@ -21,11 +22,8 @@ local function touches(program)
    local spans = {}
    for _, block in ipairs(program.blocks) do
       each_touch(block, function(slot, i)
+         spans[slot] = spans[slot] or {}
          local of = spans[slot]
-         if not of then
-            of = {}
-            spans[slot] = of
-         end
          local span = of[block]
          if span then span[2] = i else of[block] = { i, i } end
       end)
@@ -52,14 +50,26 @@ local function successors(block)
    return { last.yes or last.no, last.yes and last.no }
 end
 
--- In use from the first touch on any way here to the last on any way from here.
-local function extend(program, of)
-   local before = closure(of, successors)
-   local after = closure(of, function(block) return block.preds end)
+-- Whether blocks start and end with the slot in use: from the first touch on any way here to the last on any way
+-- from here. For a spilled register it is known exactly.
+local function in_use(slot, of, wanted)
+   if not slot.spill then
+      local before, after = closure(of, successors), closure(of, function(block) return block.preds end)
+      return function(block) return before[block] and after[block], before[block], after[block] end
+   end
+   return function(block)
+      local after = false
+      for _, to in ipairs(successors(block)) do after = after or wanted[to][slot] end
+      return wanted[block][slot] and after, wanted[block][slot], after
+   end
+end
+
+local function extend(program, slot, of, wanted)
+   local status = in_use(slot, of, wanted)
    for _, block in ipairs(program.blocks) do
-      local span = of[block]
-      if span or (before[block] and after[block]) then
-         of[block] = { before[block] and 0 or span[1], after[block] and math.huge or span[2] }
+      local span, through, before, after = of[block], status(block)
+      if span or through then
+         of[block] = { before and 0 or span[1], after and math.huge or span[2] }
       end
    end
 end
@@ -90,11 +100,12 @@ end
 ---@return integer bytes of stack
 function M.layout(program)
    local spans, slots, used = touches(program), {}, 0
+   local wanted = program.spills > 0 and reload.wanted(program) or nil
    for i, slot in ipairs(program.slots) do
       if spans[slot] then
          slot.order = i
          slots[#slots + 1] = slot
-         extend(program, spans[slot])
+         extend(program, slot, spans[slot], wanted)
       end
    end
    table.sort(slots, function(a, b)

@@ -35,32 +35,40 @@ function M.thread(program)
    end
 end
 
-local function signature(block)
+local LONGEST_TWIN = 8
+
+-- What a short block does, as a text: the same for blocks that can be one.
+local function signature(block, number)
+   if #block.insts > LONGEST_TWIN then return nil end
    local parts = {}
    for i, inst in ipairs(block.insts) do
-      if inst.table or i > 3 then return nil end
-      parts[i] = table.concat({ inst.form, inst.code, inst.dst or "", inst.src or "", inst.off or "", inst.imm or "",
-         inst.high or "", inst.slot and inst.slot.at or "", inst.yes and inst.yes.id or "" }, ",")
+      if inst.table then return nil end
+      parts[i] = table.concat({ inst.code, inst.dst or "", inst.src or "", inst.off or "", inst.imm or "",
+         inst.high or "", inst.nargs or "", inst.cc or "", inst.lea and "lea" or "", inst.slot and inst.slot.at or "",
+         number[inst.yes] or "", number[inst.no] or "" }, ",")
    end
    return table.concat(parts, ";")
 end
 
---- Blocks that end the program in the same way become one.
-function M.merge_returns(program)
-   local first, same = {}, {}
-   for _, block in ipairs(program.blocks) do
-      if last_of(block).form == insn.RETURN and block ~= program.blocks[1] then
-         local key = signature(block)
-         if key then
-            same[block] = first[key]
-            first[key] = first[key] or block
+--- Blocks that do the same become one. Places of the stack objects are known.
+function M.merge(program)
+   local number = {}
+   for i, block in ipairs(program.blocks) do number[block] = i end
+   repeat
+      local first, same, changed = {}, {}, false
+      for i, block in ipairs(program.blocks) do
+         local key = i > 1 and number[block] and signature(block, number)
+         if key and first[key] then
+            same[block], number[block], changed = first[key], nil, true
+         elseif key then
+            first[key] = block
          end
       end
-   end
-   for _, block in ipairs(program.blocks) do
-      local last = last_of(block)
-      last.yes, last.no = same[last.yes] or last.yes, same[last.no] or last.no
-   end
+      for _, block in ipairs(program.blocks) do
+         local last = last_of(block)
+         last.yes, last.no = same[last.yes] or last.yes, same[last.no] or last.no
+      end
+   until not changed
 end
 
 --- Drops what cannot be reached, and joins a block to the only one that jumps to it.
@@ -112,23 +120,22 @@ local function hoist_from(block, side, other, live_in)
    local between = last[side]
    local copy = between.insts[1]
    if #between.insts ~= 2 or #between.preds ~= 1 or not harmless(copy) then return false end
-   if between.insts[2].form ~= GOTO and between.insts[2].form ~= insn.RETURN then return false end
+   if between.insts[2].form ~= GOTO then return false end
    local reg = copy.dst
    if reg == last.dst or reg == last.src or live_in[last[other]].set[reg] then return false end
-   if between.insts[2].form == insn.RETURN then return false end
    table.insert(block.insts, #block.insts, copy)
    last[side] = between.insts[2].yes
    return true
 end
 
---- Registers are given out: blocks of one copy behind branches disappear where that is possible.
+--- Registers are given out: blocks of one copy behind branches disappear where that is possible. What lives where
+-- does not change elsewhere by that. Returns whether there was one.
 function M.hoist(program)
    local live_in = live.analyse(program.blocks)
    local changed = false
    for _, block in ipairs(program.blocks) do
       if last_of(block).form == BRANCH then
          changed = hoist_from(block, "yes", "no", live_in) or hoist_from(block, "no", "yes", live_in) or changed
-         if changed then live_in = live.analyse(program.blocks) end
       end
    end
    return changed

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Spilling loads before every use and stores after every write. Here go the loads of what a register still
--- holds, and the stores that nobody loads.
+-- What registers hold already: loads of spilled registers and constants that are still there go, as do stores
+-- of spilled registers that nobody loads.
 
 local insn = require "tideway.compiler.back.ebpf.insn"
 local live = require "tideway.compiler.back.ebpf.live"
@@ -12,30 +12,51 @@ local MOV = insn.ALU64 + insn.X + insn.ALU.mov
 local function loaded(inst) return inst.form == insn.DEF and inst.slot and inst.slot.spill and not inst.lea end
 local function stored(inst) return inst.form == insn.STORE and inst.slot and inst.slot.spill end
 
--- Which register holds what each slot does, at the end of a block that is gone through from `held`.
+-- What an instruction that reads no register puts into one, as something to compare; nil: something else.
+local function content_of(inst)
+   if loaded(inst) then return inst.slot end
+   if inst.form == insn.DEF and not inst.src and not inst.lea and not inst.table then
+      return ("%d:%d:%d"):format(inst.code, inst.imm, inst.high or 0)
+   end
+end
+
+-- What registers hold: held[reg][content].
+local function holder(held, content)
+   for reg = 0, insn.ALLOCATABLE - 1 do if held[reg] and held[reg][content] then return reg end end
+end
+
+local function load_content(inst, content, held, kept)
+   local dst = inst.dst
+   if held[dst] and held[dst][content] then return end
+   local reg = holder(held, content)
+   if reg and (inst.slot or inst.code == insn.LDDW) then -- a copy is shorter or faster
+      inst.form, inst.code, inst.src, inst.off, inst.slot = insn.MOVE, MOV, reg, nil, nil
+      inst.imm, inst.high = nil, nil
+   end
+   kept[#kept + 1] = inst
+   held[dst] = { [content] = true }
+end
+
+local function store_content(inst, held, kept)
+   local slot, src = inst.slot, inst.src
+   if held[src] and held[src][slot] then return end
+   kept[#kept + 1] = inst
+   for reg = 0, insn.ALLOCATABLE - 1 do if held[reg] then held[reg][slot] = nil end end
+   held[src] = held[src] or {}
+   held[src][slot] = true
+end
+
+-- Goes through a block with what each register holds at its start: values of slots, constants. What a register holds
+-- already is not loaded again; what another holds is copied.
 local function forward_block(block, held)
    local kept, list = {}, {}
-   local function forget(reg)
-      for slot, r in pairs(held) do if r == reg then held[slot] = nil end end
-   end
    for _, inst in ipairs(block.insts) do
-      local slot = inst.slot
-      if loaded(inst) then
-         local reg, dst = held[slot], inst.dst
-         if reg and reg ~= dst then
-            inst.form, inst.code, inst.src, inst.off, inst.slot = insn.MOVE, MOV, reg, nil, nil
-         end
-         if reg ~= dst then
-            kept[#kept + 1] = inst
-            forget(dst)
-            held[slot] = held[slot] or dst
-         end
-      elseif stored(inst) then
-         if held[slot] ~= inst.src then kept[#kept + 1] = inst end
-         held[slot] = inst.src
+      local content = content_of(inst)
+      if content then load_content(inst, content, held, kept)
+      elseif stored(inst) then store_content(inst, held, kept)
       else
          kept[#kept + 1] = inst
-         for i = 1, live.writes(inst, list) do forget(list[i]) end
+         for i = 1, live.writes(inst, list) do held[list[i]] = nil end
       end
    end
    block.insts = kept
@@ -47,13 +68,17 @@ local function forward(program)
    for _, block in ipairs(program.blocks) do
       local held = {}
       local before = #block.preds == 1 and at_end[block.preds[1]]
-      for slot, reg in pairs(before or {}) do held[slot] = reg end
+      for reg, contents in pairs(before or {}) do
+         held[reg] = {}
+         for content in pairs(contents) do held[reg][content] = true end
+      end
       at_end[block] = forward_block(block, held)
    end
 end
 
--- Slots that are loaded after the start of each block before they are stored.
-local function wanted_slots(program)
+--- For each block the set of slots of spilled registers that are loaded after its start before they are stored.
+---@return table<table, table>
+function M.wanted(program)
    local wanted, work = {}, {}
    local stores = {}
    for _, block in ipairs(program.blocks) do
@@ -79,7 +104,7 @@ local function wanted_slots(program)
 end
 
 local function drop_stores(program)
-   local wanted = wanted_slots(program)
+   local wanted = M.wanted(program)
    for _, block in ipairs(program.blocks) do
       local needed, kept, last = {}, {}, block.insts[#block.insts]
       for _, to in ipairs { last.yes or last.no, last.yes and last.no } do
@@ -111,8 +136,8 @@ end
 --- Registers are given out; block.preds is known. Counts the accesses that are left, as program.spills.
 ---@param program table machine program
 function M.simplify(program)
-   if program.spills == 0 then return end
    forward(program)
+   if program.spills == 0 then return end
    drop_stores(program)
    program.spills = count(program)
 end

@@ -1,13 +1,15 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Moves registers that found no place to the stack: a load before each use, a store after each write. What is
--- a constant or the address of a stack object is made anew at each use instead.
+-- Moves registers that found no place to the stack. What is a constant or the address of a stack object is made
+-- anew at each use instead. What lives across calls is split first: stored where it is written, loaded again at
+-- its first use behind a call, in a register between. Only when that does not help it is loaded before each use.
 
 local insn = require "tideway.compiler.back.ebpf.insn"
 local live = require "tideway.compiler.back.ebpf.live"
 
 local M = {}
 
-local FIRST = insn.FIRST_VIRTUAL
+local WRITES_DST, READS_DST, WRITES_SRC = insn.WRITES_DST, insn.READS_DST, insn.WRITES_SRC
+local LOAD, STORE = insn.LDX + insn.SIZE[64], insn.STX + insn.SIZE[64]
 
 local function can_repeat(inst) return inst.form == insn.DEF and not inst.src end
 
@@ -26,6 +28,120 @@ function M.repeatable(program)
    return found
 end
 
+local function load(reg, slot, pos)
+   return { form = insn.DEF, code = LOAD, dst = reg, src = insn.FRAME, off = 0, slot = slot, pos = pos }
+end
+
+local function store(slot, reg, pos)
+   return { form = insn.STORE, code = STORE, dst = insn.FRAME, src = reg, off = 0, slot = slot, pos = pos }
+end
+
+local function reads(inst, reg) return inst.src == reg or (inst.dst == reg and READS_DST[inst.form]) end
+
+local function writes(inst, reg)
+   return (inst.dst == reg and WRITES_DST[inst.form]) or (inst.src == reg and WRITES_SRC[inst.form])
+end
+
+-- ---- splitting at calls ----
+
+-- A fact about a register that instructions make true or false: `change(block, i)` says which, or nil. Gives the
+-- blocks at whose start it is true whatever way led there; at the entry it is not.
+local function always(program, change)
+   local effects, at_start, work = {}, {}, {}
+   for k, block in ipairs(program.blocks) do
+      for i = 1, #block.insts do
+         local to = change(block, i)
+         if to ~= nil then effects[block] = to end
+      end
+      at_start[block] = k > 1
+      if effects[block] == false or (k == 1 and effects[block] == nil) then work[#work + 1] = block end
+   end
+   while #work > 0 do
+      local last = table.remove(work).insts
+      last = last[#last]
+      for _, to in ipairs { last.yes or last.no, last.yes and last.no } do
+         if at_start[to] then
+            at_start[to] = false
+            if effects[to] == nil then work[#work + 1] = to end
+         end
+      end
+   end
+   return at_start
+end
+
+-- Whether a register's value is needed behind an instruction.
+local function needed_after(block, i, reg, live_out)
+   for k = i + 1, #block.insts do
+      local inst = block.insts[k]
+      if reads(inst, reg) then return true end
+      if writes(inst, reg) then return false end
+   end
+   return live_out[block].set[reg] == true
+end
+
+-- The value is in the register: since it was written or loaded, until the next call.
+local function in_register(reg)
+   return function(block, i)
+      local inst = block.insts[i]
+      if inst.dst == reg or inst.src == reg then return true end
+      if inst.form == insn.CALLING then return false end
+   end
+end
+
+-- The value is in the slot, when it is stored before calls: since a call, until it is written.
+local function in_slot(reg, live_out)
+   return function(block, i)
+      local inst = block.insts[i]
+      if writes(inst, reg) then return false end
+      if inst.form == insn.CALLING and needed_after(block, i, reg, live_out) then return true end
+   end
+end
+
+-- Instructions at which a fact does not hold although `wanted(block, i)` says that they need it.
+local function missing(program, change, wanted)
+   local at_start, found, count = always(program, change), {}, 0
+   for _, block in ipairs(program.blocks) do
+      local holds = at_start[block]
+      for i, inst in ipairs(block.insts) do
+         if not holds and wanted(block, i) then
+            found[inst] = true
+            count = count + 1
+         end
+         local to = change(block, i)
+         if to ~= nil then holds = to end
+      end
+   end
+   return found, count
+end
+
+-- Splits a register; false when no call is in its way. It is stored where it is written or, where that takes no
+-- more stores, before calls: what leaves the program early then stores nothing.
+local function split(program, reg, slot, live_out)
+   local loads, count = missing(program, in_register(reg), function(block, i) return reads(block.insts[i], reg) end)
+   if count == 0 then return false end
+   local stores, before_calls = missing(program, in_slot(reg, live_out), function(block, i)
+      return block.insts[i].form == insn.CALLING and needed_after(block, i, reg, live_out)
+   end)
+   local written = 0
+   for _, block in ipairs(program.blocks) do
+      for _, inst in ipairs(block.insts) do if writes(inst, reg) then written = written + 1 end end
+   end
+   local early = before_calls > written
+   for _, block in ipairs(program.blocks) do
+      local insts = {}
+      for _, inst in ipairs(block.insts) do
+         if loads[inst] then insts[#insts + 1] = load(reg, slot, inst.pos) end
+         if not early and stores[inst] then insts[#insts + 1] = store(slot, reg, inst.pos) end
+         insts[#insts + 1] = inst
+         if early and writes(inst, reg) then insts[#insts + 1] = store(slot, reg, inst.pos) end
+      end
+      block.insts = insts
+   end
+   return true
+end
+
+-- ---- spilling everywhere ----
+
 local function copy_of(inst, dst)
    local copy = {}
    for k, v in pairs(inst) do copy[k] = v end
@@ -35,85 +151,104 @@ end
 
 ---@class tideway.ebpf.spiller
 ---@field place table<integer, table> stack object, or instruction to repeat, of each spilled register
+---@field insts table[] what is written
 
-local function slot_access(self, form, code, reg, slot)
-   local inst = { form = form, code = code, off = 0, slot = slot, pos = self.pos }
-   if form == insn.DEF then inst.dst, inst.src = reg, insn.FRAME else inst.dst, inst.src = insn.FRAME, reg end
-   self.program.spills = self.program.spills + 1
-   return inst
+-- Makes `reg` hold the value of a spilled register.
+local function fetch_into(self, reg, spilled)
+   local at = self.place[spilled]
+   self.insts[#self.insts + 1] = at.form and copy_of(at, reg) or load(reg, at, self.pos)
+   return reg
 end
 
--- A short-lived register with the value of a spilled one.
-local function fetch(self, reg)
-   local temp = self.program:fresh(self.program.names[reg])
-   self.unspillable[temp] = true
-   local at = self.place[reg]
-   self.insts[#self.insts + 1] = at.form and copy_of(at, temp)
-      or slot_access(self, insn.DEF, insn.LDX + insn.SIZE[64], temp, at)
-   return temp
+local function short_lived(self, spilled)
+   local reg = self.program:fresh(self.program.names[spilled])
+   self.unspillable[reg] = true
+   return reg
 end
 
--- A copy to or from a spilled register is itself the store or the load. Returns true when it was one.
-local function rewrite_move(self, inst)
-   local from, to = self.place[inst.src], self.place[inst.dst]
-   if from and from == to then return true end
+-- A copy to or from a spilled register is itself the store or the load; what splitting has added goes. Returns
+-- true when it was one.
+local function rewrite_copy(self, inst)
+   local place = self.place
+   local from, to = place[inst.src], place[inst.dst]
+   if can_repeat(inst) and to == inst then return true end
+   if inst.slot and (from == inst.slot or to == inst.slot) then return true end
+   if inst.form ~= insn.MOVE then return false end
    if from and not to then
-      self.insts[#self.insts + 1] = from.form and copy_of(from, inst.dst)
-         or slot_access(self, insn.DEF, insn.LDX + insn.SIZE[64], inst.dst, from)
+      fetch_into(self, inst.dst, inst.src)
       return true
-   elseif to and not from and inst.src ~= insn.FRAME then
-      self.insts[#self.insts + 1] = slot_access(self, insn.STORE, insn.STX + insn.SIZE[64], inst.src, to)
+   elseif to and not to.form and not from and inst.src ~= insn.FRAME then
+      self.insts[#self.insts + 1] = store(to, inst.src, self.pos)
       return true
    end
    return false
 end
 
 local function rewrite(self, inst)
-   local place, insts = self.place, self.insts
+   local place, insts, form = self.place, self.insts, inst.form
    self.pos = inst.pos
-   if inst.form == insn.MOVE and rewrite_move(self, inst) then return end
+   if rewrite_copy(self, inst) then return end
    local dst, src = inst.dst, inst.src
-   if can_repeat(inst) and place[dst] == inst then return end -- made anew where it is used
-   if src and src >= FIRST and place[src] then
-      inst.src = fetch(self, src)
-   end
-   if dst and dst >= FIRST and place[dst] then
+   local spilled_dst, spilled_src = dst and place[dst] and dst, src and place[src] and src
+   if spilled_src then inst.src = fetch_into(self, short_lived(self, src), src) end
+   if spilled_dst then
       if dst == src then inst.dst = inst.src
-      elseif insn.READS_DST[inst.form] then inst.dst = fetch(self, dst)
-      else
-         inst.dst = self.program:fresh(self.program.names[dst])
-         self.unspillable[inst.dst] = true
+      elseif READS_DST[form] then inst.dst = fetch_into(self, short_lived(self, dst), dst)
+      else inst.dst = short_lived(self, dst)
       end
    end
    insts[#insts + 1] = inst
-   local written = insn.WRITES_DST[inst.form] and dst or insn.WRITES_SRC[inst.form] and src
-   if written and place[written] then
-      local reg = insn.WRITES_DST[inst.form] and inst.dst or inst.src
-      insts[#insts + 1] = slot_access(self, insn.STORE, insn.STX + insn.SIZE[64], reg, place[written])
+   if spilled_dst and WRITES_DST[form] then insts[#insts + 1] = store(place[dst], inst.dst, self.pos) end
+   if spilled_src and WRITES_SRC[form] then insts[#insts + 1] = store(place[src], inst.src, self.pos) end
+end
+
+-- ---- which and how ----
+
+-- Registers that became one with a spilled one get its name.
+local function unite(program, spilled, alias)
+   local is_spilled, rename = {}, {}
+   for _, reg in ipairs(spilled) do is_spilled[reg] = true end
+   for reg in pairs(alias) do
+      local root = reg
+      while alias[root] do root = alias[root] end
+      if is_spilled[root] then
+         rename[reg] = root
+         program.names[root] = program.names[root] or program.names[reg]
+      end
+   end
+   for _, block in ipairs(program.blocks) do
+      local kept = {}
+      for _, inst in ipairs(block.insts) do
+         inst.dst, inst.src = rename[inst.dst] or inst.dst, rename[inst.src] or inst.src
+         if inst.form ~= insn.MOVE or inst.dst ~= inst.src then kept[#kept + 1] = inst end
+      end
+      block.insts = kept
    end
 end
 
---- Rewrites the program so that the registers of `spilled` are no longer live anywhere.
+--- Rewrites the program so that the registers of `spilled` are live in fewer places.
 ---@param program table machine program
 ---@param spilled integer[]
 ---@param alias table<integer, integer> registers that became one with others
 ---@param unspillable table<integer, boolean> gets the new, short-lived registers
-function M.spill(program, spilled, alias, unspillable)
+---@param slots table<integer, table> stack objects of what was split before; gets those that are split now
+function M.spill(program, spilled, alias, unspillable, slots)
+   unite(program, spilled, alias)
    local repeatable, place = M.repeatable(program), {}
-   local group = {}
-   for _, reg in ipairs(spilled) do group[reg] = { reg } end
-   for reg in pairs(alias) do
-      local root = reg
-      while alias[root] do root = alias[root] end
-      if group[root] then table.insert(group[root], reg) end
-   end
+   local _, live_out = live.analyse(program.blocks)
    for _, reg in ipairs(spilled) do
-      local members = group[reg]
-      local again = #members == 1 and repeatable[reg]
-      local at = again or program:slot(8, 8)
-      at.spill = not again or nil
-      for _, member in ipairs(members) do place[member] = at end
+      if repeatable[reg] then place[reg] = repeatable[reg]
+      else
+         local slot = slots[reg]
+         if not slot then
+            slot = program:slot(8, 8)
+            slot.spill = true
+         end
+         if slots[reg] or not split(program, reg, slot, live_out) then place[reg] = slot end
+         slots[reg] = slot
+      end
    end
+   if not next(place) then return end
    local self = { program = program, place = place, unspillable = unspillable }
    for _, block in ipairs(program.blocks) do
       local old = block.insts

@@ -50,6 +50,12 @@ function M:split_index(pointer)
    return x, c.value
 end
 
+--- The pointer that a chain of constant offsets starts at.
+function M:base(pointer)
+   local _, base = chain(self, self:resolve(pointer))
+   return base
+end
+
 --- How many bytes behind a pointer the checks of it look.
 function M:reach(pointer) return self.checked[pointer] or 0 end
 

@@ -3,9 +3,11 @@
 
 local bit = require "bit"
 local ffi = require "ffi"
+local bpf = require "tideway.bpf"
 local barrier = require "tideway.packet.barrier"
 local checksum = require "tideway.packet.checksum"
 local ctype = require "tideway.compiler.front.ctype"
+local helper = require "tideway.compiler.front.intrinsic.helper"
 local header = require "tideway.packet.header"
 local number = require "tideway.compiler.front.number"
 local packet = require "tideway.compiler.front.intrinsic.packet"
@@ -76,6 +78,8 @@ known[require("tideway.packet.ipv4").remember] = function() return {} end
 by_name.tw_now = function(cx) return { cx.target.now(cx) } end
 by_name.tw_pkt_adjust_head = function(cx, args) return { cx.target.adjust(cx, "head", args[2]) } end
 by_name.tw_pkt_adjust_tail = function(cx, args) return { cx.target.adjust(cx, "tail", args[2]) } end
+by_name.tw_random = function(cx) return { cx.target.random(cx) } end
+known[require("tideway").random] = by_name.tw_random
 known[checksum.raw_sum] = function(cx, args) return { cx.target.raw_sum(cx, args[1], args[2]) } end
 
 known[require("tideway.packet.ipv4").options_sum] = function(cx, args)
@@ -87,7 +91,9 @@ function M.of(fv)
    if fv.cname then return by_name[fv.cname] end
    if fv.v == nil then return nil end
    if known[fv.v] then return known[fv.v] end
-   if type(fv.v) == "table" then return tables.callable(fv.v) end
+   local name = type(fv.v) == "function" and bpf.helper(fv.v)
+   if name then return helper.of(name) end
+   return tables.callable(fv.v)
 end
 
 --- Handler of object:name(...), called with (cx, object, args); nil to look the method up.

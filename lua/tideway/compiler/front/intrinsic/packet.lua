@@ -36,10 +36,16 @@ function M.field(cx, name)
    cx:refuse(("a packet has no field or method %q"):format(tostring(name)))
 end
 
+--- The packet's verdict word is this from here on. Places ask which words there are where paths have met.
+function M.set_verdict(cx, fv)
+   cx.state.vars[cx.verdict] = fv
+   if fv.k == "host" then cx.words[fv.v] = true end
+end
+
 --- pkt.name = fv
 function M.set_field(cx, name, fv)
    if name == "verdict" then
-      cx.state.vars[cx.verdict] = fv
+      M.set_verdict(cx, fv)
       return
    end
    if not cx.target.set_field(cx, name, fv) then
@@ -59,7 +65,7 @@ end
 function M.methods.drop(cx, _, args)
    local reason = args[1] or value.NIL
    if reason.k == "host" and type(reason.v) == "string" then
-      cx.state.vars[cx.verdict] = value.host(M.drop_word(cx, reason.v))
+      M.set_verdict(cx, value.host(M.drop_word(cx, reason.v)))
    elseif reason.k == "choice" then
       local ids, join = {}, cx:join()
       for id in pairs(reason.set) do ids[#ids + 1] = id end
@@ -68,6 +74,7 @@ function M.methods.drop(cx, _, args)
          local text = cx.choices[id]
          if type(text) ~= "string" then cx:refuse "pkt:drop(reason): the reason is not a string on every path" end
          local word = value.host(M.drop_word(cx, text))
+         cx.words[word.v] = true
          local yes, no
          if i < #ids then yes, no = cx:split("eq", reason.ir, cx:const(id)) end
          if yes then cx:go(yes) end

@@ -1,8 +1,28 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Consistent hashing by a look-up table: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load
--- Balancer", NSDI 2016, section 3.4.
+-- Hashing for NFs: of words, in code that compiles everywhere, and consistent hashing onto a ring.
 
 local bit = require "bit"
+
+local M = {}
+
+local bxor, rol, tobit = bit.bxor, bit.rol, bit.tobit
+
+--- Hash of three 32-bit words: the final mix of Jenkins' lookup3 (2006, public domain), as in Linux' jhash_3words;
+--- every bit of each changes about half of the result's bits.
+---@param a integer  of these three the low 32 bits count
+---@param b integer
+---@param c integer
+---@return integer hash  signed, as bit.* has it
+function M.jhash(a, b, c)
+   c = tobit(bxor(c, b) - rol(b, 14))
+   a = tobit(bxor(a, c) - rol(c, 11))
+   b = tobit(bxor(b, a) - rol(a, 25))
+   c = tobit(bxor(c, b) - rol(b, 16))
+   a = tobit(bxor(a, c) - rol(c, 4))
+   b = tobit(bxor(b, a) - rol(a, 14))
+   c = tobit(bxor(c, b) - rol(b, 24))
+   return c
+end
 
 -- FNV-1a in 32 bits, finished by the mix of MurmurHash3 so that similar names end far from each other.
 local function hash(text, seed)
@@ -24,12 +44,13 @@ local function is_prime(n)
    return n > 1
 end
 
---- Fills a ring with names so that each stands in it about as often, and that few slots change owner when a name
---- comes or goes. The same names in any order give the same ring.
+--- Consistent hashing by a look-up table (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load
+--- Balancer", NSDI 2016, section 3.4). Fills a ring with names: each stands in it about as often, and few slots change
+--- owner when a name comes or goes. The same names in any order give the same ring.
 ---@param names string[] no name twice
 ---@param size integer slots, a prime much larger than the number of names
 ---@return string[] ring `size` names; empty when there are none
-return function(names, size)
+function M.maglev(names, size)
    if type(size) ~= "number" or not is_prime(size) then
       error(("maglev: size is %s; it must be a prime such as 65537"):format(tostring(size)), 2)
    end
@@ -52,3 +73,5 @@ return function(names, size)
    end
    return ring
 end
+
+return M

@@ -1,0 +1,687 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+local text = require "tideway.compiler.ir.text"
+local verify = require "tideway.compiler.ir.verify"
+local opt = require "tideway.compiler.opt"
+local programs = require "test.support.ir_programs"
+
+-- Values and blocks numbered as they come, so that what is expected can be read.
+local function numbered(program)
+   local out, maps, counts = text.print(program), { v = {}, b = {} }, { v = 0, b = 0 }
+   return (out:gsub("%f[%w]([vb])(%d+)", function(kind, id)
+      local map = maps[kind]
+      if not map[id] then
+         counts[kind] = counts[kind] + 1
+         map[id] = kind .. counts[kind]
+      end
+      return map[id]
+   end))
+end
+
+local function trimmed(source) return (source:gsub("\n%s+", "\n"):gsub("^%s+", ""):gsub("%s+$", "")) end
+
+-- The blocks of `source` after the optimiser with all passes, or with those named alone.
+local function optimised(source, passes, target)
+   local program, why = text.parse(('program "t" target %s\n'):format(target or "xdp") .. source)
+   assert(program, why)
+   assert(verify(program))
+   local options
+   if passes then
+      options = {}
+      for name in pairs(opt.PASSES) do options[name] = false end
+      for name in passes:gmatch "%S+" do options[name] = true end
+   end
+   opt.optimise(program, options)
+   assert(verify(program))
+   return trimmed(numbered(program):gsub("^[^\n]*\n", ""))
+end
+
+local function becomes(source, expected, passes, target)
+   assert.equal(trimmed(expected), optimised(source, passes, target))
+end
+
+-- What a return of a computation on `x`, a num in the given range, becomes.
+local function folds(computation, range, expected)
+   local source = ("b1():\n  v1:num %s = ctxload x\n  %s\n"):format(range, computation:gsub(";", "\n"))
+   local got = optimised(source, "fold gvn dce cfg")
+   got = got:gsub("^b1%(%):\nv1:num [%d%.-]+ = ctxload x\n", "")
+   assert.equal(expected, (got:gsub("\n", "; ")))
+end
+
+describe("optimiser: arithmetic", function()
+   it("computes constants as the machine does", function()
+      folds("v2:num = add 2, 3; ret v2", "0..9", "b1():; ret 5")
+      folds("v2:num = sub.32 2, 3; ret v2", "0..9", "b1():; ret 4294967295")
+      folds("v2:num 0..65535 = bswap16 2048; ret v2", "0..9", "b1():; ret 8")
+      folds("v2:u64 = sub 2ULL, 3ULL; ret v2", "0..9", "b1():; ret 0xffffffffffffffffULL")
+      folds("v2:num = xor 6, 6; ret v2", "0..9", "b1():; ret 0")
+   end)
+
+   it("drops what does nothing within the range", function()
+      folds("v2:num 0..255 = and v1, 255; ret v2", "0..255", "ret v1")
+      folds("v2:num 0..255 = and v1, 127; ret v2", "0..255", "v2:num 0..127 = and v1, 127; ret v2")
+      folds("v2:num = sext32 v1; ret v2", "0..2147483647", "ret v1")
+      folds("v2:num = sext32 v1; ret v2", "0..2147483648",
+         "v2:num -2147483648..2147483647 = sext32 v1; ret v2")
+      folds("v2:num = zext16 v1; ret v2", "0..65535", "ret v1")
+      folds("v2:num = mod v1, 20; ret v2", "0..19", "ret v1")
+      folds("v2:num 0..15 = and v1, 15; v3:num 0..60 = shl v2, 2; v4:num 0..60 = and v3, 60; ret v4", "0..255",
+         "v2:num 0..15 = and v1, 15; v3:num 0..60 = shl v2, 2; ret v3")
+   end)
+
+   it("takes the cheaper operation", function()
+      folds("v2:num 0..80 = mul v1, 8; ret v2", "0..10", "v2:num 0..80 = shl v1, 3; ret v2")
+      folds("v2:num 0..80 = mod v1, 8; ret v2", "0..100", "v2:num 0..7 = and v1, 7; ret v2")
+      folds("v2:num 0..80 = div v1, 8; ret v2", "0..100", "v2:num 0..12 = shr v1, 3; ret v2")
+      folds("v2:num 0..80 = add.32 v1, 8; ret v2", "0..10", "v2:num 8..18 = add v1, 8; ret v2")
+      folds("v2:num = add v1, 8; v3:num = sub v2, 9; ret v3", "0..10", "v2:num -1..9 = sub v1, 1; ret v2")
+   end)
+
+   it("undoes two swaps of byte order", function()
+      folds("v2:num 0..65535 = bswap16 v1; v3:num 0..65535 = bswap16 v2; ret v3", "0..65535", "ret v1")
+      folds("v2:num 0..65535 = bswap16 v1; v3:num 0..65535 = bswap16 v2; ret v3", "0..65536",
+         "v2:num 0..65535 = zext16 v1; ret v2")
+   end)
+
+   local function condition(computation, range, expected)
+      folds(computation .. " -> b2(), b3(); b2():; ret 1; b3():; ret 0", range,
+         expected .. " -> b2(), b3(); b2():; ret 1; b3():; ret 0")
+   end
+
+   it("folds byte order into conditions", function()
+      condition("v2:num 0..65535 = bswap16 v1; br eq v2, 2048", "0..65535", "br eq v1, 8")
+      condition("v2:num 0..65535 = bswap16 v1; br lt v2, 2048", "0..65535",
+         "v2:num 0..65535 = bswap16 v1; br lt v2, 2048")
+      condition("v2:num 0..65535 = bswap16 v1; v3:num 0..8191 = and v2, 8191; br ne v3, 0", "0..65535",
+         "v2:num 0..65311 = and v1, 65311; br ne v2, 0")
+      condition("v2:num 0..65535 = bswap16 v1; v3:num 0..7 = shr v2, 13; br eq v3, 2", "0..65535",
+         "v2:num 0..224 = and v1, 224; br eq v2, 64")
+      condition("v2:num 0..4294967295 = bswap32 v1; br ne v2, 167772161", "0..4294967295", "br ne v1, 16777226")
+   end)
+
+   it("puts conditions on the plain value", function()
+      condition("v2:num -5..5 = sub v1, 5; br eq v2, 1", "0..10", "br eq v1, 6")
+      condition("v2:num = sext32 v1; br eq v2, -1", "0..4294967295", "br eq v1, 4294967295")
+      condition("v2:num 0..4 = and v1, 4; br eq v2, 4", "0..10", "v2:num 0..4 = and v1, 4; br ne v2, 0")
+      condition("br gt 5, v1", "0..10", "br lt v1, 5")
+      condition("br uge v1, 5", "0..10", "br ge v1, 5")
+      condition("br ult v1, 5", "-1..10", "br ult v1, 5")
+   end)
+end)
+
+describe("optimiser: control flow", function()
+   it("decides branches by range, and by what earlier branches said", function()
+      becomes([[
+         b1():
+           v1:num 0..255 = ctxload x
+           br lt v1, 10 -> b2(), b5()
+         b2():
+           br gt v1, 20 -> b5(), b3()
+         b3():
+           br le v1, 9 -> b4(), b5()
+         b4():
+           ret 1
+         b5():
+           ret 0
+      ]], [[
+         b1():
+           v1:num 0..255 = ctxload x
+           br lt v1, 10 -> b2(), b3()
+         b2():
+           ret 1
+         b3():
+           ret 0
+      ]])
+   end)
+
+   it("uses a value's only possible number", function()
+      becomes([[
+         b1():
+           v1:num 0..255 = ctxload x
+           br eq v1, 6 -> b2(), b3()
+         b2():
+           v2:num 0..510 = add v1, v1
+           ret v2
+         b3():
+           ret 0
+      ]], [[
+         b1():
+           v1:num 0..255 = ctxload x
+           br eq v1, 6 -> b2(), b3()
+         b2():
+           ret 12
+         b3():
+           ret 0
+      ]])
+   end)
+
+   it("knows that a condition between two values still holds", function()
+      becomes([[
+         b1():
+           v1:num 0..255 = ctxload x
+           v2:num 0..255 = ctxload y
+           br lt v1, v2 -> b2(), b4()
+         b2():
+           br ge v2, v1 -> b3(), b4()
+         b3():
+           br eq v2, v1 -> b4(), b5()
+         b4():
+           ret 0
+         b5():
+           ret 1
+      ]], [[
+         b1():
+           v1:num 0..255 = ctxload x
+           v2:num 0..255 = ctxload y
+           br lt v1, v2 -> b2(), b3()
+         b2():
+           ret 1
+         b3():
+           ret 0
+      ]])
+   end)
+
+   -- a function gives nil in two places and a pointer in a third; its caller asks at once
+   local INLINED = [[
+      b1():
+        v1:ptr stack = alloca 8 align 8
+        store64 v1 +0, 0
+        v2:ptr value = call find(v1) reads stack table "t"
+        br eq v2, nil -> b4(nil), b2()
+      b2():
+        v3:num 0..255 = load8 v2 +0
+        br eq v3, 7 -> b4(nil), b3()
+      b3():
+        jmp b4(v2)
+      b4(v4:ptr value):
+        v5:num 0..255 = ctxload x
+        br eq v4, nil -> b5(), b6()
+      b5():
+        ret v5
+      b6():
+        v6:num 0..255 = load8 v4 +1
+        ret v6
+   ]]
+
+   it("takes edges past the branches they decide", function()
+      becomes(INLINED, [[
+         b1():
+           v1:ptr stack = alloca 8 align 8
+           store64 v1 +0, 0
+           v2:ptr value = call find(v1) reads stack table "t"
+           br eq v2, nil -> b2(), b3()
+         b3():
+           v3:num 0..255 = load8 v2 +0
+           br eq v3, 7 -> b2(), b4()
+         b2():
+           v4:num 0..255 = ctxload x
+           ret v4
+         b4():
+           v5:num 0..255 = load8 v2 +1
+           ret v5
+      ]])
+      assert.truthy(optimised(INLINED, "cfg fold gvn dce params decide"):find("br eq v%d, nil.*br eq v%d, nil"))
+   end)
+
+   it("threads a tag through two joins, and repairs values that are used afterwards", function()
+      becomes([[
+         b1():
+           v1:num 0..255 = ctxload x
+           v2:num 0..255 = ctxload y
+           br eq v1, 6 -> b4(1, v2), b2()
+         b2():
+           br eq v1, 17 -> b4(2, 5), b3()
+         b3():
+           jmp b4(0, 0)
+         b4(v3:num 0..2, v4:num 0..255):
+           v5:num 0..256 = add v4, 1
+           br eq v3, 1 -> b5(), b6()
+         b5():
+           ret v5
+         b6():
+           br eq v3, 2 -> b7(), b8()
+         b7():
+           ctxstore mark, v5
+           ret 3
+         b8():
+           ret 4
+      ]], [[
+         b1():
+           v1:num 0..255 = ctxload x
+           v2:num 0..255 = ctxload y
+           br eq v1, 6 -> b2(), b3()
+         b2():
+           v3:num 1..256 = add v2, 1
+           ret v3
+         b3():
+           br eq v1, 17 -> b4(), b5()
+         b4():
+           ctxstore mark, 6
+           ret 3
+         b5():
+           ret 4
+      ]])
+   end)
+
+   it("threads on a condition that an earlier branch decided", function()
+      becomes([[
+         b1():
+           v1:num 0..255 = ctxload x
+           br lt v1, 10 -> b2(), b3()
+         b2():
+           ctxstore mark, 1
+           jmp b4()
+         b3():
+           ctxstore mark, 2
+           jmp b4()
+         b4():
+           br lt v1, 10 -> b5(), b6()
+         b5():
+           ret 1
+         b6():
+           ret 0
+      ]], [[
+         b1():
+           v1:num 0..255 = ctxload x
+           br lt v1, 10 -> b2(), b3()
+         b2():
+           ctxstore mark, 1
+           ret 1
+         b3():
+           ctxstore mark, 2
+           ret 0
+      ]])
+   end)
+
+   it("leaves loops loops", function()
+      local source = [[
+         b1():
+           v9:num 0..255 = ctxload x
+           jmp b2(0)
+         b2(v1:num 0..10) loop 10:
+           br lt v1, 10 -> b3(), b4()
+         b3():
+           v3:num 0..257 = add v9, 2
+           ctxstore mark, v3
+           v2:num 1..10 = add v1, 1
+           jmp b2(v2)
+         b4():
+           ret v1
+      ]]
+      becomes(source, [[
+         b1():
+           v1:num 0..255 = ctxload x
+           v2:num 2..257 = add v1, 2
+           jmp b2(0)
+         b2(v3:num 0..10) loop 10:
+           br lt v3, 10 -> b3(), b4()
+         b3():
+           ctxstore mark, v2
+           v4:num 1..10 = add v3, 1
+           jmp b2(v4)
+         b4():
+           ret 10
+      ]])
+   end)
+
+   it("makes equal exits one", function()
+      becomes([[
+         b1():
+           v1:num 0..255 = ctxload x
+           br eq v1, 5 -> b2(), b3()
+         b2():
+           ret 1
+         b3():
+           br eq v1, 6 -> b4(), b5()
+         b4():
+           ret 1
+         b5():
+           ret 2
+      ]], [[
+         b1():
+           v1:num 0..255 = ctxload x
+           br eq v1, 5 -> b2(), b3()
+         b3():
+           br eq v1, 6 -> b2(), b4()
+         b2():
+           ret 1
+         b4():
+           ret 2
+      ]])
+   end)
+end)
+
+describe("optimiser: values and memory", function()
+   local function frame(body, size)
+      return ("b1():\n  v1:ptr pkt = pktdata\n  v2:ptr pkt = pktend\n  check v1 + %d <= v2 -> b2(), b9()\n"):format(
+         size or 34) .. "b9():\n  ret 0\nb2():\n" .. body
+   end
+
+   local function body_becomes(body, expected, passes)
+      local got = optimised(frame(body), passes)
+      local head = "b1():\nv1:ptr pkt = pktdata\nv2:ptr pkt = pktend\ncheck v1 + 34 <= v2 -> b2(), b3()\nb2():\n"
+      assert.equal(head, got:sub(1, #head))
+      assert.equal(trimmed(expected), (got:sub(#head + 1):gsub("\nb3%(%):\nret 0$", "")))
+   end
+
+   it("computes and loads a thing once", function()
+      body_becomes([[
+         v3:num 0..65535 = load16 v1 +12
+         v4:num 0..65536 = add v3, 1
+         v5:num 0..65535 = load16 v1 +12
+         v6:num 0..65536 = add 1, v5
+         v7:num 0..131072 = add v4, v6
+         ret v7
+      ]], [[
+         v3:num 0..65535 = load16 v1 +12
+         v4:num 1..65536 = add v3, 1
+         v5:num 2..131072 = add v4, v4
+         ret v5
+      ]])
+   end)
+
+   it("loads anew after a store that may hit, and only then", function()
+      body_becomes([[
+         v3:num 0..65535 = load16 v1 +12
+         v4:num 0..65535 = load16 v1 +20
+         store16 v1 +13, 7
+         v5:num 0..65535 = load16 v1 +12
+         v6:num 0..65535 = load16 v1 +20
+         v7:num = add v3, v4
+         v8:num = add v5, v6
+         v9:num = xor v7, v8
+         ret v9
+      ]], [[
+         v3:num 0..65535 = load16 v1 +12
+         v4:num 0..65535 = load16 v1 +20
+         store16 v1 +13, 7
+         v5:num 0..65535 = load16 v1 +12
+         v6:num 0..131070 = add v3, v4
+         v7:num 0..131070 = add v4, v5
+         v8:num 0..131071 = xor v6, v7
+         ret v8
+      ]])
+   end)
+
+   it("loads anew where one way to the place has a store", function()
+      local got = optimised(frame [[
+         v3:num 0..255 = load8 v1 +12
+         br eq v3, 5 -> b3(), b4()
+      b3():
+         store8 v1 +12, 9
+         jmp b4()
+      b4():
+         v4:num 0..255 = load8 v1 +12
+         ret v4
+      ]])
+      assert.truthy(got:find("v4:num 0..255 = load8 v1 +12\nret v4", 1, true), got)
+   end)
+
+   it("takes a loaded value from the store before", function()
+      body_becomes([[
+         v3:num 0..300 = ctxload x
+         store8 v1 +12, v3
+         v4:num 0..255 = load8 v1 +12
+         store16 v1 +14, v3
+         v5:num 0..65535 = load16 v1 +14
+         v6:num 0..555 = add v4, v5
+         ret v6
+      ]], [[
+         v3:num 0..300 = ctxload x
+         store8 v1 +12, v3
+         v4:num 0..255 = zext8 v3
+         store16 v1 +14, v3
+         v5:num 0..555 = add v3, v4
+         ret v5
+      ]])
+   end)
+
+   it("drops stores of what is there, and stores that are overwritten", function()
+      body_becomes([[
+         v3:num 0..255 = load8 v1 +0
+         store8 v1 +0, v3
+         store8 v1 +1, 4
+         store16 v1 +0, 9
+         ret 1
+      ]], "store16 v1 +0, 9\nret 1")
+   end)
+
+   it("keeps a store that somebody may read before the next", function()
+      body_becomes([[
+         v3:ptr pkt = ptradd v1, 20
+         store8 v1 +20, 4
+         v4:num 0..255 = load8 v3 +0
+         call look() reads pkt
+         store8 v1 +20, 5
+         ret v4
+      ]], "store8 v1 +20, 4\ncall look() reads pkt\nstore8 v1 +20, 5\nret 4")
+   end)
+
+   it("drops stack objects that nobody reads", function()
+      becomes([[
+         b1():
+           v1:ptr stack = alloca 8 align 8
+           v2:ptr stack = alloca 8 align 8
+           store64 v1 +0, 3
+           store64 v2 +0, 3
+           v3:ptr stack = ptradd v1, 4
+           store8 v3 +0, 3
+           call look(v2) reads stack
+           ret 1
+      ]], [[
+         b1():
+           v1:ptr stack = alloca 8 align 8
+           store64 v1 +0, 3
+           call look(v1) reads stack
+           ret 1
+      ]])
+   end)
+
+   it("copies neighbouring fields at once", function()
+      body_becomes([[
+         v3:num 0..65535 = load16 v1 +6
+         store16 v1 +0, v3
+         v4:num 0..65535 = load16 v1 +8
+         store16 v1 +2, v4
+         v5:num 0..65535 = load16 v1 +10
+         store16 v1 +4, v5
+         ret 1
+      ]], [[
+         v3:num 0..4294967295 = load32 v1 +6
+         store32 v1 +0, v3
+         v4:num 0..65535 = load16 v1 +10
+         store16 v1 +4, v4
+         ret 1
+      ]])
+   end)
+
+   it("does not copy at once what overlaps", function()
+      local copy = [[
+         v3:num 0..65535 = load16 v1 +6
+         store16 v1 +8, v3
+         v4:num 0..65535 = load16 v1 +8
+         store16 v1 +10, v4
+         ret 1
+      ]]
+      body_becomes(copy, (copy:gsub("v4:num[^\n]*\n", ""):gsub("v4", "v3")))
+      body_becomes(copy, copy, "cfg dce widen")
+   end)
+
+   it("stores neighbouring constants at once where the stack is aligned", function()
+      local function stack(off)
+         return ([[
+         b1():
+           v1:ptr stack = alloca 16 align 8
+           store8 v1 +%d, 1
+           store8 v1 +%d, 2
+           call look(v1) reads stack
+           ret 0
+         ]]):format(off, off + 1)
+      end
+      assert.truthy(optimised(stack(4)):find("store16 v1 +4, 513", 1, true))
+      assert.truthy(optimised(stack(5)):find("store8 v1 +5, 1\nstore8 v1 +6, 2", 1, true))
+   end)
+
+   it("puts the constant parts of pointers into the access", function()
+      body_becomes([[
+         v3:ptr pkt = ptradd v1, 14
+         v4:ptr pkt = ptradd v3, 8
+         v5:num 0..255 = load8 v4 +1
+         v6:num 0..60 = ctxload x
+         v7:num 14..74 = add v6, 14
+         v8:ptr pkt = ptradd v1, v7
+         check v8 + 4 <= v2 -> b3(), b9()
+      b3():
+         v9:num 0..255 = load8 v8 +1
+         v10:num 0..510 = add v5, v9
+         ret v10
+      ]], [[
+         v3:num 0..255 = load8 v1 +23
+         v4:num 0..60 = ctxload x
+         v5:ptr pkt = ptradd v1, v4
+         check v5 + 18 <= v2 -> b4(), b3()
+         b4():
+         v6:num 0..255 = load8 v5 +15
+         v7:num 0..510 = add v3, v6
+         ret v7
+      ]])
+   end)
+end)
+
+describe("optimiser: checks", function()
+   it("makes checks of comparisons of the length", function()
+      local source = [[
+         b1():
+           v1:num 0..65535 = pktlen
+           br lt v1, 34 -> b2(), b3()
+         b2():
+           ret 0
+         b3():
+           v2:num 0..60 = ctxload x
+           v3:num 20..80 = add v2, 20
+           br gt v3, v1 -> b2(), b4()
+         b4():
+           ret 1
+      ]]
+      local expected = [[
+         b1():
+           v1:ptr pkt = pktdata
+           v2:ptr pkt = pktend
+           check v1 + 34 <= v2 -> b2(), b3()
+         b2():
+           v3:num 0..60 = ctxload x
+           v4:ptr pkt = ptradd v1, v3
+           check v4 + 20 <= v2 -> b4(), b3()
+         b4():
+           ret 1
+         b3():
+           ret 0
+      ]]
+      becomes(source, expected)
+      becomes(source, expected, nil, "lcore")
+      assert.is_nil(optimised(source, nil, "tc"):find "check")
+   end)
+
+   local function checks(first, between, second)
+      return ([[
+         b1():
+           v1:ptr pkt = pktdata
+           v2:ptr pkt = pktend
+           check v1 + %d <= v2 -> b2(), b9()
+         b9():
+           ret 0
+         b2():
+           v3:num 0..255 = load8 v1 +0
+           %s
+           check v1 + %d <= v2 -> b3(), b9()
+         b3():
+           v4:num 0..255 = load8 v1 +1
+           v5:num 0..510 = add v3, v4
+           ret v5
+      ]]):format(first, between, second)
+   end
+
+   it("drops a check that a larger one dominates", function()
+      local got = optimised(checks(34, "", 20))
+      assert.truthy(got:find("check v1 + 34", 1, true))
+      assert.is_nil(got:find("+ 20", 1, true))
+   end)
+
+   it("raises a check to the later one, when a short frame comes to the same end", function()
+      local got = optimised(checks(14, "", 34))
+      assert.truthy(got:find("check v1 + 34", 1, true))
+      assert.is_nil(got:find("+ 14", 1, true))
+      assert.truthy(optimised(checks(14, "", 34), "cfg decide available"):find("+ 14", 1, true))
+   end)
+
+   it("does not raise a check past what can be seen", function()
+      for _, effect in ipairs { "store8 v1 +3, 5", "call f()", "ctxstore mark, 4" } do
+         assert.truthy(optimised(checks(14, effect, 34)):find("+ 14", 1, true), effect)
+      end
+      assert.truthy(optimised(checks(14, "", 34):gsub("b3%(%), b9%(%)", "b3(), b8()") .. "b8():\n  ret 7\n")
+         :find("+ 14", 1, true))
+   end)
+
+   it("drops a check that each path has made", function()
+      local source = [[
+         b1():
+           v1:ptr pkt = pktdata
+           v2:ptr pkt = pktend
+           v3:num 0..255 = ctxload x
+           br eq v3, 5 -> b2(), b3()
+         b2():
+           check v1 + 20 <= v2 -> b4(), b9()
+         b4():
+           ctxstore mark, 7
+           jmp b6()
+         b3():
+           check v1 + 34 <= v2 -> b5(), b9()
+         b5():
+           ctxstore mark, 8
+           jmp b6()
+         b6():
+           v5:num 0..255 = load8 v1 +7
+           store8 v1 +8, v5
+           store8 v1 +7, 2
+           ctxstore other, 8
+           v6:num 0..255 = load8 v1 +9
+           store8 v1 +10, v6
+           store8 v1 +1, 2
+           check v1 + %d <= v2 -> b7(), b9()
+         b7():
+           ret 1
+         b9():
+           ret 0
+      ]]
+      assert.is_nil(optimised(source:format(18)):find("+ 18", 1, true))
+      assert.truthy(optimised(source:format(21)):find("+ 21", 1, true))
+   end)
+end)
+
+describe("optimiser", function()
+   it("refuses a pass it does not have", function()
+      local program = text.parse 'program "x" target xdp\nb1():\n  ret 1\n'
+      assert.has_error(function() opt.optimise(program, { magic = false }) end, "there is no pass 'magic'")
+   end)
+
+   -- SEED=n tries other programs; a failure names the seed
+   it("does not change what can be seen of a program", function()
+      local first = tonumber(os.getenv "SEED") or 1
+      local names = {}
+      for name in pairs(opt.PASSES) do names[#names + 1] = name end
+      table.sort(names)
+      for seed = first, first + 119 do
+         local original = programs.make(seed)
+         local program = assert(text.parse(text.print(original)))
+         local options = {}
+         if seed % 3 == 0 then options[names[seed / 3 % #names + 1]] = false end
+         opt.optimise(program, options)
+         local ok, why = verify(program)
+         assert(ok, ("seed %d: %s"):format(seed, tostring(why)))
+         math.randomseed(seed)
+         for _ = 1, 8 do
+            local data = programs.frame()
+            assert.equal(programs.observe(original, data), programs.observe(program, data), "seed " .. seed)
+         end
+      end
+   end)
+end)
