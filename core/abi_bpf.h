@@ -170,6 +170,7 @@ struct tw_bpf_program_info {
 
 /* BTF as bytes; the log is filled when the kernel refuses it and log_size > 0. */
 int tw_bpf_btf_load(const void *data, uint32_t size, char *log, uint32_t log_size);
+const char *tw_bpf_helper_name(uint32_t id); /* without "bpf_"; NULL: not known here */
 /* The bytes of BTF that the kernel has under an id: their number, which may be more than room. */
 int tw_bpf_btf_read(uint32_t id, void *data, uint32_t room);
 /* -ENOSPC: the log did not fit. */

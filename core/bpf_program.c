@@ -41,6 +41,14 @@ SAME(TW_BPF_AT_REUSEPORT_MIGRATE, BPF_SK_REUSEPORT_SELECT_OR_MIGRATE);
 
 #define MAPS_MAX 64 /* tw_bpf_program_info.map_ids */
 
+#define NAME(name) #name
+static const char *const helper_names[] = { __BPF_FUNC_MAPPER(NAME) };
+
+const char *tw_bpf_helper_name(uint32_t id)
+{
+	return id < sizeof(helper_names) / sizeof(helper_names[0]) ? helper_names[id] : NULL;
+}
+
 int tw_bpf_btf_load(const void *data, uint32_t size, char *log, uint32_t log_size)
 {
 	LIBBPF_OPTS(bpf_btf_load_opts, opts);

@@ -397,3 +397,22 @@ describe("the verifier's words", function()
    end)
 end)
 
+
+describe("what the kernel can", function()
+   live("is found by trying", function()
+      local probe = bpf.probe
+      assert.is_nil(probe.missing())
+      local types, kinds, features = probe.program_types(), probe.map_kinds(), probe.features()
+      for name in pairs(bpf.program.types) do assert.is_true(types[name], name) end
+      for name in pairs(bpf.map.kinds) do assert.is_true(kinds[name], name) end
+      for _, name in ipairs { "loops", "jmp32", "atomics", "functions", "large" } do
+         assert.is_true(features[name], name)
+      end
+      assert.equal("map_lookup_elem", probe.helper_name(1))
+      assert.is_true(probe.has("xdp", "redirect_map"))
+      assert.is_false(probe.has("tc", "redirect_map"))
+      assert.is_true(probe.has("tc", "skb_store_bytes"))
+      assert.is_false(probe.has("sk_msg", "skb_store_bytes"))
+      assert.is_true(probe.has("sk_msg", "msg_redirect_map"))
+   end)
+end)

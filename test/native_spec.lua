@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Compiled chains on lcores: the Lua of tier 1 at once, machine code when the C compiler is done, swapped in between two
--- bursts with nothing lost, and given back.
+-- Compiled chains on lcores: the Lua of tier 1 at once, machine code when the C compiler is done, swapped in between
+-- two bursts with nothing lost, and given back.
 
 local ffi = require "ffi"
 local tw = require "tideway"

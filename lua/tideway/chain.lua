@@ -3,6 +3,7 @@
 
 local model = require "tideway.model"
 local nfs = require "tideway.nf"
+local places = require "tideway.hook.place"
 local ports = require "tideway.port"
 
 local STAGES_MAX = 22
@@ -15,6 +16,7 @@ local M = {}
 ---@field sink table? port or ring
 ---@field stages tideway.nf.instance[]
 ---@field lcores? (integer|"step")[]
+---@field place? tideway.hook.place where it runs when that is a hook
 ---@field where string file:line of its declaration
 local Chain = {}
 Chain.__index = Chain
@@ -41,17 +43,35 @@ local function lcore_list(chain, value)
    return list
 end
 
---- Pin the chain: `{ lcore = 1 }`, `{ lcore = { 0, 1 } }` (one copy per lcore, a receive queue each), or
---- `{ step = true }` (no thread: the script calls tideway.engine's step()).
+-- What stands beside a place that is none of ours.
+local function check_places(chain, place)
+   for key in pairs(place) do
+      if key ~= "lcore" and key ~= "step" then
+         error(("chain %s: cannot pin to %s; places are lcore, %s"):format(chain.name, tostring(key),
+            table.concat(places.kinds, ", ")), 3)
+      end
+   end
+end
+
+--- Pin the chain to lcores: `{ lcore = 1 }`, `{ lcore = { 0, 1 } }` (one copy per lcore, a receive queue each), or
+--- `{ step = true }` (no thread: the script calls tideway.engine's step()). Or to a hook of the kernel, where it runs
+--- as an eBPF program:
+--- `{ xdp = I, mode = "auto"|"native"|"generic" }` · `{ tc = I }`, `{ tc = "eth0:egress", priority = 50 }` ·
+--- `{ cgroup = path, direction = "ingress"|"egress" }` · `{ socket_filter = fd }` · `{ sk_reuseport = fd }` ·
+--- `{ sk_msg = sockmap }` · `{ sk_skb = sockmap, at = "verdict"|"stream_verdict"|"stream_parser" }` ·
+--- `{ sk_lookup = true|netns }` · `{ lwt = "10.0.0.0/8 via 10.1.1.1 dev eth0", at = "in"|"out"|"xmit" }`.
+--- I is the name of an interface, a port, a list of them, or true: the interfaces of the chain's source ports.
+--- `persist = name`: the program stays when the process ends, and a later run of this name takes it up.
+--- `split = true`: a program per NF, with tail calls between them.
 ---@param place table
 ---@return tideway.chain self
 function Chain:pin(place)
    if type(place) ~= "table" then error(("chain %s: pin takes a table such as { lcore = 1 }"):format(self.name), 2) end
-   for key in pairs(place) do
-      if key ~= "lcore" and key ~= "step" then
-         error(("chain %s: cannot pin to %q; this version knows lcore"):format(self.name, tostring(key)), 2)
-      end
-   end
+   local hook, err = places.parse(self, place)
+   if err then error(("chain %s: pin: %s"):format(self.name, err), 2) end
+   self.place, self.lcores = hook, nil
+   if hook then return self end
+   check_places(self, place)
    if place.step then
       self.lcores = { "step" }
    elseif place.lcore ~= nil then

@@ -121,8 +121,8 @@ local function names(prefix, list)
    return table.concat(text)
 end
 
---- The source of a chain's burst function: a chunk that gets the burst, its packets, the native words, the NFs' functions
---- and those of segments.
+--- The source of a chain's burst function: a chunk that gets the burst, its packets, the native words, the functions
+--- of NFs and those of segments.
 ---@param pieces tideway.chain_code.piece[]
 ---@param stages integer number of NFs
 ---@return string

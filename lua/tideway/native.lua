@@ -118,7 +118,7 @@ local function begin(chain)
    local text = require("tideway.compiler.back.lcore").c_text(chain.segments)
    local native = C.tw_native_compile(text, #text)
    if native == nil then
-      say_once("%s; chains run as LuaJIT compiles them (a C compiler makes them faster: apt-get install gcc)", abi.error())
+      say_once("%s; chains run as LuaJIT compiles them; apt-get install gcc makes them faster", abi.error())
       queue = {}
       return
    end

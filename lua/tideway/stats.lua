@@ -21,6 +21,8 @@ local CHAIN_COUNTERS = {
    "punted", "faults",
 }
 
+local TIERS = { [0] = "lua", "luajit", "native" }
+
 -- Drop counts of one stage over all lcores, most frequent first.
 local function stage_drops(lcores, chain, stage, reasons)
    local list = {}
@@ -48,7 +50,7 @@ end
 
 local function read_chain(s, lcores, index, reasons)
    local info = s.chain[index]
-   local chain = { name = text(info.name), index = index, nfs = {} }
+   local chain = { name = text(info.name), index = index, tier = TIERS[info.tier], nfs = {} }
    for _, key in ipairs(CHAIN_COUNTERS) do
       for _, l in ipairs(lcores) do add(chain, key, l.chain[index][key]) end
       chain[key] = chain[key] or 0

@@ -354,7 +354,9 @@ function M.from_fd(fd, o)
    o = o or require("tideway.bpf.map_types").of(info)
    local family = name == "lpm_trie" and (info.key_size == 20 and 6 or info.key_size == 8 and 4) or nil
    local types = o.types
-   if family and types then types = { value = types.value, key = { size = info.key_size }, lock_offset = types.lock_offset } end
+   if family and types then
+      types = { value = types.value, key = { size = info.key_size }, lock_offset = types.lock_offset }
+   end
    local self, err = M.declare {
       kind = name, name = o.name or kernel_name, key = not k.key and o.key or nil, value = o.value,
       entries = info.entries, family = not types and family or nil, lock = o.lock, types = types,

@@ -53,20 +53,20 @@ local function drops_text(nf)
 end
 
 local function chain_rows(rates, order)
-   local rows = { { "CHAIN / NF", "IN pkt/s", "SENT/s", "DROP/s", "CYC/PKT", "PKT/BURST", "DROPS/s BY REASON" } }
+   local rows = { { "CHAIN / NF", "RUNS AS", "IN pkt/s", "SENT/s", "DROP/s", "CYC/PKT", "PKT/BURST", "DROPS/s BY REASON" } }
    local chains = sorted(rates.chains, order, function(c) return c.rx_pps end, function(c) return c.dropped_pps end)
    for _, c in ipairs(chains) do
       rows[#rows + 1] = {
-         c.name, si(c.rx_pps), si(c.sent_pps), si(c.dropped_pps),
+         c.name, c.tier, si(c.rx_pps), si(c.sent_pps), si(c.dropped_pps),
          c.cycles_per_packet > 0 and ("%.0f"):format(c.cycles_per_packet) or "-",
          c.packets_per_burst > 0 and ("%.1f"):format(c.packets_per_burst) or "-",
          c.punted_pps > 0 and "punted " .. si(c.punted_pps) or "",
       }
       for _, nf in ipairs(c.nfs) do
-         rows[#rows + 1] = { "  " .. nf.name, si(nf.pps), "", si(nf.dropped_pps), "", "", drops_text(nf) }
+         rows[#rows + 1] = { "  " .. nf.name, "", si(nf.pps), "", si(nf.dropped_pps), "", "", drops_text(nf) }
       end
       if c.engine.dropped_pps > 0 then
-         rows[#rows + 1] = { "  (engine)", "", "", si(c.engine.dropped_pps), "", "", drops_text(c.engine) }
+         rows[#rows + 1] = { "  (engine)", "", "", "", si(c.engine.dropped_pps), "", "", drops_text(c.engine) }
       end
    end
    return rows
@@ -113,7 +113,7 @@ function M.lines(snap, rates, view)
       for _, line in ipairs(text.columns(align, rows)) do lines[#lines + 1] = line end
    end
    section("lrrrrrrl", port_rows(snap, rates, order))
-   section("lrrrrrl", chain_rows(rates, order))
+   section("llrrrrrl", chain_rows(rates, order))
    section("rrrl", lcore_rows(rates))
    section("lrr", ring_rows(snap))
    lines[#lines + 1] = ""

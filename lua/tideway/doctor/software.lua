@@ -71,6 +71,15 @@ local function luajit(add)
    end
 end
 
+-- Chains on lcores become machine code by way of it.
+local function compiler(env, add)
+   for dir in (os.getenv "PATH" or ""):gmatch "[^:]+" do
+      if env.exists(dir .. "/cc") then return add("lua", "ok", ("C compiler %s/cc: chains become machine code"):format(dir)) end
+   end
+   add("lua", "warn", "no C compiler (cc): chains on lcores stay as LuaJIT compiles them, which is slower",
+      "sudo apt-get install -y --no-install-recommends gcc libc6-dev")
+end
+
 -- What dead processes left: their counters, and EAL's runtime directory, named tideway-<pid>.
 local function instances(env, add)
    local rundir = require "tideway.rundir"
@@ -97,5 +106,6 @@ end
 return function(env, add)
    dpdk(env, add)
    luajit(add)
+   compiler(env, add)
    instances(env, add)
 end

@@ -7,7 +7,6 @@ local ffi = require "ffi"
 local abi = require "tideway.abi"
 local core = require "tideway.core"
 local graphs = require "tideway.compiler.ir.graph"
-local ir = require "tideway.compiler.ir"
 local target = require "tideway.compiler.target.lcore"
 
 local M = {}

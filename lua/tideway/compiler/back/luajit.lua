@@ -136,7 +136,7 @@ function Printer:call_argument(a, class)
       return ("cast(vp, %s)"):format(e:pointer(a))
    end
    if a.type ~= "num" then return e:wide(a, a.type) end
-   if class == "u64" and not (a.lo >= 0) then return e:wide(a, "u64") end
+   if class == "u64" and a.lo < 0 then return e:wide(a, "u64") end
    if (class == "u32" or class == "i32") and a.op ~= "const" and e:kind(a) == "b" then return e:bits(a) end
    return e:num(a)
 end

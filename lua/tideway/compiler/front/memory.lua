@@ -72,6 +72,7 @@ local function key_of(base, off, bits) return ("%d+%d:%d"):format(base.id, off, 
 
 -- The number behind a packet pointer as leaves that are added up, and a constant.
 local function leaves_of(v, leaves, depth)
+   v = v.stands_for or v
    if v.op == "const" then
       leaves.constant = leaves.constant + v.value
    elseif v.op == "add" and v.type == "num" and not v.w and depth < 6 then

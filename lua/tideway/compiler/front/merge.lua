@@ -199,6 +199,15 @@ end
 
 local merge_values
 
+-- A parameter that is fed with one value and fillers: whoever looks at it sees that value. Accesses to the frame
+-- through one or the other are accesses to the same place.
+local function stand_for(p, v)
+   local a, b = p.ir, v.ir
+   if not a or not b then return end
+   if a.op == "ptradd" and b.op == "ptradd" then a, b = a.args[2], b.args[2] end
+   if a.op == "param" then a.stands_for = b.stands_for or b end
+end
+
 local function merge_tagged(cx, block, edges, fvs)
    local tags, have, set = {}, {}, 0
    for i, fv in ipairs(fvs) do
@@ -216,6 +225,7 @@ local function merge_tagged(cx, block, edges, fvs)
       for i = 2, #have do
          if not M.equal(have[i], have[1]) then same = false end
       end
+      local alone = same
       if same then
          val = have[1]
          if #have < #fvs and not available(block, val) then same = false end
@@ -228,6 +238,7 @@ local function merge_tagged(cx, block, edges, fvs)
          end
          val = merge_values(cx, block, edges, all)
          if val.k == "conflict" then return val end
+         if alone then stand_for(val, have[1]) end
          if val.k == "ptr" and not have[1].nilable then val.nilable = nil end
       end
    end

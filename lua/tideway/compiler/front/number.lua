@@ -311,7 +311,7 @@ local function or_like(op)
       if is_mask(cx, a) and is_mask(cx, b) then
          local _, ah = cx:range(a)
          local _, bh = cx:range(b)
-         return num(cx, op, a, b, 0, ones(max(ah, bh)))
+         return num(cx, op, a, b, op == "or" and max((cx:range(a)), (cx:range(b))) or 0, ones(max(ah, bh)))
       end
       return num(cx, op, M.sext32(cx, a), M.sext32(cx, b), I32MIN, I32MAX)
    end
@@ -332,7 +332,10 @@ function narrow.lshift(cx, a, n)
    local _, nh = cx:range(n)
    local al, ah = cx:range(a)
    if const_of(n) == 0 then return M.sext32(cx, a) end
-   if al >= 0 and ah * 2 ^ nh <= I32MAX then return num(cx, "shl", a, n, 0, ah * 2 ^ nh) end
+   if al >= 0 and ah * 2 ^ nh <= I32MAX then
+      local nl = cx:range(n)
+      return num(cx, "shl", a, n, al * 2 ^ nl, ah * 2 ^ nh)
+   end
    return M.sext32(cx, num(cx, "shl", a, n, 0, U32MAX, { w = 32 }))
 end
 

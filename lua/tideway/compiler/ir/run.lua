@@ -279,6 +279,10 @@ function OPS.pktend(machine)
    }, Pointer)
 end
 
+function OPS.ctx(machine)
+   return setmetatable({ object = { space = "ctx", size = 0, fields = machine.ctx }, at = 0 }, Pointer)
+end
+
 function OPS.pktlen(machine) return int64(machine.packet.size) end
 
 function OPS.ctxload(machine, v)

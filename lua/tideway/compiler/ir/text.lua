@@ -250,7 +250,7 @@ function SHAPES.call(self, value)
    end
 end
 
-local NO_ARGS = { pktdata = true, pktend = true, pktlen = true }
+local NO_ARGS = { pktdata = true, pktend = true, pktlen = true, ctx = true }
 
 function Reader:instruction(value)
    local op, bits, w = self:need("(%l+)(%d*)(%.?%d*)", "an operation")

@@ -119,6 +119,11 @@ local function frame_pointer(block, v)
 end
 RULES.pktdata, RULES.pktend = frame_pointer, frame_pointer
 
+function RULES.ctx(block, v)
+   arity(block, v, 0)
+   if v.type ~= "ptr" or v.space ~= "ctx" then fail(block, v, "is no pointer to the context") end
+end
+
 function RULES.pktlen(block, v)
    arity(block, v, 0)
    if v.type ~= "num" then fail(block, v, "is no num") end

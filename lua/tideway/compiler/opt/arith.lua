@@ -157,6 +157,8 @@ end
 RANGE["and"] = function(al, ah, bl, bh)
    if al < 0 and bl < 0 then return nil end
    if al < 0 then return 0, bh elseif bl < 0 then return 0, ah end
+   local m = M.power(bh + 1)
+   if bl == bh and m and floor(al / 2 ^ m) == floor(ah / 2 ^ m) then return al % 2 ^ m, ah % 2 ^ m end
    return 0, min(ah, bh)
 end
 

@@ -47,6 +47,16 @@ function Facts:undo(top)
    self.top = top
 end
 
+--- The nums whose bounds were learned since `top`: a list.
+function Facts:learned(top)
+   local list, log = {}, self.log
+   for i = top + 1, self.top, 3 do
+      local map = log[i]
+      if map == self.lo or map == self.hi then list[#list + 1] = log[i + 1] end
+   end
+   return list
+end
+
 --- What stands for `v` here.
 function Facts:resolve(v)
    local leader = self.leader
@@ -69,7 +79,7 @@ function Facts:range(v)
    return self.lo[v] or v.lo, self.hi[v] or v.hi
 end
 
-local NEVER_NIL = { alloca = true, pktdata = true, pktend = true, ptradd = true }
+local NEVER_NIL = { ctx = true, alloca = true, pktdata = true, pktend = true, ptradd = true }
 
 --- true when the pointer is not nil here, false when it is, nil when that is not known.
 function Facts:pointer(v)

@@ -212,6 +212,10 @@ end
 -- What the values handed over on one edge are known to be, for the block they come together in.
 local function describe(walk, target)
    local lo, hi, nonnil = {}, {}, {}
+   local from = walk.graph.idom[target.block]
+   if from and #walk.graph.preds[target.block] > 1 and walk.marks[from] then
+      for _, v in ipairs(walk.facts:learned(walk.marks[from])) do lo[v], hi[v] = walk.facts:range(v) end
+   end
    for i, a in ipairs(target.args) do
       lo[i], hi[i] = walk.facts:range(a)
       if a.type == "ptr" then nonnil[i] = walk.facts:pointer(a) == true end
@@ -271,6 +275,32 @@ function Walk:between(block)
    return effects
 end
 
+-- What was learned of one num on each of the edges, the bounds that cover all of it hold where they come together.
+local function cover(walk, edges)
+   local first
+   for _, edge in ipairs(edges) do
+      local info = walk.edges[edge.target]
+      if not walk.dead[edge.target] then
+         if not info then return end
+         first = first or info
+      end
+   end
+   for v, lo in pairs(first and first.lo or {}) do
+      local hi = first.hi[v]
+      for _, edge in ipairs(edges) do
+         local info = walk.edges[edge.target]
+         if not walk.dead[edge.target] and lo then
+            if not info.lo[v] then
+               lo = nil
+            else
+               lo, hi = math.min(lo, info.lo[v]), math.max(hi, info.hi[v])
+            end
+         end
+      end
+      if lo and type(v) == "table" then walk.facts:bound(v, lo, hi) end
+   end
+end
+
 -- Parameters of a block where edges come together: one value on all of them, or bounds that cover all.
 function Walk:join(block, edges)
    for i, p in ipairs(block.params) do
@@ -316,6 +346,7 @@ function Walk:enter(block)
          end
       end
    elseif #edges > 1 then
+      cover(self, edges)
       self:join(block, edges)
       if self.contents.n > 0 then
          for _, v in ipairs(self:between(block)) do self.contents:clobber(v) end
@@ -328,6 +359,7 @@ local function visit(walk, block, contents)
    walk.contents, walk.out = contents, {}
    walk:enter(block)
    for _, v in ipairs(block.insts) do walk:instruction(v) end
+   walk.marks[block] = walk.facts.top
    walk:terminator(block)
    block.insts = walk.out
    local children = walk.graph.children[block]
@@ -356,7 +388,7 @@ function M.run(program, on)
    local graph = graphs.of(program)
    local walk = setmetatable({
       program = program, on = on, graph = graph, facts = facts.new(), numbers = {}, dead = {}, edges = {},
-      threads = {}, changed = 0, offsets = offsets(graph),
+      threads = {}, changed = 0, marks = {}, offsets = offsets(graph),
    }, Walk)
    visit(walk, graph.order[1], memory.contents())
    return walk.changed, walk.threads

@@ -15,7 +15,8 @@ local M = { name = "lcore" }
 ---@field write boolean
 
 local function field(of, member, bits, write, signed)
-   return { of = of, member = member, type = bits == 64 and "u64" or "num", bits = bits, write = write, signed = signed }
+   local type = bits == 64 and "u64" or "num"
+   return { of = of, member = member, type = type, bits = bits, write = write, signed = signed }
 end
 
 ---@type table<string, tideway.target.field>

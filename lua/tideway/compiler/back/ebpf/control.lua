@@ -98,15 +98,24 @@ end
 
 local UNSIGNED = { lt = "ult", le = "ule", gt = "ugt", ge = "uge" }
 
+-- Whether the verifier takes a value for one that may be negative.
+local function seems_negative(s, value)
+   local lo = s.known:range(value, s.current)
+   return lo ~= nil and lo < 0
+end
+
 -- cc, width, and the immediate for a comparison; no immediate: b needs a register. Unsigned where that is the
--- same: the verifier learns more from it.
+-- same and the verifier learns more from it.
 local function comparison(s, term, cc, a, b)
    local w = term.w or 64
-   if w == 64 and arith.in_range(a, 0, math.huge) and arith.in_range(b, 0, math.huge) then cc = UNSIGNED[cc] or cc end
+   if w == 64 and arith.in_range(a, 0, math.huge) and arith.in_range(b, 0, math.huge)
+      and not seems_negative(s, a) and not seems_negative(s, b) then
+      cc = UNSIGNED[cc] or cc
+   end
    local low, high = s:const_of(b)
    if not low then return cc, w end
    if w == 32 or insn.fits_signed(low, high) then return cc, w, low end
-   if arith.within_u32(a) and arith.within_u32(b) then return cc, 32, low end
+   if arith.within_u32(a) and arith.within_u32(b) then return UNSIGNED[cc] or cc, 32, low end
    return cc, w
 end
 

@@ -97,43 +97,61 @@ local function in_slot(reg, live_out)
    end
 end
 
--- Instructions at which a fact does not hold although `wanted(block, i)` says that they need it.
-local function missing(program, change, wanted)
-   local at_start, found, count = always(program, change), {}, 0
+-- Calls visit(block, i, inst, in register, in slot) for each instruction, with what holds before it.
+local function each(program, reg, live_out, visit)
+   local register, slot = in_register(reg), in_slot(reg, live_out)
+   local register_at, slot_at = always(program, register), always(program, slot)
    for _, block in ipairs(program.blocks) do
-      local holds = at_start[block]
+      local here, there = register_at[block], slot_at[block]
       for i, inst in ipairs(block.insts) do
-         if not holds and wanted(block, i) then
-            found[inst] = true
-            count = count + 1
-         end
-         local to = change(block, i)
-         if to ~= nil then holds = to end
+         visit(block, i, inst, here, there)
+         local to = register(block, i)
+         if to ~= nil then here = to end
+         to = slot(block, i)
+         if to ~= nil then there = to end
       end
    end
-   return found, count
+end
+
+-- Where a register has to be loaded, where it is written, and where it would be stored before calls: nil when that
+-- is not possible, as where a way on which it was written meets one on which it has only been stored.
+local function plan(program, reg, live_out)
+   local loads, writings, stores = {}, {}, {}
+   each(program, reg, live_out, function(block, i, inst, here, there)
+      if not here and reads(inst, reg) then
+         loads[#loads + 1] = inst
+         if not there then stores = nil end
+      end
+      if writes(inst, reg) then writings[#writings + 1] = inst end
+      if stores and not there and inst.form == insn.CALLING and needed_after(block, i, reg, live_out) then
+         stores[#stores + 1] = inst
+         if not here then stores = nil end
+      end
+   end)
+   return loads, writings, stores
+end
+
+local function set_of(list)
+   local set = {}
+   for _, item in ipairs(list) do set[item] = true end
+   return set
 end
 
 -- Splits a register; false when no call is in its way. It is stored where it is written or, where that takes no
 -- more stores, before calls: what leaves the program early then stores nothing.
 local function split(program, reg, slot, live_out)
-   local loads, count = missing(program, in_register(reg), function(block, i) return reads(block.insts[i], reg) end)
-   if count == 0 then return false end
-   local stores, before_calls = missing(program, in_slot(reg, live_out), function(block, i)
-      return block.insts[i].form == insn.CALLING and needed_after(block, i, reg, live_out)
-   end)
-   local written = 0
-   for _, block in ipairs(program.blocks) do
-      for _, inst in ipairs(block.insts) do if writes(inst, reg) then written = written + 1 end end
-   end
-   local early = before_calls > written
+   local loads, writings, stores = plan(program, reg, live_out)
+   if #loads == 0 then return false end
+   local late = stores and #stores <= #writings
+   local load_at, store_before = set_of(loads), set_of(late and stores or {})
+   local store_after = set_of(late and {} or writings)
    for _, block in ipairs(program.blocks) do
       local insts = {}
       for _, inst in ipairs(block.insts) do
-         if loads[inst] then insts[#insts + 1] = load(reg, slot, inst.pos) end
-         if not early and stores[inst] then insts[#insts + 1] = store(slot, reg, inst.pos) end
+         if load_at[inst] then insts[#insts + 1] = load(reg, slot, inst.pos) end
+         if store_before[inst] then insts[#insts + 1] = store(slot, reg, inst.pos) end
          insts[#insts + 1] = inst
-         if early and writes(inst, reg) then insts[#insts + 1] = store(slot, reg, inst.pos) end
+         if store_after[inst] then insts[#insts + 1] = store(slot, reg, inst.pos) end
       end
       block.insts = insts
    end

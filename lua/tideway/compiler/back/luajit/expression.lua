@@ -308,7 +308,7 @@ end
 function Expression:wide_logical(name, a, b)
    local x, y = self:wide(a, "u64"), self:wide(b, "u64")
    if name ~= "band" then return ("%s(%s, %s)"):format(name, x, y) end
-   if a.op == "const" then x, a, y, b = y, b, x, a end
+   if a.op == "const" then x, b = y, a end
    if b.op == "const" then return masked(x, ffi.cast("uint64_t", ffi.cast("int64_t", b.value))) end
    return ("bxor(bor(%s, bnot(%s)), bnot(%s))"):format(x, y, y)
 end
@@ -380,7 +380,8 @@ end
 
 function OPS.bswap(self, v)
    if v.bits == 64 then
-      return self:convert(("bswap(%s)"):format(self:wide(v.args[1], "u64")), "u64", v), v.type == "num" and "n" or v.type
+      local code = ("bswap(%s)"):format(self:wide(v.args[1], "u64"))
+      return self:convert(code, "u64", v), v.type == "num" and "n" or v.type
    end
    local code, kind = ("bswap(%s)"):format(self:bits(v.args[1])), "b"
    if v.bits == 16 then code, kind = ("rshift(%s, 16)"):format(code), "i" end

@@ -160,7 +160,7 @@ local function lowest(taken)
 end
 
 -- A parameter takes the variable of an argument when that is free: no assignment then.
-function Flow:slot_of_param(p, index, block, taken)
+function Flow:slot_of_param(index, block, taken)
    for _, edge in ipairs(self.graph.preds[block]) do
       local a = edge.target.args[index]
       local slot = a.op ~= "const" and self.slot[a]
@@ -200,7 +200,7 @@ function Flow:place_block(block)
    local taken = {}
    for v in pairs(self.live_in[block]) do taken[self.slot[v]] = v end
    for i, p in ipairs(block.params) do
-      if self.uses[p] then self:place(p, self:slot_of_param(p, i, block, taken), taken) end
+      if self.uses[p] then self:place(p, self:slot_of_param(i, block, taken), taken) end
    end
    local last, read = self:last_reads(block)
    for i, v in ipairs(block.insts) do
