@@ -143,6 +143,7 @@ struct tw_chain_info {
 	/* 1: this NF was taken out by the fence */
 	uint8_t quarantined[TW_STAGES_MAX];
 	uint8_t tier; /* enum tw_tier: the lowest of its NFs */
+	uint8_t hook; /* 1: runs in the kernel, on a hook; its packets are no port's */
 };
 
 struct tw_ring_info {

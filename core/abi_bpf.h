@@ -95,12 +95,14 @@ int tw_bpf_map_next_key(int map, const void *key, void *next); /* key NULL: the 
 int tw_bpf_map_freeze(int map);
 /* Batches: *count in is the room, out the number done; *cursor 0 at first, is set to go on.
  * tw_bpf_map_read_batch() returns -ENOENT with the last batch. */
-int tw_bpf_map_read_batch(int map, void *cursor, bool first, void *keys, void *values,
-                          uint32_t *count);
+int tw_bpf_map_read_batch(int map, void *cursor, bool first, uint64_t flags, void *keys,
+                          void *values, uint32_t *count);
 int tw_bpf_map_delete_batch(int map, const void *keys, uint32_t *count);
 /* Values of an array made with TW_BPF_MMAPABLE, each rounded up to 8 bytes; NULL on failure. */
 void *tw_bpf_map_mmap(int map, size_t size, bool writable);
 void tw_bpf_map_munmap(void *memory, size_t size);
+/* Adds to an integer of 1, 2, 4 or 8 bytes there, as programs do. */
+void tw_bpf_atomic_add(void *value, uint32_t size, int64_t n);
 
 /* ---- ring buffers: one reader per ring ---- */
 struct tw_bpf_ringbuf; /* opaque */

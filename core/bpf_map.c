@@ -205,10 +205,10 @@ int tw_bpf_map_freeze(int map)
 	return done(bpf_map_freeze(map), map, "freeze");
 }
 
-int tw_bpf_map_read_batch(int map, void *cursor, bool first, void *keys, void *values,
-                          uint32_t *count)
+int tw_bpf_map_read_batch(int map, void *cursor, bool first, uint64_t flags, void *keys,
+                          void *values, uint32_t *count)
 {
-	LIBBPF_OPTS(bpf_map_batch_opts, opts);
+	LIBBPF_OPTS(bpf_map_batch_opts, opts, .elem_flags = flags);
 	int rc = bpf_map_lookup_batch(map, first ? NULL : cursor, cursor, keys, values, count,
 	                              &opts);
 
@@ -237,4 +237,16 @@ void *tw_bpf_map_mmap(int map, size_t size, bool writable)
 void tw_bpf_map_munmap(void *memory, size_t size)
 {
 	munmap(memory, size);
+}
+
+void tw_bpf_atomic_add(void *value, uint32_t size, int64_t n)
+{
+	if (size == 1)
+		__atomic_fetch_add((uint8_t *)value, n, __ATOMIC_RELAXED);
+	else if (size == 2)
+		__atomic_fetch_add((uint16_t *)value, n, __ATOMIC_RELAXED);
+	else if (size == 4)
+		__atomic_fetch_add((uint32_t *)value, n, __ATOMIC_RELAXED);
+	else if (size == 8)
+		__atomic_fetch_add((uint64_t *)value, n, __ATOMIC_RELAXED);
 }

@@ -254,6 +254,27 @@ describe("BPF maps", function()
       assert.truthy(shell.run("bpftool map dump id " .. lpm.id).out:find('"prefixlen": 8', 1, true))
    end)
 
+   live("pairs of values with a lock, of prefixes, of more than a batch", function()
+      local m = new { kind = "hash", key = "u32", value = "u64 a; u64 b", entries = 1000, lock = true }
+      for i = 1, 700 do m:set(i, i, i * 2) end
+      local n = 0
+      for k, v in m:pairs() do
+         assert.is_true(v.a == k + 0ULL and v.b == 2ULL * k)
+         n = n + 1
+      end
+      assert.equal(700, n)
+      local t = new { kind = "lpm_trie", value = "u32", entries = 1000 }
+      for i = 1, 700 do t:set(0x0a000000 + i * 256, 24, i) end
+      n = 0
+      for k, v in t:pairs() do
+         assert.equal(0x0a000000 + v * 256, k.address)
+         n = n + 1
+      end
+      assert.equal(700, n)
+      assert.equal(700, t:clear())
+      assert.equal(0, t:count())
+   end)
+
    live("a spin lock lies behind the fields; values keep their layout", function()
       local m = new { kind = "hash", key = "u32", value = "u8 a", entries = 10, lock = true }
       assert.equal(4, m.lock_offset)

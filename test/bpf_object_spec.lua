@@ -285,13 +285,16 @@ describe("our ELF files", function()
 
    live("are taken by ip and tc", function()
       write()
-      local name = ("twe%d"):format(posix.getpid() % 100000)
-      -- ip makes directories of its own under bpffs, in the namespace they go with it
-      sh(("ip link add %sa type veth peer name %sb"):format(name, name))
-      local r = shell.run(("ip link set dev %sa xdp obj %s sec xdp && ip link show %sa"):format(name, path, name))
-      local t = shell.run(("tc qdisc add dev %sa clsact && tc filter add dev %sa ingress bpf da obj %s sec tc && "
-         .. "tc filter show dev %sa ingress"):format(name, name, path, name))
-      shell.run(("ip link del %sa"):format(name))
+      -- In a namespace: ip makes directories of its own under bpffs, which go with it.
+      local ns = ("twe-%d"):format(posix.getpid())
+      sh(("ip netns add %s && ip -n %s link add veth-a type veth peer name veth-b"):format(ns, ns))
+      local function inside(command)
+         return shell.run(("ip netns exec %s sh -c '%s'"):format(ns, command:format(path)))
+      end
+      local r = inside "ip link set dev veth-a xdp obj %s sec xdp && ip link show veth-a"
+      local t = inside "tc qdisc add dev veth-a clsact && tc filter add dev veth-a ingress bpf da obj %s sec tc && \
+         tc filter show dev veth-a ingress"
+      sh("ip netns del " .. ns)
       assert.truthy(r.out:find("name entry", 1, true), r.err)
       assert.truthy(t.out:find("name classify", 1, true), t.err)
    end, "ip", "tc")

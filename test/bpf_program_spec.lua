@@ -101,8 +101,8 @@ describe("BPF programs", function()
    live("have functions of their own", function()
       local a = asm.new()
       a:func "entry"
-      a:line(1)
       a:call_local "seven"
+      a:line(1) -- the first instruction has none
       a:exit()
       a:func "seven"
       a:line(2)

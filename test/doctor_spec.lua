@@ -22,6 +22,7 @@ local function machine(root, changes)
       ["/proc/sys/kernel/osrelease"] = "6.1.0-13-amd64\n",
       ["/proc/sys/net/core/bpf_jit_enable"] = "1\n",
       ["/sys/kernel/btf/vmlinux"] = "",
+      ["/usr/bin/cc"] = "",
       ["/dev/net/tun"] = "",
       ["/sys/class/net/eth0/ifindex"] = "2\n",
       ["/sys/class/net/eth0/queues/rx-0/x"] = "",
@@ -53,6 +54,12 @@ describe("doctor on a machine made of files", function()
       end
       error("no finding matches " .. pattern)
    end
+
+   it("says that chains stay LuaJIT's without a C compiler", function()
+      local f = find(machine(root, { ["/usr/bin/cc"] = false }), "C compiler")
+      assert.equal("warn", f.state)
+      assert.truthy(f.remedy:find("install .* gcc"))
+   end)
 
    it("finds nothing to mend on a good one", function()
       for _, f in ipairs(doctor.examine(machine(root))) do

@@ -11,6 +11,7 @@ local twins = require "test.support.twins"
 
 local SEED = tonumber(os.getenv "TIDEWAY_SEED") or os.time() % 2 ^ 31
 local PACKETS = tonumber(os.getenv "TWIN_PACKETS") or 3000
+local PASS = 2
 local NAMES = { [0] = "XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT" }
 
 local function unless_missing()
@@ -50,6 +51,13 @@ local function compare(pair)
    return seen
 end
 
+-- Records without their time, which stands first.
+local function kinds(records)
+   local set = {}
+   for _, record in ipairs(records) do set[frame.hex(record:sub(9))] = true end
+   return set
+end
+
 describe(("NF Lua and clang (TIDEWAY_SEED=%d)"):format(SEED), function()
    for _, twin in ipairs(twins.list) do
       if twin.name ~= "sampler" then
@@ -65,4 +73,24 @@ describe(("NF Lua and clang (TIDEWAY_SEED=%d)"):format(SEED), function()
          end)
       end
    end
+
+   it("sampler takes the same share and writes the same records", function()
+      if unless_missing() then return end
+      local pair = assert(twin_pair.load(twins.list.sampler))
+      finally(function() pair:close() end)
+      local times = 60 -- that no run of a packet is sampled: once in 31 million
+      for _, data in ipairs(twins.packets(pair.twin, SEED, 100)) do
+         for _ = 1, times do
+            assert.equal(PASS, (pair:lua(data)))
+            assert.equal(PASS, (pair:c(data)))
+         end
+      end
+      local mine, its = pair:records("samples", pair.nf.tables.samples.map)
+      assert.equal(#mine, tonumber(pair.nf.tables.stats:sum(0)))
+      assert.equal(#its, pair.kernel:sum("sampler_stats", 0))
+      -- Two draws of n with p = 1/4 differ by more than six deviations once in 500 million times.
+      local n = 100 * times
+      assert.is_true(math.abs(#mine - #its) < 6 * math.sqrt(2 * n * 0.25 * 0.75), #mine .. " and " .. #its)
+      assert.same(kinds(its), kinds(mine))
+   end)
 end)

@@ -3,6 +3,8 @@
 
 local ffi = require "ffi"
 local abi = require "tideway.abi"
+local diagnostic = require "tideway.compiler.diagnostic"
+local hooks = require "tideway.hook"
 local model = require "tideway.model"
 local native = require "tideway.native"
 local options = require "tideway.options"
@@ -22,7 +24,9 @@ transfer.record_cdefs()
 ---@return { cpu: integer|"step", slot: integer }[] lcores
 function M.start()
    plan.validate()
+   hooks.load()
    M.lcores = plan.start()
+   hooks.attach()
    return M.lcores
 end
 
@@ -45,19 +49,27 @@ end
 ---@return string[]
 function M.log()
    local line, list = ffi.new "char[512]", native.log()
+   for _, text in ipairs(hooks.log()) do list[#list + 1] = text end
    while C.tw_log_next(line, 512) == 1 do list[#list + 1] = ffi.string(line) end
    return list
 end
 
+--- Bring the counters of devices and hooks up to date.
+function M.refresh()
+   C.tw_ports_refresh()
+   hooks.refresh()
+end
+
 --- Counters now.
 function M.snapshot()
-   C.tw_ports_refresh()
+   M.refresh()
    return stats.snapshot(C.tw_stats())
 end
 
---- Stop lcores, close ports, rings and tables, forget the model.
+--- Stop lcores, detach from hooks, close ports, rings and tables, forget the model.
 function M.close()
    native.stop()
+   hooks.stop()
    C.tw_engine_close()
    model.reset()
    M.lcores = {}
@@ -75,7 +87,7 @@ local function load_script(path, args)
    for i, value in ipairs(args) do arg[i] = value end
    rawset(_G, "arg", arg)
    local ok, message = xpcall(function() chunk(unpack(args)) end, function(e)
-      return type(e) == "string" and e or tostring(e)
+      return diagnostic.is(e) and e or tostring(e)
    end)
    if not ok then return nil, message end
    return true
@@ -94,27 +106,39 @@ local function instance_name(path, opts)
    return opts.name or path:match "([^/]*)$":gsub("%.lua$", "")
 end
 
+-- What the script declares wrongly: diagnostics of the compiler as they are.
+local function complain_of(err)
+   if diagnostic.is(err) then io.stderr:write(tostring(err), "\n") else complain("%s", err) end
+end
+
+local function describe_port(port)
+   local info = C.tw_stats().port[port.index]
+   local offloads = ffi.string(info.offloads):gsub("%s+$", "")
+   return ("port %s: %s, %s, %d rx and %d tx queue(s), offloads: %s"):format(port.name, ffi.string(info.driver),
+      ffi.string(info.mode), info.rx_queues, info.tx_queues, offloads == "" and "none" or offloads)
+end
+
+--- A chain's way in words: "lan -> ttl -> wan".
+local function path_of(chain)
+   local names, sources = {}, {}
+   for i, source in ipairs(chain.sources) do sources[i] = source.name end
+   for i, name in ipairs(chain.stage_names) do names[i] = name end
+   names[#names + 1] = chain.sink and chain.sink.name or chain.place and "the kernel" or "(no sink)"
+   return table.concat(sources, ", ") .. " -> " .. table.concat(names, " -> ")
+end
+
 local function describe()
-   local lines = { ffi.string(C.tw_eal_info().note) }
+   local info = C.tw_eal_info()
+   local lines = { info.started and ffi.string(info.note) or nil }
    for _, port in ipairs(model.ports) do
-      local info = C.tw_stats().port[port.index]
-      local offloads = ffi.string(info.offloads):gsub("%s+$", "")
-      lines[#lines + 1] = ("port %s: %s, %s, %d rx and %d tx queue(s), offloads: %s"):format(port.name,
-         ffi.string(info.driver), ffi.string(info.mode), info.rx_queues, info.tx_queues,
-         offloads == "" and "none" or offloads)
+      if port.opened then lines[#lines + 1] = describe_port(port) end
    end
-   local cpus = plan.cpus()
    for _, chain in ipairs(model.chains) do
-      local names, sources = {}, {}
-      for i, source in ipairs(chain.sources) do sources[i] = source.name end
-      for i, name in ipairs(chain.stage_names) do names[i] = name end
-      names[#names + 1] = chain.sink and chain.sink.name or "(no sink)"
-      lines[#lines + 1] = ("chain %s on lcore %s: %s -> %s"):format(chain.name, table.concat(chain.lcores, ", "),
-         table.concat(sources, ", "), table.concat(names, " -> "))
+      lines[#lines + 1] = ("chain %s on %s: %s"):format(chain.name,
+         ffi.string(C.tw_stats().chain[chain.index].place), path_of(chain))
    end
-   local threads = {}
-   for _, entry in ipairs(M.lcores) do threads[#threads + 1] = entry.cpu end
-   if #threads == #cpus then
+   for _, line in ipairs(hooks.lines()) do lines[#lines + 1] = line end
+   if #M.lcores == #plan.cpus() then
       lines[#lines + 1] = "every CPU has an lcore: the control thread shares one with it"
    end
    return lines
@@ -132,8 +156,9 @@ local function watch(opts, say)
       if deadline then nap = math.min(nap, math.ceil((deadline - now) / 1e6)) end
       if C.tw_sleep_ms(nap) == 1 then return end
       native.poll()
+      hooks.poll()
       for _, line in ipairs(M.log()) do complain("%s", line) end
-      C.tw_ports_refresh()
+      M.refresh()
       now = tonumber(C.tw_now())
       if opts.stats and now - before_at >= opts.stats * 1e9 then
          local snapshot = M.snapshot()
@@ -175,13 +200,14 @@ local function run(path, args, opts)
    local ok, err = load_script(path, args)
    if ok then ok, err = pcall(M.start) end
    if not ok then
-      complain("%s", err)
+      complain_of(err)
       return 2
    end
    for _, line in ipairs(describe()) do say("%s", line) end
    local start = tonumber(C.tw_now())
    say("ready: instance %s, pid %d; stop with Ctrl-C", name, C.tw_stats().pid)
    watch(opts, say)
+   hooks.stop()
    C.tw_engine_stop()
    local exact = report(opts, (tonumber(C.tw_now()) - start) / 1e9)
    if not exact then complain "the counters do not add up; this is a bug, please report it" end

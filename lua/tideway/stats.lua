@@ -17,7 +17,7 @@ local function add(t, key, n) t[key] = (t[key] or 0) + tonumber(n) end
 local PORT_COUNTERS = { "rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "tx_full" }
 local DEVICE_COUNTERS = { "imissed", "ierrors", "rx_nombuf", "oerrors" }
 local CHAIN_COUNTERS = {
-   "rx", "rx_bytes", "originated", "sent", "sent_bytes", "dropped", "held", "bursts", "cycles",
+   "rx", "rx_bytes", "originated", "sent", "sent_bytes", "passed", "dropped", "held", "bursts", "cycles",
    "punted", "faults",
 }
 
@@ -50,7 +50,11 @@ end
 
 local function read_chain(s, lcores, index, reasons)
    local info = s.chain[index]
-   local chain = { name = text(info.name), index = index, tier = TIERS[info.tier], nfs = {} }
+   local hook = info.hook ~= 0
+   local chain = {
+      name = text(info.name), index = index, place = text(info.place), hook = hook,
+      tier = not hook and TIERS[info.tier] or nil, nfs = {},
+   }
    for _, key in ipairs(CHAIN_COUNTERS) do
       for _, l in ipairs(lcores) do add(chain, key, l.chain[index][key]) end
       chain[key] = chain[key] or 0
@@ -92,13 +96,15 @@ local function read_lcore(l, slot)
    }
 end
 
--- The whole engine as one equation over its ports: received + originated = sent + dropped + in flight.
+-- The whole engine as one equation: received + originated = sent + dropped + in flight. Ports count what lcores
+-- receive and send; chains on hooks count for themselves.
 local function read_totals(snap)
    local t = { received = 0, originated = 0, sent = 0, dropped = 0, held = 0, in_rings = 0, punted = 0, faults = 0 }
    for _, p in ipairs(snap.ports) do
       t.received, t.sent = t.received + p.rx_packets, t.sent + p.tx_packets
    end
    for _, c in ipairs(snap.chains) do
+      if c.hook then t.received, t.sent = t.received + c.rx, t.sent + c.sent end
       for _, key in ipairs { "originated", "dropped", "held", "punted", "faults" } do t[key] = t[key] + c[key] end
    end
    for _, r in ipairs(snap.rings) do t.in_rings = t.in_rings + r.used end
@@ -139,7 +145,10 @@ function M.snapshot(s)
       if l.cpu >= 0 then snap.lcores[#snap.lcores + 1] = read_lcore(l, slot) end
       if l.cpu >= 0 or l.heartbeat > 0 then lcores[#lcores + 1] = l end
    end
-   for i = 0, s.ports - 1 do snap.ports[i + 1] = read_port(s, lcores, i) end
+   for i = 0, s.ports - 1 do
+      -- One without a name is the port of a hook, which no lcore has.
+      if s.port[i].name[0] ~= 0 then snap.ports[#snap.ports + 1] = read_port(s, lcores, i) end
+   end
    for i = 0, s.chains - 1 do snap.chains[i + 1] = read_chain(s, lcores, i, reasons) end
    for i = 0, s.rings - 1 do
       local r = s.ring[i]
@@ -185,7 +194,7 @@ local function chain_rates(new, old, seconds)
    old = old or { nfs = {} }
    local function r(key) return rate(new[key], old[key], seconds) end
    local chain = {
-      name = new.name, rx_pps = r "rx", rx_mbps = r "rx_bytes" * 8 / 1e6, originated_pps = r "originated",
+      name = new.name, tier = new.tier, hook = new.hook, rx_pps = r "rx", rx_mbps = r "rx_bytes" * 8 / 1e6, originated_pps = r "originated",
       sent_pps = r "sent", sent_mbps = r "sent_bytes" * 8 / 1e6, dropped_pps = r "dropped",
       punted_pps = r "punted", bursts_ps = r "bursts", nfs = {},
       engine = nf_rates(new.engine, old.engine, seconds),

@@ -117,6 +117,17 @@ local function result_of(pair, places)
    return r
 end
 
+local function measured(pair)
+   local places = prepare(pair, assert(packets[pair.twin.name], pair.twin.name .. " has no packets"))
+   for round = 1, options.rounds do
+      for _, place in ipairs(places) do measure(pair, place, round) end
+   end
+   local result = result_of(pair, places)
+   for _, place in ipairs(places) do place.replay:close() end
+   pair:close()
+   return result
+end
+
 -- ---- compile time ----
 
 local function chain_of(names)
@@ -211,23 +222,17 @@ local function main()
    end
    local times = { compile_time("NF of 118 lines", { ABOUT_100_LINES }, COMPILE),
       compile_time("chain of eight NFs", EIGHT, CHAIN) }
-   local results, refused, measured = {}, {}, {}
+   local results, refused = {}, {}
    for _, twin in ipairs(twins.list) do
       if not options.nf or options.nf == twin.name then
          local pair, err = twin_pair.load(twin)
          if pair then
-            measured[#measured + 1] = { pair, prepare(pair, assert(packets[twin.name], twin.name .. " has no packets")) }
+            results[#results + 1] = measured(pair)
          else
             refused[#refused + 1] = { name = twin.name, why = tostring(err) }
          end
       end
    end
-   for round = 1, options.rounds do
-      for _, m in ipairs(measured) do
-         for _, place in ipairs(m[2]) do measure(m[1], place, round) end
-      end
-   end
-   for i, m in ipairs(measured) do results[i] = result_of(m[1], m[2]) end
    print_table(results, refused)
    local means = results[1] and print_means(results)
    print_times(times)

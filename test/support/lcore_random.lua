@@ -178,7 +178,8 @@ function Maker:atomic()
    local type = pick { "void", "u64", "i64" }
    local args = { self.stack, self:operand(pick { "num", "u64" }) }
    if kind == "cmpxchg" then args[3] = self:operand "num" end
-   emit(self, "atomic", type, args, { kind = kind, bits = bits, off = pick { 0, 8, 16 }, fetch = type ~= "void" or nil })
+   local fields = { kind = kind, bits = bits, off = pick { 0, 8, 16 }, fetch = type ~= "void" or nil }
+   emit(self, "atomic", type, args, fields)
 end
 
 function Maker:context()

@@ -187,7 +187,7 @@ local function unary(name)
 end
 NUM.bnot, NUM.bswap, NUM.tobit = unary "bnot", unary "bswap", unary "tobit"
 
-function E:count(d, most)
+function E:shift_count(d, most)
    local r = self.r
    if r:one_in(4) then return self:num(d) end
    return constant(r:range(0, most))
@@ -195,7 +195,7 @@ end
 
 local function shift(name)
    return function(self, d)
-      local a, n = self:num(d), self:count(d, 31)
+      local a, n = self:num(d), self:shift_count(d, 31)
       if name == "rshift" and n.lo == n.hi and n.lo >= 0 and n.lo < 32 and a.lo >= 0 and a.hi <= 4294967295 and n.lo > 0 then
          return node("num", 0, floor(a.hi / 2 ^ n.lo), "bit.rshift(%s, %s)", a, n)
       end
@@ -287,7 +287,7 @@ function E:wide(t, d)
       return node(t, nil, nil, r:pick { "bit.band(%s, %s)", "bit.bor(%s, %s)", "bit.bxor(%s, %s)" }, self:mixed(t, d))
    elseif what <= 8 then
       local fmt = r:pick { "bit.lshift(%s, %s)", "bit.rshift(%s, %s)", "bit.arshift(%s, %s)" }
-      return node(t, nil, nil, fmt, self:wide(t, d), self:count(d, 63))
+      return node(t, nil, nil, fmt, self:wide(t, d), self:shift_count(d, 63))
    elseif what == 9 then
       return node(t, nil, nil, r:pick { "bit.bnot(%s)", "bit.bswap(%s)", "(-%s)" }, self:wide(t, d))
    end

@@ -12,6 +12,7 @@ local frame = require "test.support.frame"
 local kernel_twin = require "test.support.kernel_twin"
 local loader = require "tideway.bpf.load"
 local map_walk = require "tideway.bpf.map_walk"
+local ringbuf = require "tideway.bpf.ringbuf"
 local twins = require "test.support.twins"
 
 local M = {}
@@ -90,7 +91,7 @@ function Pair:c(data) return self.kernel:run(data) end
 
 -- Entries of a map as key bytes -> value bytes; of arrays only those that are not all zero.
 local function dump(fd, like)
-   local view = { fd = fd, key_size = like.key_size, value_size = like.value_size, raw_size = like.raw_size }
+   local view = setmetatable({ fd = fd }, { __index = like })
    local list = {}
    for keys, values, count in map_walk.walk(view) do
       for i = 0, count - 1 do
@@ -145,6 +146,22 @@ function Pair:difference()
       local text = difference(self.kernel, t, timed[t.name])
       if text then return text end
    end
+end
+
+--- Raw records that wait in a ring buffer of each of the two.
+---@param name string of the ring buffer in C
+---@param map tideway.bpf.Map of the compiled program
+---@return string[] mine
+---@return string[] its
+function Pair:records(name, map)
+   local lists = {}
+   for i, fd in ipairs { map.fd, self.kernel:map(name) } do
+      local reader, list = assert(ringbuf.open { fd = fd }), {}
+      for record in reader.next, reader do list[#list + 1] = record end
+      reader:close()
+      lists[i] = list
+   end
+   return lists[1], lists[2]
 end
 
 function Pair:close()

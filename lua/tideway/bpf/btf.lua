@@ -181,13 +181,26 @@ local function source_line(pos)
    return (text:gsub("^%s+", ""):gsub("%s+$", ""))
 end
 
+-- The kernel wants a line where each function starts: one without gets that of what follows.
+local function with_starts(lines, starts)
+   local all = {}
+   for i, l in ipairs(lines) do all[i] = l end
+   for insn in pairs(starts) do
+      local at = 1
+      while all[at] and all[at].insn < insn do at = at + 1 end
+      local near = all[at] or all[at - 1]
+      if near and near.insn ~= insn then table.insert(all, at, { insn = insn, pos = near.pos }) end
+   end
+   return all
+end
+
 --- Lines of a program, so that the verifier's log and the tools show Lua.
 ---@param lines table[]  { insn =, pos = { file =, line =, col = } }, in order of insn
 ---@param starts? table<integer, boolean>  instructions at which a function starts: they need a line
 ---@return string line_info  for BPF_PROG_LOAD: 16 bytes an entry
 function Btf:line_info(lines, starts)
    local out, last, last_insn = {}, nil, -1
-   for _, l in ipairs(lines) do
+   for _, l in ipairs(with_starts(lines, starts or {})) do
       local pos = l.pos
       local line, col = math.min(pos.line or 0, LINE_MAX), math.min(pos.col or 0, COLUMN_MAX)
       local key = ("%s:%d:%d"):format(pos.file, line, col)

@@ -201,8 +201,7 @@ end
 templates.mapped_add = [[
 function f.add(_, i, n)
    if i < 0 or i >= entries then return false end
-   local p = env.cast(env.vptr, cells + i)
-   p[0] = p[0] + n
+   C.tw_bpf_atomic_add(cells + i, env.size, n)
    return true
 end
 ]]
@@ -212,7 +211,7 @@ local function fail(level) error(abi.error(), (level or 1) + 1) end
 -- True when stored, false when the map is full, an error else.
 local function room(rc, level)
    if rc == 0 then return true end
-   if rc == E2BIG or rc == ENOSPC or rc == ENOMEM or rc == ENOENT or rc == EEXIST then return false end
+   if rc == E2BIG or rc == ENOSPC or rc == ENOMEM then return false end
    fail(level + 1)
 end
 
@@ -303,7 +302,7 @@ end
 ---@return table<string, function>
 function M.generate(map, list, env)
    env.ENOENT, env.EEXIST, env.NOEXIST = ENOENT, EEXIST, C.TW_BPF_NOEXIST + env.flags
-   env.compound = compound
+   env.compound, env.size = compound, map.value_size
    env.copy, env.cast, env.fail, env.room, env.handle = ffi.copy, ffi.cast, fail, room, handle
    local words = { K = "", V = "", STORE_K = "", STORE_V = "" }
    if map.value_type then

@@ -21,11 +21,12 @@ local function batches(self)
          local keys = ffi.new("uint8_t[?]", room * self.key_size)
          local values = ffi.new("uint8_t[?]", room * self.raw_size)
          count[0] = room
-         local rc = C.tw_bpf_map_read_batch(self.fd, cursor, first, keys, values, count)
+         local rc = C.tw_bpf_map_read_batch(self.fd, cursor, first, self.env.flags, keys, values, count)
          if rc == ENOSPC then
             room = room * 2 -- a bucket of the hash is larger than the room
          elseif rc < 0 and rc ~= ENOENT then
-            return nil, rc
+            if not first then error(abi.error(), 3) end
+            return nil, rc -- no batches for this kind, or in this kernel
          else
             first, over = false, rc == ENOENT
             if count[0] > 0 then return keys, values, count[0] end
@@ -47,7 +48,7 @@ local function singles(self)
             return nil
          end
          key = next
-         if C.tw_bpf_map_lookup(self.fd, key, value, 0) == 0 then return key, value, 1 end
+         if C.tw_bpf_map_lookup(self.fd, key, value, self.env.flags) == 0 then return key, value, 1 end
       end
    end
 end

@@ -53,7 +53,9 @@ local function drops_text(nf)
 end
 
 local function chain_rows(rates, order)
-   local rows = { { "CHAIN / NF", "RUNS AS", "IN pkt/s", "SENT/s", "DROP/s", "CYC/PKT", "PKT/BURST", "DROPS/s BY REASON" } }
+   local rows = {
+      { "CHAIN / NF", "RUNS AS", "IN pkt/s", "SENT/s", "DROP/s", "CYC/PKT", "PKT/BURST", "DROPS/s BY REASON" },
+   }
    local chains = sorted(rates.chains, order, function(c) return c.rx_pps end, function(c) return c.dropped_pps end)
    for _, c in ipairs(chains) do
       rows[#rows + 1] = {

@@ -74,7 +74,7 @@ end
 -- Chains on lcores become machine code by way of it.
 local function compiler(env, add)
    for dir in (os.getenv "PATH" or ""):gmatch "[^:]+" do
-      if env.exists(dir .. "/cc") then return add("lua", "ok", ("C compiler %s/cc: chains become machine code"):format(dir)) end
+      if env.exists(dir .. "/cc") then return add("lua", "ok", dir .. "/cc compiles chains to machine code") end
    end
    add("lua", "warn", "no C compiler (cc): chains on lcores stay as LuaJIT compiles them, which is slower",
       "sudo apt-get install -y --no-install-recommends gcc libc6-dev")

@@ -29,7 +29,7 @@ local M = {}
 function M.new(name, target, options)
    local program = ir.program(name, target.name)
    local cx = setmetatable({
-      program = program, target = target, options = options or {}, joins = {}, calls = {}, choices = {}, choice_id = {}, implied = {},
+      program = program, target = target, options = options or {}, joins = {}, calls = {}, choices = {}, choice_id = {}, implied = {}, checked_at_join = {},
       depth = 0, slots = 0, effects = 0, reads = {},
    }, Context)
    cx.block = ir.block(program)

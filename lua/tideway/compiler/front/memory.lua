@@ -86,9 +86,8 @@ end
 
 local function distance_leaves(base)
    if base.op == "pktdata" then return base, { constant = 0 } end
-   if base.op == "ptradd" and base.args[1].op == "pktdata" then
-      return base.args[1], leaves_of(base.args[2], { constant = 0 }, 0)
-   end
+   local root, index = M.parts(base)
+   if index and root.op == "pktdata" then return root, leaves_of(index, { constant = 0 }, 0) end
 end
 
 --- Range of b - a for two packet pointers; nil when it is not known.
@@ -155,19 +154,40 @@ local function usable(cx, p)
    end
 end
 
+--- Start and variable part of a packet pointer; no second result when it has none.
+function M.parts(v)
+   if v.op == "ptradd" then return v.args[1], v.args[2] end
+   if v.index then return v.root, v.index end
+   return v
+end
+
 -- A packet pointer with a constant offset that is not negative.
 local function settled(cx, p, off)
    local base = p.ir
    if off >= 0 then return base, off end
-   if base.op == "ptradd" then
-      local lo = cx:range(base.args[2])
+   local root, own = M.parts(base)
+   if own then
+      local lo = cx:range(own)
       if lo + off >= 0 then
-         local index = number.binary(cx, "+", value.int(base.args[2]), value.host(off))
-         local moved = M.add(cx, value.ptr(base.args[1], 0, byte, { gen = p.gen }), index)
+         local index = number.binary(cx, "+", value.int(own), value.host(off))
+         local moved = M.add(cx, value.ptr(root, 0, byte, { gen = p.gen }), index)
          return moved.ir, moved.off
       end
    end
    cx:refuse("this reaches in front of the frame")
+end
+
+-- Bytes of the header, of the smallest one that the view may be of.
+local function smallest(p)
+   local size = p.type.size
+   for _, a in ipairs(p.alternatives or {}) do size = math.min(size, a.type.size) end
+   return size
+end
+
+local function at_index(cx, root, index)
+   return remembered(cx, ("at %d+%d"):format(root.id, index.id or index.value), function()
+      return cx:emit("ptradd", "ptr", { root, index }, { space = root.space })
+   end)
 end
 
 -- Makes sure that `size` bytes at p + off may be read and written. A header is in the frame as a whole or not at
@@ -175,10 +195,11 @@ end
 local function reach(cx, p, off, size)
    usable(cx, p)
    if p.ir.space ~= "pkt" then return p.ir, off end
-   local past = p.type.kind == "struct" and p.off + p.type.size - off - size or 0
+   local past = p.type.kind == "struct" and p.off + smallest(p) - off - size or 0
    local base
    base, off = settled(cx, p, off)
    if not cx.target.checks or (cx.state.inside[base] or 0) >= off + size then return base, off end
+   if base.index then base = at_index(cx, base.root, base.index) end
    local inside, outside = cx:check(base, off + size + math.max(past, 0), M.data_end(cx))
    cx:go(outside)
    cx.target.trap(cx)
@@ -226,9 +247,10 @@ function M.add(cx, p, bytes)
    local index = number.ir(cx, bytes, "an offset into memory")
    local lo, hi = cx:range(index)
    if p.ir.space == "pkt" and cx.target.checks then
-      if p.ir.op == "ptradd" then -- one variable part
-         local sum = number.binary(cx, "+", value.int(p.ir.args[2]), bytes)
-         return M.add(cx, value.ptr(p.ir.args[1], p.off, p.type, { gen = p.gen, ref = p.ref, shape = p.shape }), sum)
+      local root, own = M.parts(p.ir)
+      if own then -- one variable part
+         local sum = number.binary(cx, "+", value.int(own), bytes)
+         return M.add(cx, value.ptr(root, p.off, p.type, { gen = p.gen, ref = p.ref, shape = p.shape }), sum)
       end
       -- A constant part goes to the offset of the access.
       if index.op == "add" and index.args[2].op == "const" and index.args[2].value >= 0 then
@@ -250,18 +272,14 @@ function M.add(cx, p, bytes)
          end
       end
    end
-   local at = remembered(cx, ("at %d+%d"):format(p.ir.id, index.id or index.value), function()
-      return cx:emit("ptradd", "ptr", { p.ir, index }, { space = p.ir.space })
-   end)
-   return value.ptr(at, p.off, p.type, { gen = p.gen, ref = p.ref, shape = p.shape })
+   return value.ptr(at_index(cx, p.ir, index), p.off, p.type, { gen = p.gen, ref = p.ref, shape = p.shape })
 end
 
 --- Offset from the start of the frame of what a pointer into it points to, a number.
 function M.offset_in_frame(cx, p)
    if p.ir.op == "pktdata" then return value.host(p.off) end
-   if p.ir.op == "ptradd" and p.ir.args[1].op == "pktdata" then
-      return number.binary(cx, "+", value.int(p.ir.args[2]), value.host(p.off))
-   end
+   local root, index = M.parts(p.ir)
+   if index and root.op == "pktdata" then return number.binary(cx, "+", value.int(index), value.host(p.off)) end
    cx:refuse("where this view lies in the frame is not known here")
 end
 

@@ -94,6 +94,17 @@ local function alternatives(fvs)
    return #list > 1 and list or nil
 end
 
+-- Bytes behind the pointers that were checked on all edges; nil when there is one without a check.
+local function checked_on_all(edges, fvs)
+   local least
+   for i, edge in ipairs(edges) do
+      local n = edge.state.inside[fvs[i].ir]
+      if not n then return nil end
+      least = math.min(least or n, n)
+   end
+   return least
+end
+
 -- Pointers into the frame stay "start plus a number": the number becomes the parameter.
 local function frame_pointer(cx, block, edges, fvs)
    local root, indices = nil, {}
@@ -104,6 +115,8 @@ local function frame_pointer(cx, block, edges, fvs)
          indices[i] = cx:const(0)
       elseif v.op == "ptradd" and v.args[1].op == "pktdata" then
          indices[i], v = v.args[2], v.args[1]
+      elseif v.index then
+         indices[i], v = v.index, v.root
       else
          return nil
       end
@@ -111,6 +124,13 @@ local function frame_pointer(cx, block, edges, fvs)
       if root ~= v then return nil end
    end
    local index = parameter(cx, block, edges, indices, "num")
+   local known = cx.target.checks and checked_on_all(edges, fvs)
+   if known then -- the verifier keeps what it knows of a pointer only with the pointer itself
+      local irs = {}
+      for i, fv in ipairs(fvs) do irs[i] = fv.ir end
+      local p = parameter(cx, block, edges, irs, "ptr", { space = "pkt", root = root, index = index })
+      return p, known
+   end
    local p = ir.value(cx.program, "ptradd", "ptr", { root, index }, { space = "pkt", pos = cx.pos, block = block })
    block.insts[#block.insts + 1] = p
    return p
@@ -127,8 +147,10 @@ local function merge_pointers(cx, block, edges, fvs)
       if fv.off ~= first.off then same_place = false end
       nilable = nilable or fv.nilable
    end
-   local in_frame = same_place and frame_pointer(cx, block, edges, fvs)
+   local in_frame, known = nil, nil
+   if same_place then in_frame, known = frame_pointer(cx, block, edges, fvs) end
    if in_frame then
+      if known then cx.checked_at_join[in_frame] = known end
       return value.ptr(in_frame, first.off, first.type,
          { ref = first.ref, gen = first.gen, shape = first.shape, alternatives = kinds })
    end
@@ -204,7 +226,8 @@ local merge_values
 local function stand_for(p, v)
    local a, b = p.ir, v.ir
    if not a or not b then return end
-   if a.op == "ptradd" and b.op == "ptradd" then a, b = a.args[2], b.args[2] end
+   local ai, bi = a.index or (a.op == "ptradd" and a.args[2]), b.index or (b.op == "ptradd" and b.args[2])
+   if ai and bi then a, b = ai, bi end
    if a.op == "param" then a.stands_for = b.stands_for or b end
 end
 
@@ -442,6 +465,8 @@ function M.states(cx, block, edges, depth)
       values[k] = merge_values(cx, block, edges, fvs)
    end
    imply(cx, block, edges)
+   for p, n in pairs(cx.checked_at_join) do state.inside[p] = n end
+   cx.checked_at_join = {}
    return state, values
 end
 

@@ -1,6 +1,5 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- The shape of the program: unreachable blocks go, straight lines become one block, edges skip empty blocks, equal
--- exits become one.
+-- The shape of the program: unreachable blocks go, straight lines become one block, edges skip empty blocks.
 
 local ir = require "tideway.compiler.ir"
 
@@ -49,13 +48,15 @@ function M.prune(program)
    return dropped
 end
 
-local function same_args(a, b)
+--- Whether two values are constants, and the same.
+function M.same_constant(x, y)
+   return x.op == "const" and y.op == "const" and x.type == y.type and x.value == y.value and x.object == y.object
+end
+
+--- Whether two lists of arguments are the same.
+function M.same_args(a, b)
    for i = 1, #a do
-      local x, y = a[i], b[i]
-      if x ~= y and not (x.op == "const" and y.op == "const" and x.type == y.type and x.value == y.value
-         and x.object == y.object) then
-         return false
-      end
+      if a[i] ~= b[i] and not M.same_constant(a[i], b[i]) then return false end
    end
    return true
 end
@@ -71,7 +72,7 @@ local function branches(program, constant)
       local term = block.term
       local t = ir.targets(term)
       if #t == 2 then
-         if t[1].block == t[2].block and same_args(t[1].args, t[2].args) then
+         if t[1].block == t[2].block and M.same_args(t[1].args, t[2].args) then
             jump(block, t[1])
             changed = changed + 1
          elseif term.op == "br" then
@@ -189,30 +190,6 @@ function M.simplify(program, constant)
       if n == 0 then break end
    end
    return total
-end
-
---- Makes one of the exits that return the same constant.
----@return integer merged
-function M.tails(program)
-   local exits, count = {}, 0
-   for _, block in ipairs(program.blocks) do
-      for _, t in ipairs(ir.targets(block.term)) do
-         local to = t.block
-         local ret = to.term
-         if #to.insts == 0 and #to.params == 0 and ret.op == "ret" and ret.args[1].op == "const" then
-            local key = ret.args[1].type .. tostring(ret.args[1].value)
-            local first = exits[key]
-            if not first then
-               exits[key] = to
-            elseif first ~= to then
-               t.block = first
-               count = count + 1
-            end
-         end
-      end
-   end
-   if count > 0 then M.prune(program) end
-   return count
 end
 
 return M

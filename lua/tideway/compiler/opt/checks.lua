@@ -4,6 +4,7 @@
 
 local ir = require "tideway.compiler.ir"
 local graphs = require "tideway.compiler.ir.graph"
+local cfg = require "tideway.compiler.opt.cfg"
 local memory = require "tideway.compiler.opt.memory"
 
 local M = {}
@@ -102,9 +103,10 @@ end
 
 local EVERYTHING = math.huge
 
-local function visible(block)
+-- Whether a block does anything that can be told from outside, or, with `strict`, from the rest of the program.
+local function acts(block, strict)
    for _, v in ipairs(block.insts) do
-      if memory.visible(v) then return true end
+      if memory.visible(v) or strict and v.op == "store" then return true end
    end
    return false
 end
@@ -112,49 +114,48 @@ end
 local function returned(block, args)
    local v = block.term.args[1]
    for i, p in ipairs(block.params) do
-      if p == v and args then v = args[i] end
+      if p == v then v = args[i] end
    end
    return v.op == "const" and v or nil
 end
 
--- The constant that is returned when an edge is taken, with nothing visible before; nil when that is not so.
+-- What comes of taking an edge: the block where the program first does something or branches, with its arguments;
+-- or the constant that it returns without having done anything.
 local function outcome(target)
-   local args = target.args
-   local block = target.block
    for _ = 1, 20 do
-      if visible(block) then return nil end
-      local term = block.term
-      if term.op == "ret" then return returned(block, args) end
-      if term.op ~= "jmp" then return nil end
-      args, block = term.targets[1].args, term.targets[1].block
+      local block, term = target.block, target.block.term
+      if not acts(block, true) then
+         if term.op == "ret" then return { ret = returned(block, target.args), block = block, args = target.args } end
+         if term.op == "jmp" then target = term.targets[1] else return { block = block, args = target.args } end
+      else
+         return { block = block, args = target.args }
+      end
    end
    return nil
 end
 
--- The greatest n such that a frame without n bytes from pointer p comes from this edge to the same end as `result`,
--- with nothing visible before. Memory of blocks seen is in `memo`; a block in progress is a loop.
+local function reached(target, result)
+   if target.block == result.block then return cfg.same_args(target.args, result.args) end
+   if not result.ret or target.block.term.op ~= "ret" or acts(target.block, false) then return false end
+   local v = returned(target.block, target.args)
+   return v ~= nil and cfg.same_constant(v, result.ret)
+end
+
+-- The greatest n such that a frame without n bytes from pointer p comes from this edge to `result`, with nothing done
+-- before. `memo` keeps what blocks gave; a block in progress is a loop.
 local function demanded(target, p, result, memo)
+   if reached(target, result) then return EVERYTHING end
    local block = target.block
    local term = block.term
-   if term.op == "ret" then
-      if visible(block) then return 0 end
-      local v = returned(block, target.args)
-      return v and v.type == result.type and v.value == result.value and EVERYTHING or 0
-   end
    if memo[block] then return memo[block] end
    memo[block] = 0
-   local n
-   if visible(block) then
-      n = 0
-   elseif term.op == "jmp" then
+   local n = 0
+   if term.op ~= "ret" and not acts(block, not result.ret) then
       n = demanded(term.targets[1], p, result, memo)
-   else
-      local first = demanded(term.targets[1], p, result, memo)
-      local second = demanded(term.targets[2], p, result, memo)
-      if term.op == "check" and term.args[1] == p then
-         n = math.min(second, math.max(first, term.n))
-      else
-         n = math.min(first, second)
+      if term.op ~= "jmp" then
+         local second = demanded(term.targets[2], p, result, memo)
+         if term.op == "check" and term.args[1] == p then n = math.max(n, term.n) end
+         n = math.min(n, second)
       end
    end
    memo[block] = n

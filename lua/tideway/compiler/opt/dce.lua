@@ -129,11 +129,6 @@ function M.run(program)
    return count
 end
 
-local function same(a, b)
-   return a == b or a.op == "const" and b.op == "const" and a.type == b.type and a.value == b.value
-      and a.object == b.object
-end
-
 --- Removes parameters that get the same value on every edge, loops included.
 ---@param program tideway.ir.program
 ---@return integer removed
@@ -158,7 +153,7 @@ function M.params(program)
       for _, t in ipairs(incoming[block] or {}) do
          local a = resolve(t.args[i])
          if a ~= p then
-            if only and not same(only, a) then return nil end
+            if only and only ~= a and not cfg.same_constant(only, a) then return nil end
             only = a
          end
       end

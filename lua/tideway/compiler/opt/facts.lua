@@ -238,14 +238,16 @@ function Facts:take(term, way)
    end
 end
 
---- Which target a terminator takes: 1, 2, or nil when that is not known.
-function Facts:way(term, a, b)
+--- Which target a terminator takes: 1, 2, or nil when that is not known. `a` and `b` stand for its operands, a plus
+--- `more` bytes for the pointer of a check.
+function Facts:way(term, a, b, more)
    local yes
    if term.op == "br" then
       yes = self:decide(term.cc, term.w, a, b)
    elseif term.op == "check" then
-      if term.n <= (self.proved[a] or -1) then yes = true
-      elseif term.n >= (self.missing[a] or math.huge) then yes = false end
+      local n = term.n + (more or 0)
+      if n <= (self.proved[a] or -1) then yes = true
+      elseif n >= (self.missing[a] or math.huge) then yes = false end
    end
    if yes == nil then return nil end
    return yes and 1 or 2

@@ -35,6 +35,9 @@ local function bits_of(walk, v, depth)
    elseif v.op == "and" then
       local x, y = bits_of(walk, a, depth - 1), bits_of(walk, b, depth - 1)
       return bit.band(mask, bit.band(x or mask, y or mask)) % WORD
+   elseif v.op == "or" and v.w ~= 32 then
+      local x, y = bits_of(walk, a, depth - 1), bits_of(walk, b, depth - 1)
+      if x and y then return bit.band(mask, bit.bor(x, y)) % WORD end
    end
    return mask
 end
@@ -170,6 +173,12 @@ RULES["and"] = function(walk, v, a, b)
    if v.w == 32 then return nil end
    local bits = v.type == "num" and bits_of(walk, a)
    if bits and bit.band(bits, bit.bnot(c)) == 0 then return a end
+   -- (x | one) & c where x has none of these bits, as when a field of a header is written after another one
+   local one = a.op == "or" and a.w ~= 32 and number(a.args[2])
+   if one and one >= 0 and one < WORD then
+      local rest = bits_of(walk, a.args[1])
+      if rest and bit.band(rest, c) == 0 then return arith.constant(v.type, bit.band(one, c) % WORD) end
+   end
    local inner = a.op == "and" and a.w ~= 32 and number(a.args[2])
    if inner and inner >= 0 and inner < WORD then
       v.args = { a.args[1], arith.constant(v.type, bit.band(inner, c) % WORD) }

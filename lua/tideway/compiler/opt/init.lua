@@ -10,6 +10,9 @@ local dce = require "tideway.compiler.opt.dce"
 local frame = require "tideway.compiler.opt.frame"
 local licm = require "tideway.compiler.opt.licm"
 local stores = require "tideway.compiler.opt.stores"
+local narrow = require "tideway.compiler.opt.narrow"
+local slots = require "tideway.compiler.opt.slots"
+local tails = require "tideway.compiler.opt.tails"
 local thread = require "tideway.compiler.opt.thread"
 local values = require "tideway.compiler.opt.values"
 
@@ -33,8 +36,10 @@ M.PASSES = {
    dce = "what nothing depends on",
    dead = "stores that are overwritten at once",
    widen = "neighbouring loads and stores",
+   narrow = "sign extensions that nobody looks at",
    licm = "what does not change in a loop",
-   tails = "one exit for each constant that is returned",
+   slots = "one place on the stack for objects of different blocks",
+   tails = "equal ends of the program become one",
 }
 
 local ROUNDS = 6
@@ -96,14 +101,17 @@ local function optimise(run)
    run:clean()
    for round = 1, ROUNDS do
       local changed = run:round(limit)
+      run:pass("slots", slots.share)
+      changed = changed + run:pass("tails", tails.merge)
       changed = changed + run:pass("raise", checks.raise) + run:pass("available", checks.available)
       changed = changed + run:pass("dead", stores.dead) + run:pass("widen", stores.widen)
       run.stats.rounds = round
       if changed == 0 then break end
    end
+   if run:pass("narrow", narrow.run) > 0 then run:round(limit) end
    run:pass("licm", licm.run)
    run:clean()
-   run:pass("tails", cfg.tails)
+   run:pass("tails", tails.merge)
    run:clean()
    program.blocks = graphs.of(program).order
    run.stats.after = size(program)

@@ -27,7 +27,22 @@ local function on_edge(walk, known, v)
    return known[v] or walk.facts:resolve(v)
 end
 
+-- A packet pointer: the same sum made before, or a pointer and a constant.
+local function follow_pointer(walk, known, v)
+   local p, by = on_edge(walk, known, v.args[1]), on_edge(walk, known, v.args[2])
+   if by.op == "const" then
+      if p.op == "edge" then
+         known[v] = { op = "edge", type = "ptr", args = {}, base = p.base, more = p.more + by.value }
+      else
+         known[v] = { op = "edge", type = "ptr", args = {}, base = p, more = by.value }
+      end
+   elseif p.op ~= "edge" and by.op ~= "edge" then
+      known[v] = walk:numbered { op = "ptradd", type = "ptr", args = { p, by } }
+   end
+end
+
 local function follow(walk, known, v)
+   if v.op == "ptradd" and v.space == "pkt" then return follow_pointer(walk, known, v) end
    if v.type ~= "num" or not ir.PURE[v.op] then return end
    local a, b = v.args[1], v.args[2]
    a = on_edge(walk, known, a)
@@ -63,7 +78,8 @@ function M.consider(walk, block, target)
    end
    for _, v in ipairs(to.insts) do follow(walk, known, v) end
    local a, b = term.args[1], term.args[2]
-   local way = walk.facts:way(term, on_edge(walk, known, a), on_edge(walk, known, b))
+   a, b = on_edge(walk, known, a), on_edge(walk, known, b)
+   local way = walk.facts:way(term, a.base or a, b, a.more)
    if way then walk.threads[#walk.threads + 1] = { target = target, block = to, goal = term.targets[way] } end
 end
 

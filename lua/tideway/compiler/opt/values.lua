@@ -48,6 +48,9 @@ function Walk:append(v)
    return v
 end
 
+--- The value computed before as `v` would be, if there is one.
+function Walk:numbered(v) return self.numbers[key(v)] end
+
 -- A pure instruction: what stands for it, appended when it is new.
 function Walk:pure(v)
    local to = fold.simplify(self, v)

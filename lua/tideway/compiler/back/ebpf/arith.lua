@@ -18,11 +18,11 @@ end
 function M.within_u32(value) return M.in_range(value, 0, U32) end
 
 -- The immediate for `op` with a constant, and the width to do it in; nil when there is none.
-local function immediate(op, w, low, high, a)
+local function immediate(op, w, low, high, a, result)
    if w == 32 then return low, 32 end
    if insn.fits_signed(low, high) then return low, 64 end
-   -- A mask of 32 bits clears the upper half, as 32-bit operations do.
-   if high == 0 and (op == "and" or ((op == "or" or op == "xor") and M.within_u32(a))) then return low, 32 end
+   -- 32-bit operations clear the upper half.
+   if high == 0 and (op == "and" or (M.within_u32(a) and M.within_u32(result))) then return low, 32 end
 end
 
 -- Multiplication, division and remainder by 2^k. Returns true when that was it.
@@ -37,8 +37,8 @@ local function by_power_of_two(s, op, w, dst, low, high)
    return true
 end
 
-local function with_constant(s, op, w, dst, a, low, high)
-   local out = s.out
+local function with_constant(s, value, w, dst, a, low, high)
+   local op, out = value.op, s.out
    if op == "and" and w == 64 and low == -1 and high == 0 then return out:move32(dst, s:operand(a)) end
    s:into(dst, a)
    if by_power_of_two(s, op, w, dst, low, high) then return end
@@ -46,9 +46,15 @@ local function with_constant(s, op, w, dst, a, low, high)
       op, low = "add", -low
       high = low < 0 and -1 or 0
    end
-   local imm, width = immediate(op, w, low, high, a)
+   local imm, width = immediate(op, w, low, high, a, value)
    if imm then return out:alu_const(op, width, dst, imm) end
    out:alu(op, w, dst, out:constant(out:fresh(), low, high))
+end
+
+-- 2^k - 1 less a value of k bits is the value with all of them changed.
+local function flips_bits(a, b)
+   return a.op == "const" and a.type == "num" and a.value < 2 ^ 31 and known.log2(a.value + 1) ~= nil
+      and M.in_range(b, 0, a.value)
 end
 
 local function arithmetic(s, value)
@@ -59,10 +65,14 @@ local function arithmetic(s, value)
    if (op == "div" or op == "mod") and M.within_u32(a) and M.within_u32(b) then w = 32 end
    local low, high = s:const_of(b)
    local dst = s:define(value)
-   if low then return with_constant(s, op, w, dst, a, low, high) end
+   if low then return with_constant(s, value, w, dst, a, low, high) end
    if op == "sub" and insn.is_zero(a) then
       s:into(dst, b)
       return s.out:alu_const("neg", w, dst, 0)
+   end
+   if op == "sub" and flips_bits(a, b) then
+      s:into(dst, b)
+      return s.out:alu_const("xor", 64, dst, a.value)
    end
    local rb = s:operand(b)
    s:into(dst, a)

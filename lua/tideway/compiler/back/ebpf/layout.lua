@@ -50,6 +50,21 @@ local function signature(block, number)
    return table.concat(parts, ";")
 end
 
+--- Ends of the program stand in blocks of their own, so that one does for all that return the same.
+function M.split_returns(program)
+   for k = 1, #program.blocks do
+      local block = program.blocks[k]
+      local insts = block.insts
+      local n = #insts
+      if insts[n].form == insn.RETURN and n > 2 and insts[n - 1].form == insn.DEF and insts[n - 1].dst == 0 then
+         local last = program:new_block(block.id, block.depth, insts[n - 1].pos)
+         last.insts = { insts[n - 1], insts[n] }
+         insts[n] = nil
+         insts[n - 1] = { form = GOTO, code = insn.JA, yes = last, pos = last.pos }
+      end
+   end
+end
+
 --- Blocks that do the same become one. Places of the stack objects are known.
 function M.merge(program)
    local number = {}

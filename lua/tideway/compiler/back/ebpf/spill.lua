@@ -5,6 +5,7 @@
 
 local insn = require "tideway.compiler.back.ebpf.insn"
 local live = require "tideway.compiler.back.ebpf.live"
+local web = require "tideway.compiler.back.ebpf.web"
 
 local M = {}
 
@@ -252,7 +253,7 @@ end
 ---@param slots table<integer, table> stack objects of what was split before; gets those that are split now
 function M.spill(program, spilled, alias, unspillable, slots)
    unite(program, spilled, alias)
-   local repeatable, place = M.repeatable(program), {}
+   local repeatable, place, parted = M.repeatable(program), {}, {}
    local _, live_out = live.analyse(program.blocks)
    for _, reg in ipairs(spilled) do
       if repeatable[reg] then place[reg] = repeatable[reg]
@@ -262,9 +263,14 @@ function M.spill(program, spilled, alias, unspillable, slots)
             slot = program:slot(8, 8)
             slot.spill = true
          end
-         if slots[reg] or not split(program, reg, slot, live_out) then place[reg] = slot end
+         if slots[reg] or not split(program, reg, slot, live_out) then place[reg] = slot
+         else parted[#parted + 1] = reg
+         end
          slots[reg] = slot
       end
+   end
+   if #parted > 0 then
+      web.rename(program, parted, live.analyse(program.blocks), function(reg, part) slots[part] = slots[reg] end)
    end
    if not next(place) then return end
    local self = { program = program, place = place, unspillable = unspillable }

@@ -1,0 +1,261 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- A chain on a hook: compiled for every target it is pinned to, loaded, attached, counted, replaced, detached.
+
+local abi = require "tideway.abi"
+local backing = require "tideway.bpf.backing"
+local compiler = require "tideway.compiler"
+local counters = require "tideway.hook.counters"
+local diagnostic = require "tideway.compiler.diagnostic"
+local link = require "tideway.bpf.link"
+local load = require "tideway.bpf.load"
+local model = require "tideway.model"
+local ports = require "tideway.port"
+
+local C = abi.C
+local M = {}
+
+---@class tideway.hook.chain
+---@field chain tideway.chain
+---@field stages tideway.nf.instance[] that run now
+---@field parts table[] one per target: { target, port, compiled, program, link }
+---@field runs tideway.hook.run[] programs that count, the replaced ones first
+local Hook = {}
+Hook.__index = Hook
+Hook.__tostring = function(self) return ("chain %s on %s"):format(self.chain.name, self.chain.place.hook) end
+
+-- ---- compile and load ----
+
+-- Where a diagnostic belongs: the script's line of the chain.
+local function of_chain(err, chain)
+   local file, line = chain.where:match "^(.*):(%d+)$"
+   if not file or not diagnostic.is(err) then return err end
+   return diagnostic.note(err, { file = file, line = tonumber(line) },
+      ("in chain %s, pinned to %s at"):format(chain.name, chain.place.kind))
+end
+
+local function ifindex_of(iface) return tonumber(C.tw_bpf_ifindex(iface)) end
+
+-- Interfaces by port index. Those that the chain itself names must be there.
+local function interfaces(chain)
+   local wanted, list = { [chain.sink or false] = true }, {}
+   for _, source in ipairs(chain.sources) do wanted[source] = true end
+   for _, port in ipairs(model.ports) do
+      local ifindex = port.iface and ifindex_of(port.iface) or -1
+      if ifindex > 0 then
+         list[port.index] = ifindex
+      elseif model.dry then
+         list[port.index] = port.iface and port.index + 1 or nil
+      elseif wanted[port] then
+         local why = port.iface and ("there is no network interface %q here; ip link shows those that are"):format(
+            port.iface) or "it has no network interface, which hooks need"
+         error(("%s: port %s: %s"):format(port.where, port.name, why), 0)
+      end
+   end
+   return list
+end
+
+-- The port whose packets a target sees.
+local function ingress_of(chain, target)
+   for _, port in ipairs(model.ports) do
+      if target.interface and port.iface == target.interface then return port end
+   end
+   for _, source in ipairs(chain.sources) do
+      if ports.is_port(source) then return source end
+   end
+end
+
+local function check(chain)
+   for _, source in ipairs(chain.sources) do
+      if ports.is_ring(source) then
+         error(("%s: chain %s is pinned to %s and reads %s; rings are between lcores"):format(chain.where, chain.name,
+            chain.place.kind, tostring(source)), 0)
+      end
+   end
+   if ports.is_ring(chain.sink) then
+      error(("%s: chain %s is pinned to %s and its sink is %s; a hook sends to interfaces: make the sink a port, or "
+         .. "leave it out to pass packets to the kernel"):format(chain.where, chain.name, chain.place.kind,
+         tostring(chain.sink)), 0)
+   end
+end
+
+--- Compile NFs for a target of a chain's place.
+---@param chain tideway.chain
+---@param stages tideway.nf.instance[]
+---@param target tideway.hook.target
+---@param options? table more options of the compiler
+---@return tideway.compiled? compiled
+---@return table? err a diagnostic
+function M.compile(chain, stages, target, options)
+   for _, nf in ipairs(stages) do
+      if not nf.packet then
+         local file, line = nf.where:match "^(.*):(%d+)$"
+         return nil, diagnostic.new(file and { file = file, line = tonumber(line) },
+            ("NF %s works on bursts, and a hook sees one packet at a time"):format(nf.name),
+            "give it packet(pkt), or pin the chain to an lcore")
+      end
+   end
+   local port = ingress_of(chain, target)
+   local all = { ports = interfaces(chain), port = port and port.index or 0, sink = chain.sink and chain.sink.index }
+   for key, value in pairs(options or {}) do all[key] = value end
+   return compiler.for_hook(chain.name, stages, chain.place and chain.place.hook or "xdp", all)
+end
+
+-- Packets a flood makes: one for every port but the one it came by.
+local function flood_copies(part)
+   local n = 0
+   for index in pairs(part.interfaces) do
+      if index ~= part.port then n = n + 1 end
+   end
+   return n
+end
+
+-- Compiled and loaded programs of NFs, one per target.
+local function load_all(chain, stages)
+   local parts = {}
+   for i, target in ipairs(chain.place.targets) do
+      local compiled, err = M.compile(chain, stages, target)
+      if not compiled then return nil, of_chain(err, chain) end
+      local program
+      local clock = os.clock()
+      program, err = load.load(compiled, { attach_type = link.hooks[target.link.hook].attach_type })
+      if not program then return nil, of_chain(err, chain) end
+      local port = ingress_of(chain, target)
+      parts[i] = {
+         target = target, port = port and port.index, interfaces = interfaces(chain), compiled = compiled,
+         program = program, load_seconds = os.clock() - clock,
+      }
+   end
+   return parts
+end
+
+local function run_of(part, stages)
+   return {
+      exits = part.compiled.exits, exit_table = part.compiled.exit_table, copies = flood_copies(part), stages = #stages,
+   }
+end
+
+--- Compile and load a chain; raises what is wrong.
+---@param chain tideway.chain
+---@return tideway.hook.chain
+function M.load(chain)
+   check(chain)
+   local parts, err = load_all(chain, chain.stages)
+   if not parts then error(err, 0) end
+   local self = setmetatable({ chain = chain, stages = chain.stages, parts = parts, runs = {} }, Hook)
+   for i, part in ipairs(parts) do self.runs[i] = run_of(part, chain.stages) end
+   return self
+end
+
+--- The tables that its programs use.
+---@return table<table, true>
+function Hook:tables()
+   local set = {}
+   for _, part in ipairs(self.parts) do
+      for _, t in ipairs(part.compiled.tables) do
+         if not t.internal then set[t] = true end
+      end
+   end
+   return set
+end
+
+-- ---- attach ----
+
+local function link_options(part, chain)
+   local o = { program = part.program, persist = chain.place.persist }
+   for key, value in pairs(part.target.link) do o[key] = value end
+   if part.target.table then o.map = assert(backing.of(part.target.table)) end
+   return o
+end
+
+--- Attach the programs; raises what is wrong, with nothing attached then.
+function Hook:attach()
+   for _, part in ipairs(self.parts) do
+      local err
+      part.link, err = link.attach(link_options(part, self.chain))
+      if not part.link then
+         self:detach()
+         error(("%s: chain %s: %s"):format(self.chain.where, self.chain.name, err), 0)
+      end
+   end
+end
+
+--- What was got: a line per target.
+---@return string[]
+function Hook:lines()
+   local lines = {}
+   for i, part in ipairs(self.parts) do
+      local l = part.link
+      lines[i] = ("%s: %s%s, program id %d, %d instructions, %d bytes"):format(self.chain.name, part.target.label,
+         l.mode and part.target.link.hook == "xdp" and (" (%s)"):format(l.mode) or "", part.program.id,
+         part.compiled.object.count, part.program.jited)
+      if l.fell_back then
+         lines[i] = ("%s; not native: %s"):format(lines[i], l.fell_back)
+      end
+      if l.adopted then lines[i] = lines[i] .. "; in the place of an earlier run's" end
+      if l.took_over then lines[i] = lines[i] .. "; in the place of what a killed run left" end
+      if l.note then lines[i] = lines[i] .. "; " .. l.note end
+   end
+   return lines
+end
+
+--- Where it runs, in few words.
+---@return string
+function Hook:place_text()
+   local list = {}
+   for i, part in ipairs(self.parts) do
+      local mode = part.link and part.link.mode
+      list[i] = part.target.label .. (mode and part.target.link.hook == "xdp" and (" (%s)"):format(mode) or "")
+   end
+   return table.concat(list, ", ")
+end
+
+--- Put other NFs in the place of those that run; every packet sees the old ones or the new ones. Counters go on.
+--- When this fails the old ones run.
+---@param stages tideway.nf.instance[] as many as before
+---@return boolean? ok
+---@return any err a diagnostic or a sentence
+function Hook:replace(stages)
+   local ok, parts, err = pcall(load_all, self.chain, stages)
+   if not ok then return nil, parts end
+   if not parts then return nil, err end
+   for i, part in ipairs(parts) do
+      part.link = self.parts[i].link
+      ok, err = part.link:replace(part.program)
+      if not ok then
+         for k = 1, i - 1 do parts[k].link:replace(self.parts[k].program) end
+         for _, p in ipairs(parts) do p.program:close() end
+         return nil, err
+      end
+   end
+   for i, part in ipairs(parts) do
+      self.parts[i].program:close()
+      self.runs[#self.runs + 1] = run_of(part, stages)
+   end
+   self.parts, self.stages = parts, stages
+   return true
+end
+
+--- Bring the counters up to date.
+function Hook:refresh() counters.refresh(self.chain.index, self.runs, #self.stages) end
+
+--- Detach the programs; those that persist go on running.
+---@return string[] errors
+function Hook:detach()
+   local errors = {}
+   for _, part in ipairs(self.parts) do
+      if part.link then
+         local ok, err = part.link:release()
+         if not ok then errors[#errors + 1] = ("chain %s: %s"):format(self.chain.name, err) end
+         part.link = nil
+      end
+   end
+   return errors
+end
+
+--- Forget the programs; the kernel ends those that are attached nowhere.
+function Hook:close()
+   for _, part in ipairs(self.parts) do part.program:close() end
+   self.parts = {}
+end
+
+return M

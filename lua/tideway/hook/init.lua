@@ -1,0 +1,150 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- The chains of a script that are pinned to hooks: started, turned and stopped by the control thread.
+
+local abi = require "tideway.abi"
+local hook_chain = require "tideway.hook.chain"
+local hook_tables = require "tideway.hook.tables"
+local model = require "tideway.model"
+local plan = require "tideway.plan"
+
+local C = abi.C
+local M = {}
+
+---@type tideway.hook.chain[] those that are loaded
+M.list = {}
+
+local messages = {}
+
+--- Messages since the last call.
+---@return string[]
+function M.log()
+   local list = messages
+   messages = {}
+   return list
+end
+
+-- ---- checks ----
+
+local function targets_once(chains)
+   local owner = {}
+   for _, chain in ipairs(chains) do
+      for _, target in ipairs(chain.place.targets) do
+         local other = owner[target.label]
+         if other and target.link.hook == "xdp" then
+            error(("%s: chain %s is pinned to %s, and so is chain %s (%s); an interface runs one XDP program: put the "
+               .. "NFs into one chain"):format(chain.where, chain.name, target.label, other.name, other.where), 0)
+         end
+         owner[target.label] = chain
+      end
+   end
+end
+
+-- A table that chains on an lcore and on a hook both use would be two tables.
+local function check_tables(hooks)
+   local owner = {}
+   for _, chain in ipairs(plan.on_lcores()) do
+      for t in pairs(hook_tables.of(chain.stages)) do owner[t] = chain end
+   end
+   for _, hook in ipairs(hooks) do
+      for t in pairs(hook:tables()) do
+         local other = owner[t]
+         if other then
+            error(("%s: table %s is used by chain %s, pinned to %s, and by chain %s (%s) on an lcore: tables of hooks are "
+               .. "in the kernel, those of lcores in the engine; pin both chains alike, or give each its own table")
+               :format(hook.chain.where, t.name, hook.chain.name, hook.chain.place.kind, other.name, other.where), 0)
+         end
+      end
+   end
+end
+
+--- The chains that are pinned to hooks.
+---@return tideway.chain[]
+function M.chains()
+   local list = {}
+   for _, chain in ipairs(model.chains) do
+      if chain.place then list[#list + 1] = chain end
+   end
+   return list
+end
+
+-- ---- start ----
+
+--- Compile and load the chains on hooks; nothing is attached yet.
+function M.load()
+   local chains = M.chains()
+   targets_once(chains)
+   for _, chain in ipairs(chains) do M.list[#M.list + 1] = hook_chain.load(chain) end
+   check_tables(M.list)
+end
+
+--- Attach them.
+function M.attach()
+   for _, hook in ipairs(M.list) do
+      hook:attach()
+      plan.publish_names(hook.chain, hook:place_text())
+      C.tw_stats().chain[hook.chain.index].hook = 1
+   end
+   if #M.list > 0 then C.tw_stats().running = 1 end
+end
+
+--- What was got, for the user.
+---@return string[]
+function M.lines()
+   local lines = {}
+   for _, hook in ipairs(M.list) do
+      for _, line in ipairs(hook:lines()) do lines[#lines + 1] = line end
+   end
+   return lines
+end
+
+-- ---- turn ----
+
+-- Calls a function of every NF once; one that raises is not called again.
+local function each(method, ...)
+   local done = {}
+   for _, hook in ipairs(M.list) do
+      for _, nf in ipairs(hook.stages) do
+         if nf[method] and not done[nf] then
+            done[nf] = true
+            local ok, err = pcall(nf[method], ...)
+            if not ok then
+               messages[#messages + 1] = ("NF %s of chain %s: %s() failed and is not called again: %s"):format(nf.name,
+                  hook.chain.name, method, tostring(err))
+               nf[method] = nil
+            end
+         end
+      end
+   end
+end
+
+local ticked = 0
+
+--- What is to be done from time to time: tick() of NFs when it is due.
+function M.poll()
+   if #M.list == 0 then return end
+   local now = tonumber(C.tw_now())
+   if now - ticked >= C.tw_options().tick_ms * 1e6 then
+      ticked = now
+      each("tick", now)
+   end
+end
+
+--- Bring the counters up to date.
+function M.refresh()
+   for _, hook in ipairs(M.list) do hook:refresh() end
+end
+
+--- Detach everything, take the last counts, call stop() of the NFs. Twice does no harm.
+function M.stop()
+   if #M.list == 0 then return end
+   for _, hook in ipairs(M.list) do
+      for _, err in ipairs(hook:detach()) do messages[#messages + 1] = err end
+   end
+   M.refresh()
+   each "stop"
+   for _, hook in ipairs(M.list) do hook:close() end
+   M.list = {}
+   if #plan.on_lcores() == 0 then C.tw_stats().running = 0 end
+end
+
+return M
