@@ -136,15 +136,6 @@ local function chain_of(names)
    return nfs
 end
 
-local function release(nfs)
-   for _, nf in ipairs(nfs) do
-      for _, t in pairs(nf.tables or {}) do
-         if t.map then t.map:free() end
-         t:free()
-      end
-   end
-end
-
 local function wall()
    local t = ffi.new "struct tw_bench_time"
    ffi.C.tw_bench_clock(1, t)
@@ -162,7 +153,7 @@ local function compile_time(label, names, goal)
       local loaded
       if compiled then loaded, err = loader.load(compiled) end
       local took = wall() - from
-      release(nfs)
+      for _, nf in ipairs(nfs) do twin_pair.free(nf) end
       if not loaded then return { name = label, why = tostring(err) } end
       program_of, insns = program.info(loaded.fd), compiled.object.count
       loaded:close()

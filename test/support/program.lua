@@ -127,8 +127,8 @@ function STATEMENT.maybe(self)
    local r = self.r
    local name = self:name "m"
    local what = r:range(1, 4)
-   local fmt, e, hi = nil, nil, nil
-   if what == 1 then
+   local fmt, e, hi
+   if what == 1 and not self.inside_function then
       local bits = r:pick { 8, 16, 32, 48 }
       fmt, hi = ("local %s = pkt:u%d(%%s)"):format(name, bits), 2 ^ bits - 1
       e = self:offset()
@@ -137,7 +137,7 @@ function STATEMENT.maybe(self)
    end
    local c, a = self:condition(1), self:num(2)
    self:declare { name = name, t = "maybe", lo = a.lo, hi = a.hi }
-   if what == 2 then return simple(("local %s = %%s and %%s or nil"):format(name), c, a) end
+   if what <= 2 then return simple(("local %s = %%s and %%s or nil"):format(name), c, a) end
    return { line(("local %s"):format(name)), line "if %s then", { simple(name .. " = %s", a) }, line "end",
       fix = c }
 end
@@ -283,6 +283,7 @@ function STATEMENT.method(self)
 end
 
 function STATEMENT.bytes(self)
+   if self.inside_function then return nil end
    local bits = self.r:pick { 8, 16, 32, 48 }
    return simple(("pkt:set_u%d(%%s, %%s)"):format(bits), self:offset(), self:fitting(self:num(2), 0, 2 ^ bits - 1))
 end

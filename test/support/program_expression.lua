@@ -79,7 +79,7 @@ function E:leaf()
    local r = self.r
    local what = r:range(1, 10)
    local e = what <= 5 and self:variable "num" or what <= 8 and self:field "num" or nil
-   if not e and what == 9 then e = node("num", 14, 4000, "pkt.len") end
+   if not e and what == 9 and not self.inside_function then e = node("num", 14, 4000, "pkt.len") end
    return e or self:constant()
 end
 

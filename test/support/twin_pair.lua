@@ -7,6 +7,7 @@
 
 local ffi = require "ffi"
 local abi = require "tideway.abi"
+local backing = require "tideway.bpf.backing"
 local compiler = require "tideway.compiler"
 local frame = require "test.support.frame"
 local kernel_twin = require "test.support.kernel_twin"
@@ -26,10 +27,13 @@ local M = {}
 local Pair = {}
 Pair.__index = Pair
 
-local function free(nf)
+--- Gives back the tables of an instance, and their maps.
+---@param nf tideway.nf.instance
+function M.free(nf)
    for _, t in pairs(nf.tables or {}) do
-      if t.map then t.map:free() end
-      if t.free then t:free() end
+      local map = t.hook_only and backing.of(t) or t.map
+      if map then map:free() end
+      if not t.hook_only then t:free() end
    end
 end
 
@@ -59,7 +63,7 @@ end
 function M.load(twin, options)
    local compiled, err, nf = M.compile(twin, options)
    if not compiled then
-      free(nf)
+      M.free(nf)
       return nil, err
    end
    local kernel = kernel_twin.load(twin)
@@ -68,7 +72,7 @@ function M.load(twin, options)
    program, err = loader.load(compiled)
    if not program then
       kernel:close()
-      free(nf)
+      M.free(nf)
       return nil, err
    end
    return setmetatable({ twin = twin, nf = nf, compiled = compiled, program = program, kernel = kernel }, Pair)
@@ -126,10 +130,9 @@ end
 
 local function difference(kernel, t, timed)
    local fd, map = kernel:map(t.name), t.map
-   if not map then return nil end -- the compiled program does not use it
+   if not map then return nil end -- the compiled program does not use it, or it is no table
    local mine, its = sizes(map.fd), sizes(fd)
    if mine ~= its then return ("%s has %s, in C %s"):format(t.name, mine, its) end
-   if t.kind == "ringbuf" then return nil end
    if t.kind ~= "counters" then return compare(t.name, dump(map.fd, map), dump(fd, map), timed) end
    for i = 0, t.entries - 1 do
       local a, b = tonumber(t:sum(i)), kernel:sum(t.name, i)
@@ -149,13 +152,12 @@ function Pair:difference()
 end
 
 --- Raw records that wait in a ring buffer of each of the two.
----@param name string of the ring buffer in C
----@param map tideway.bpf.Map of the compiled program
+---@param t tideway.Table
 ---@return string[] mine
 ---@return string[] its
-function Pair:records(name, map)
+function Pair:records(t)
    local lists = {}
-   for i, fd in ipairs { map.fd, self.kernel:map(name) } do
+   for i, fd in ipairs { t.fd, self.kernel:map(t.name) } do
       local reader, list = assert(ringbuf.open { fd = fd }), {}
       for record in reader.next, reader do list[#list + 1] = record end
       reader:close()
@@ -167,7 +169,7 @@ end
 function Pair:close()
    self.program:close()
    self.kernel:close()
-   free(self.nf)
+   M.free(self.nf)
 end
 
 return M

@@ -221,8 +221,10 @@ function base:info()
    if C.tw_bpf_map_get_info(self.fd, info) < 0 then error(abi.error(), 2) end
    return {
       id = info.id, name = ffi.string(info.name), kind = map_declare.names[info.kind] or info.kind,
-      key_size = info.key_size, value_size = info.value_size, entries = info.entries, flags = info.flags, btf_id = info.btf_id,
-      key_type = info.key_type, value_type = info.value_type, frozen = info.frozen ~= 0, bytes = tonumber(info.bytes),
+      key_size = info.key_size, value_size = info.value_size, entries = info.entries, flags = info.flags,
+      btf_id = info.btf_id,
+      key_type = info.key_type, value_type = info.value_type, frozen = info.frozen ~= 0,
+      bytes = tonumber(info.bytes),
    }
 end
 

@@ -9,7 +9,7 @@ local other = require "tideway.bpf.hook.other"
 local M = {}
 
 local C = abi.C
-local EBUSY, EEXIST, EOPNOTSUPP, EINVAL = -16, -17, -95, -22
+local EBUSY, EEXIST = -16, -17
 
 local flags = { native = C.TW_BPF_XDP_NATIVE, generic = C.TW_BPF_XDP_GENERIC, offload = C.TW_BPF_XDP_OFFLOAD }
 
@@ -69,8 +69,8 @@ function M.attach(o)
    local mode = wanted == "auto" and "native" or wanted
    local fd = create(try, mode)
    local fell_back
-   if wanted == "auto" and (fd == EOPNOTSUPP or fd == EINVAL) and not next(M.query(ifindex) or {}) then
-      -- EINVAL: a driver that can, but not as it is set up now (MTU, channels, offloads)
+   if wanted == "auto" and fd < 0 and fd ~= EBUSY and fd ~= EEXIST then
+      -- A driver without XDP, or one that cannot as it is set up now (MTU, queues, offloads).
       mode, fell_back = "generic", abi.error()
       fd = create(try, mode)
    end

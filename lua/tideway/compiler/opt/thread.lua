@@ -80,10 +80,20 @@ function M.consider(walk, block, target)
    local a, b = term.args[1], term.args[2]
    a, b = on_edge(walk, known, a), on_edge(walk, known, b)
    local way = walk.facts:way(term, a.base or a, b, a.more)
-   if way then walk.threads[#walk.threads + 1] = { target = target, block = to, goal = term.targets[way] } end
+   if not way then return end
+   walk.threads[#walk.threads + 1] = {
+      target = target, block = to, goal = term.targets[way], known = term.op == "check" and known or nil,
+   }
 end
 
-local function clone(program, block, goal)
+-- What was proved, was proved of the pointer that is known on the edge: the copy uses that very one.
+local function proved_pointer(program, known, v)
+   local p = known and v.op == "ptradd" and known[v]
+   if not p or p.op ~= "edge" then return p or nil end
+   return nil, ir.value(program, "ptradd", "ptr", { p.base, ir.const(p.more, "num") }, { space = v.space, pos = v.pos })
+end
+
+local function clone(program, block, goal, known)
    local map = {}
    local copy = ir.block(program)
    local function mapped(list)
@@ -103,7 +113,11 @@ local function clone(program, block, goal)
       copy.params[i] = duplicate(p)
       copy.params[i].block = copy
    end
-   for i, v in ipairs(block.insts) do copy.insts[i] = duplicate(v) end
+   for _, v in ipairs(block.insts) do
+      local same, made = proved_pointer(program, known, v)
+      map[v] = same or made
+      if not same then table.insert(copy.insts, made or duplicate(v)) end
+   end
    copy.term = {
       op = "jmp", args = {}, targets = { { block = goal.block, args = mapped(goal.args) } }, pos = block.term.pos,
    }
@@ -126,16 +140,18 @@ function M.apply(program, threads)
    local copies, defs, done = {}, {}, 0
    for _, t in ipairs(threads) do
       local block, goal = t.block, t.goal
-      if not copies[goal] and has(block, goal) then
-         local copy, map = clone(program, block, goal)
+      local copy = not t.known and copies[goal]
+      if not copy and has(block, goal) then
+         local map
+         copy, map = clone(program, block, goal, t.known)
          copies[goal] = copy
          for v, w in pairs(map) do
             defs[v] = defs[v] or { [block] = v }
             defs[v][copy] = w
          end
       end
-      if copies[goal] then
-         t.target.block = copies[goal]
+      if copy then
+         t.target.block = copy
          done = done + 1
       end
    end

@@ -8,7 +8,9 @@ local ctype = require "tideway.compiler.front.ctype"
 local kernel = require "tideway.compiler.target.kernel"
 local memory = require "tideway.compiler.front.memory"
 local number = require "tideway.compiler.front.number"
+local ipv4 = require("tideway.packet.ipv4").ipv4
 local parse = require "tideway.packet.parse"
+local sum = require "tideway.compiler.library.sum"
 local value = require "tideway.compiler.front.value"
 local walk = require "tideway.compiler.library.walk"
 
@@ -165,7 +167,7 @@ function M:sum_of(cx, p, length)
       end
       return total
    end
-   return require("tideway.compiler.library.sum").of_bytes(cx, p, length)
+   return sum.of_bytes(cx, p, length)
 end
 
 -- ---- leaving ----
@@ -356,6 +358,13 @@ end
 
 -- ---- the place ----
 
+-- Functions of the library that hooks have better ones for.
+local REPLACED = {
+   [parse.walk] = walk,
+   [ipv4.methods.update_checksum] = sum.update_checksum,
+   [ipv4.methods.valid_checksum] = sum.valid_checksum,
+}
+
 --- A hook as a place.
 ---@param name string "xdp", "tc", ...
 ---@param options table ports = ifindex by port index, port = index of the ingress port, sink = port index of the
@@ -377,12 +386,12 @@ function M.new(name, options)
    self.adjust = function(cx, which, delta) return self:resize(cx, which, delta) end
    self.raw_sum = function(cx, p, length) return self:sum_of(cx, p, length) end
    self.options_sum = function(cx, ip, size)
-      return require("tideway.compiler.library.sum").of_options(cx, ip, size)
+      return sum.of_options(cx, ip, size)
    end
    self.finish = function(cx, word, stage) return self:finish_with(cx, word, stage) end
    self.sink = function(cx, stage) return self:at_end(cx, stage) end
    self.trap = function(cx) return self:leave(cx, cx.stage or 0, "drop", "out_of_frame", self.code.drop) end
-   self.replaced = { [parse.walk] = walk }
+   self.replaced = REPLACED
    self.tables = require("tideway.compiler.place.maps").new(self)
    return self
 end

@@ -3,6 +3,7 @@
 
 local insn = require "tideway.compiler.back.ebpf.insn"
 local build = require "tideway.compiler.back.ebpf.build"
+local demand = require "tideway.compiler.back.ebpf.demand"
 local known = require "tideway.compiler.back.ebpf.known"
 
 local M = {}
@@ -63,6 +64,8 @@ local function arithmetic(s, value)
    if build.COMMUTES[op] and a.op == "const" then a, b = b, a end
    -- A short division is several times faster.
    if (op == "div" or op == "mod") and M.within_u32(a) and M.within_u32(b) then w = 32 end
+   if op == "shr" and s.loose[a] and demand.shifts_low(a, b) then w = 32 end
+   if w == 64 and (s.loose[a] or s.loose[b]) then s.loose[value] = true end
    local low, high = s:const_of(b)
    local dst = s:define(value)
    if low then return with_constant(s, value, w, dst, a, low, high) end
@@ -84,24 +87,36 @@ local OP = M.OP
 
 for op in ("add sub mul div mod and or xor shl shr sar"):gmatch "%S+" do OP[op] = arithmetic end
 
+-- Whether the extension of a value changes nothing, or nothing that is looked at.
+local function extends_nothing(s, value, a, lo, hi)
+   if M.in_range(a, lo, hi) and not s.loose[a] then return true end
+   if value.bits < 32 or s.whole[value] then return false end
+   s.loose[value] = true
+   return true
+end
+
 function OP.zext(s, value)
    local a, bits = s.uses:resolve(value.args[1]), value.bits
    local dst = s:define(value)
-   if bits == 32 and not M.within_u32(a) then return s.out:move32(dst, s:operand(a)) end
+   if extends_nothing(s, value, a, 0, 2 ^ bits - 1) then return s:into(dst, a) end
+   if bits == 32 then return s.out:move32(dst, s:operand(a)) end
    s:into(dst, a)
-   if not M.in_range(a, 0, 2 ^ bits - 1) then s.out:alu_const("and", 64, dst, 2 ^ bits - 1) end
+   s.out:alu_const("and", 64, dst, 2 ^ bits - 1)
 end
 
 function OP.sext(s, value)
    local a, bits = s.uses:resolve(value.args[1]), value.bits
    local dst = s:into(s:define(value), a)
-   if M.in_range(a, -2 ^ (bits - 1), 2 ^ (bits - 1) - 1) then return end
+   if extends_nothing(s, value, a, -2 ^ (bits - 1), 2 ^ (bits - 1) - 1) then return end
    s.out:alu_const("shl", 64, dst, 64 - bits)
    s.out:alu_const("sar", 64, dst, 64 - bits)
 end
 
 function OP.bswap(s, value) s.out:swap(value.bits, s:into(s:define(value), value.args[1])) end
 
-function OP.convert(s, value) s:into(s:define(value), value.args[1]) end
+function OP.convert(s, value)
+   s.loose[value] = s.loose[s.uses:resolve(value.args[1])]
+   s:into(s:define(value), value.args[1])
+end
 
 return M

@@ -18,6 +18,8 @@ local M = {}
 ---@field reg table<tideway.ir.value, integer> register of a value
 ---@field slot table<tideway.ir.value, table> stack object of an alloca
 ---@field bias table<tideway.ir.value, integer> what a pointer's register lacks: a constant left to its uses
+---@field whole table<tideway.ir.value, boolean> more than the low 32 bits are looked at (demand.lua)
+---@field loose table<tideway.ir.value, boolean> the upper half of its register may be anything
 ---@field objects table<tideway.ir.value, table[]> stack objects that a pointer in a register may point into
 
 --- Halves of a constant, when the value is one and not an object; else nothing.

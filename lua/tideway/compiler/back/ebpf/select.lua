@@ -5,6 +5,7 @@
 
 local ir = require "tideway.compiler.ir"
 local build = require "tideway.compiler.back.ebpf.build"
+local demand = require "tideway.compiler.back.ebpf.demand"
 local flow = require "tideway.compiler.back.ebpf.flow"
 local known = require "tideway.compiler.back.ebpf.known"
 local operand = require "tideway.compiler.back.ebpf.operand"
@@ -108,12 +109,17 @@ local function selector(program, target)
    local s = setmetatable({
       target = target, flow = graph, out = build.new(), uses = uses.analyse(graph),
       known = known.new(graph, ir.NEGATED, ir.MIRRORED), reg = {}, slot = {}, bias = {}, objects = {}, block = {},
+      loose = {},
    }, Selector)
+   s.whole = demand.analyse(graph, s.uses)
    for _, block in ipairs(graph.order) do
       local first = block.insts[1] or block.term
       s.block[block] = s.out:new_block(block.id, graph.depth[block], first.pos)
       for _, param in ipairs(block.params) do
-         if s.uses.count[param] and s.uses:resolve(param) == param then s.reg[param] = s.out:fresh(param.name) end
+         if s.uses.count[param] and s.uses:resolve(param) == param then
+            s.reg[param] = s.out:fresh(param.name)
+            s.loose[param] = not s.whole[param]
+         end
       end
    end
    return s
@@ -126,11 +132,11 @@ local function select_block(s, block)
    s.known:enter(block)
    for _, value in ipairs(block.insts) do
       out.pos = value.pos
-      s.known:define(value, block)
       if s.uses:wanted(value) then
          local emit = OP[value.op] or error("no such operation in eBPF: " .. tostring(value.op))
          emit(s, value)
       end
+      if not s.loose[value] then s.known:define(value, block) end
    end
    out.pos = block.term.pos or out.pos
    control.TERM[block.term.op](s, block.term)
