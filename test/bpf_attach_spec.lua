@@ -176,6 +176,12 @@ describe("BPF hooks", function()
          assert.equal("same", link.adopted)
          assert.equal("native", link.mode)
          link:release()
+         local others = new_counter()
+         link = assert(bpf.link.attach { hook = "xdp", interface = here, persist = INSTANCE,
+            program = program("xdp", 2, { counter = others }) })
+         assert.equal("replaced", link.adopted) -- the same code over another map
+         link:release()
+         others:free()
          link = assert(bpf.link.attach { hook = "xdp", interface = here, persist = INSTANCE,
             program = program("xdp", 1, { counter = hits }) })
          assert.equal("replaced", link.adopted)

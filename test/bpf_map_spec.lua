@@ -176,6 +176,11 @@ describe("BPF maps", function()
       assert.equal(4, s:pop().b)
       assert.equal(1, s:clear())
       local b = new { kind = "bloom_filter", value = "u32 a; u32 b", entries = 100, hashes = 5 }
+      local padded = new { kind = "bloom_filter", value = "u8 a; u32 b", entries = 100, hashes = 5 }
+      padded.env.raw[0] = -1LL -- whatever lay there
+      assert.is_true(padded:push(1, 2))
+      padded.env.raw[0] = 0
+      assert.is_true(padded:has(1, 2))
       assert.is_true(b:push(1, 2))
       assert.is_true(b:has(1, 2))
       assert.is_false(b:has(2, 1))

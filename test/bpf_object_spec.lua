@@ -278,7 +278,9 @@ describe("our ELF files", function()
          true), text)
       assert.truthy(text:find("int entry_deeper()", 1, true), text)
       local types = sh("bpftool btf dump file " .. path)
-      for _, word in ipairs { "'packets'", "'src'", "bpf_spin_lock", "DATASEC '.maps'", "'prefixlen'" } do
+      for _, word in ipairs {
+         "'packets'", "'src'", "bpf_spin_lock", "DATASEC '.maps'", "'prefixlen'", "'map_extra'",
+      } do
          assert.truthy(types:find(word, 1, true), word)
       end
    end, "bpftool")

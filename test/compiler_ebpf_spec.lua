@@ -182,6 +182,47 @@ describe("eBPF back-end: operations", function()
       end
    end)
 
+   live("extensions of which only the low half is looked at, and what looks at all of them", function()
+      for _, a in ipairs(WIDE) do
+         same(around [[
+  v10:u64 = load64 v1 +0
+  v11:num 0..4294967295 = zext32 v10
+  v12:num 0..4294967295 = zext32 v11
+  store64 v1 +8, v12
+  v13:num 0..268435455 = shr v11, 4
+  store64 v1 +16, v13
+  v14:num 0..613566756 = div v11, 7
+  store64 v1 +24, v14
+  v15:num -2147483648..2147483647 = sext32 v10
+  v16:num -2147483648..2147483647 = sext32 v15
+  store64 v1 +32, v16
+  v17:num -2147483648..6442450942 = add v11, v15
+  v18:num 0..4294967295 = or v11, 2147483649
+  store32 v1 +40, v17
+  v19:num 0..4294967295 = zext32 v17
+  store64 v1 +44, v19
+  v20:num 0..4294967295 = xor.32 v18, 5
+  store64 v1 +52, v20
+  ret 1]], u64(a) .. ("\0"):rep(56))
+         same(around [[
+  v10:u64 = load64 v1 +0
+  v11:num 0..4294967295 = zext32 v10
+  jmp b4(0, v11)
+b4(v20:num 0..3, v21:num 0..4294967295) loop 3:
+  br lt v20, 3 -> b5(), b6()
+b5():
+  v22:num 1..3 = add v20, 1
+  v23:num -2147483648..2147483647 = sext32 v21
+  v24:num -2147483648..2147483652 = add v23, 5
+  v25:num 0..4294967295 = zext32 v24
+  jmp b4(v22, v25)
+b6():
+  v26:num 0..134217727 = shr v21, 5
+  store64 v1 +8, v26
+  ret 1]], u64(a) .. ("\0"):rep(56))
+      end
+   end)
+
    live("loads and stores of every width, of values and constants", function()
       local lines, at = {}, 32
       for i, bits in ipairs { 8, 16, 32 } do

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 local ir = require "tideway.compiler.ir"
+local proof = require "tideway.compiler.ir.proof"
 local run = require "tideway.compiler.ir.run"
 local text = require "tideway.compiler.ir.text"
 local verify = require "tideway.compiler.ir.verify"
@@ -46,6 +47,7 @@ b2(v8:num 0..16, v9:u64) loop 16:
   v13:ptr pkt = ptradd v12, 14
   call tw_adjust(v13, 4) pure reads pkt
   call tw_adjust(4) writes stack,value resizes
+  v17:ptr ctx = ctx
   ctxstore mark, v2
   v14:num 0..5 = ctxload queue
   v15:num 1..16 = add v8, 1
@@ -158,6 +160,44 @@ describe("IR verifier", function()
       assert.truthy(why:find("v3 is num without a range", 1, true), why)
       _, why = verify(parse(changed(TTL, "  v3:num", "  v9:ptr stack = alloca 8 align 8\n  v3:num")))
       assert.truthy(why:find("stands outside of the entry block", 1, true), why)
+   end)
+end)
+
+describe("IR proof", function()
+   it("passes accesses behind checks, and finds others", function()
+      assert.is_true(proof(parse(TTL)))
+      local _, why = proof(parse(changed(TTL, "+ 34", "+ 22")))
+      assert.equal("b4: v4:num 0..255 = load8 v1 +22: only 22 bytes are proved", why)
+      assert.is_true(proof(parse(changed(TTL, "+ 34", "+ 22"):gsub("xdp", "lcore"))))
+   end)
+
+   local JOINED = [[
+program "x" target xdp
+b1():
+  v1:ptr pkt = pktdata
+  v2:ptr pkt = pktend
+  v3:num 0..9 = ctxload x
+  check v1 + 34 <= v2 -> b2(), b5()
+b2():
+  v4:ptr pkt = ptradd v1, 14
+  br eq v3, 0 -> b4(v4), b3()
+b3():
+  v5:ptr pkt = ptradd v1, v3
+  check v5 + 20 <= v2 -> b4(v5), b5()
+b4(v6:ptr pkt):
+  v7:num 0..255 = load8 v6 +19
+  ret v7
+b5():
+  ret 0
+]]
+   it("follows pointers through parameters", function()
+      assert.is_true(proof(parse(JOINED)))
+      local _, why = proof(parse(changed(JOINED, "+ 20", "+ 19")))
+      assert.truthy(why:find("only 19 bytes", 1, true), why)
+      _, why = proof(parse(changed(JOINED, "ptradd v1, 14", "ptradd v1, 15")))
+      assert.truthy(why:find("only 19 bytes", 1, true), why)
+      _, why = proof(parse(changed(JOINED, "load8 v6 +19", "load8 v6 -1")))
+      assert.truthy(why:find("v6 -1", 1, true), why)
    end)
 end)
 

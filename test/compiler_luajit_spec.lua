@@ -94,6 +94,36 @@ describe("LuaJIT printer", function()
       assert.falsy(source:find("barrier()", 1, true), "what cannot overlap needs none")
    end)
 
+   it("keeps 64 bits where LuaJIT's traces lose some", function()
+      check [[
+         program "lost" target lcore
+         b1():
+           v1:ptr pkt = pktdata
+           v2:num 0..4294967295 = load32 v1 +0
+           v3:num 0..1 = and v2, 1
+           br eq v3, 0 -> b2(29439, 0), b2(v2, v2)
+         b2(v4:num 0..4294967295, v18:num 0..4294967295):
+           v5:u64 = convert v4
+           v6:u64 = shr v5, 33
+           store64 v1 +8, v6
+           v7:num 0..4294967295 = load32 v1 +24
+           v8:u64 = convert v7
+           v9:u64 = shl v8, 31
+           v10:u64 = or v9, v8
+           v11:u64 = and v10, 16777215ULL
+           v12:u64 = shr v11, 35
+           store64 v1 +16, v12
+           v13:num 0..65535 = load16 v1 +32
+           v14:num -65535..4294967295 = sub v18, v13
+           v15:num 0..7 = and v14, 7
+           store8 v1 +40, v15
+           v16:i64 = convert v14
+           v17:i64 = shl v16, 5
+           store64 v1 +48, v17
+           ret 0
+      ]]
+   end)
+
    it("takes paths by nil, by length and around loops", function()
       check [[
          program "paths" target lcore
@@ -176,6 +206,24 @@ describe("LuaJIT printer", function()
       assert.equal(160, counters:sum(1))
       hash:free()
       counters:free()
+   end)
+
+   it("has more constants than a Lua function has upvalues", function()
+      local memory = ffi.new("uint32_t[?]", 100)
+      local lines = { 'program "constants" target lcore', "b1():" }
+      for i = 0, 99 do
+         memory[i] = i
+         local address = tonumber(ffi.cast("uintptr_t", memory + i))
+         lines[#lines + 1] = ("v%d:num 0..4294967295 = load32 &0x%x +0"):format(2 * i + 1, address)
+         lines[#lines + 1] = ("v%d:num 0..4294967295 = add.32 v%d, 1"):format(2 * i + 2, 2 * i + 1)
+         lines[#lines + 1] = ("store32 &0x%x +0, v%d"):format(address, 2 * i + 2)
+      end
+      lines[#lines + 1] = "ret 0"
+      local b = lcore_ir.burst { ("x"):rep(64) }
+      lcore_ir.fill(b)
+      local run = lcore_ir.lua(lcore_ir.program(table.concat(lines, "\n")), {}, b.burst)
+      for _ = 1, 100 do run(1) end
+      for i = 0, 99 do assert.equal(i + 100, memory[i]) end
    end)
 
    it("leaves out packets that have a verdict, and notes how far the others are", function()

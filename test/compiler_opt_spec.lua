@@ -2,6 +2,7 @@
 local text = require "tideway.compiler.ir.text"
 local verify = require "tideway.compiler.ir.verify"
 local opt = require "tideway.compiler.opt"
+local proof = require "tideway.compiler.ir.proof"
 local programs = require "test.support.ir_programs"
 
 -- Values and blocks numbered as they come, so that what is expected can be read.
@@ -32,6 +33,7 @@ local function optimised(source, passes, target)
    end
    opt.optimise(program, options)
    assert(verify(program))
+   assert(proof(program))
    return trimmed(numbered(program):gsub("^[^\n]*\n", ""))
 end
 
@@ -54,6 +56,8 @@ describe("optimiser: arithmetic", function()
       folds("v2:num 0..65535 = bswap16 2048; ret v2", "0..9", "b1():; ret 8")
       folds("v2:u64 = sub 2ULL, 3ULL; ret v2", "0..9", "b1():; ret 0xffffffffffffffffULL")
       folds("v2:num = xor 6, 6; ret v2", "0..9", "b1():; ret 0")
+      folds("v2:num = sar.32 4294967280, 2; ret v2", "0..9", "b1():; ret 4294967292")
+      folds("v2:num = sext8 200; ret v2", "0..9", "b1():; ret -56")
    end)
 
    it("drops what does nothing within the range", function()
@@ -66,6 +70,11 @@ describe("optimiser: arithmetic", function()
       folds("v2:num = mod v1, 20; ret v2", "0..19", "ret v1")
       folds("v2:num 0..15 = and v1, 15; v3:num 0..60 = shl v2, 2; v4:num 0..60 = and v3, 60; ret v4", "0..255",
          "v2:num 0..15 = and v1, 15; v3:num 0..60 = shl v2, 2; ret v3")
+      folds("v2:num 0..255 = zext8 v1; v3:num 0..65535 = zext16 v2; ret v3", "0..70000",
+         "v2:num 0..255 = zext8 v1; ret v2")
+      folds("v2:num = sext8 v1; v3:num 0..65535 = zext16 v2; ret v3", "0..255",
+         "v2:num -128..127 = sext8 v1; v3:num 0..65535 = zext16 v2; ret v3")
+      folds("v2:num = sext16 v1; v3:num 0..255 = zext8 v2; ret v3", "0..70000", "v2:num 0..255 = zext8 v1; ret v2")
    end)
 
    it("takes the cheaper operation", function()
@@ -177,6 +186,40 @@ describe("optimiser: control flow", function()
            ret 1
          b3():
            ret 0
+      ]])
+   end)
+
+   it("knows what holds on all ways to a place", function()
+      becomes([[
+         b1():
+           v1:num 0..255 = ctxload x
+           br eq v1, 69 -> b3(), b2()
+         b2():
+           br lt v1, 70 -> b9(), b4()
+         b4():
+           br gt v1, 79 -> b9(), b3()
+         b3():
+           ctxstore mark, 3
+           v2:num 0..15 = and v1, 15
+           br lt v2, 5 -> b9(), b5()
+         b5():
+           ret v2
+         b9():
+           ret 0
+      ]], [[
+         b1():
+           v1:num 0..255 = ctxload x
+           br eq v1, 69 -> b2(), b3()
+         b3():
+           br lt v1, 70 -> b4(), b5()
+         b5():
+           br gt v1, 79 -> b4(), b2()
+         b4():
+           ret 0
+         b2():
+           ctxstore mark, 3
+           v2:num 5..15 = and v1, 15
+           ret v2
       ]])
    end)
 
@@ -321,6 +364,102 @@ describe("optimiser: control flow", function()
          b4():
            ret 10
       ]])
+   end)
+
+   it("does not move out of a loop what a branch inside makes possible", function()
+      local got = optimised [[
+         b1():
+           v9:num 0..255 = ctxload x
+           jmp b2(0)
+         b2(v1:num 0..10) loop 10:
+           br lt v1, 10 -> b3(), b6()
+         b3():
+           br eq v9, 0 -> b5(), b4()
+         b4():
+           v4:num 0..254 = sub v9, 1
+           ctxstore mark, v4
+           jmp b5()
+         b5():
+           v2:num 1..10 = add v1, 1
+           jmp b2(v2)
+         b6():
+           ret v1
+      ]]
+      assert.truthy(got:find("b%d%(%):\nv%d:num 0..254 = sub v1, 1\nctxstore mark, v%d\njmp"), got)
+   end)
+
+   it("makes equal ends one, whatever they do", function()
+      becomes([[
+         b1():
+           v1:ptr stack = alloca 4 align 4
+           v2:ptr stack = alloca 4 align 4
+           v3:num 0..255 = ctxload x
+           br eq v3, 5 -> b2(), b5()
+         b2():
+           store32 v1 +0, 7
+           v4:ptr value = call find(v1) reads stack table "exits"
+           br ne v4, nil -> b3(), b4()
+         b3():
+           atomic add64 v4 +0, 1
+           jmp b4()
+         b4():
+           ret 1
+         b5():
+           br eq v3, 6 -> b9(), b6()
+         b6():
+           store32 v2 +0, 7
+           v5:ptr value = call find(v2) reads stack table "exits"
+           br ne v5, nil -> b7(), b8()
+         b7():
+           atomic add64 v5 +0, 1
+           jmp b8()
+         b8():
+           ret 1
+         b9():
+           ret 2
+      ]], [[
+         b1():
+           v1:ptr stack = alloca 4 align 4
+           v2:num 0..255 = ctxload x
+           br eq v2, 5 -> b2(), b3()
+         b3():
+           br eq v2, 6 -> b4(), b2()
+         b4():
+           ret 2
+         b2():
+           store32 v1 +0, 7
+           v3:ptr value = call find(v1) reads stack table "exits"
+           br ne v3, nil -> b5(), b6()
+         b5():
+           atomic add64 v3 +0, 1
+           jmp b6()
+         b6():
+           ret 1
+      ]])
+   end)
+
+   it("lets a stack object have a place of its own where others can see it", function()
+      local function two(last)
+         local got = optimised(([[
+            b1():
+              v1:ptr stack = alloca 8 align 8
+              v2:ptr stack = alloca 8 align 8
+              v3:num 0..255 = ctxload x
+              store64 v1 +0, v3
+              call look(v1) reads stack
+              br eq v3, 5 -> b2(), b3()
+            b2():
+              store64 v2 +0, 4
+              call look(v2) reads stack
+              %s
+              ret 1
+            b3():
+              ret 0
+         ]]):format(last))
+         return select(2, got:gsub("alloca", ""))
+      end
+      assert.equal(1, two "")
+      assert.equal(2, two "call look(v1) reads stack")
    end)
 
    it("makes equal exits one", function()
@@ -621,6 +760,46 @@ describe("optimiser: checks", function()
          :find("+ 14", 1, true))
    end)
 
+   it("raises a check whose failing exit does something, to one that fails by the same exit", function()
+      local source = checks(14, "", 34):gsub("ret 0", "call count()\n ret 0")
+      assert.is_nil(optimised(source):find("+ 14", 1, true))
+      source = source:gsub("%+ 34 <= v2 %-> b3%(%), b9%(%)", "+ 34 <= v2 -> b3(), b8()")
+      assert.truthy(optimised(source .. "b8():\n call other()\n ret 0\n"):find("+ 14", 1, true))
+   end)
+
+   it("takes what the edges have proved of different pointers for the one they become", function()
+      local source = [[
+         b1():
+           v1:ptr pkt = pktdata
+           v2:ptr pkt = pktend
+           check v1 + 34 <= v2 -> b2(), b9()
+         b2():
+           v3:num 0..65535 = load16 v1 +12
+           br eq v3, 8 -> b4(14), b3()
+         b3():
+           v4:num 14..22 = ctxload x
+           v5:ptr pkt = ptradd v1, v4
+           check v5 + 20 <= v2 -> b4(v4), b9()
+         b4(v6:num 14..22):
+           v7:ptr pkt = ptradd v1, v6
+           check v7 + %d <= v2 -> b5(), b9()
+         b5():
+           v8:num 0..255 = load8 v7 +9
+           v9:ptr pkt = ptradd v1, v6
+           check v9 + 9 <= v2 -> b6(), b9()
+         b6():
+           v10:num 0..255 = load8 v9 +8
+           v11:num 0..510 = add v8, v10
+           ret v11
+         b9():
+           ret 0
+      ]]
+      local _, n = optimised(source:format(20)):gsub("check", "")
+      assert.equal(2, n)
+      _, n = optimised(source:format(21)):gsub("check", "")
+      assert.equal(3, n)
+   end)
+
    it("drops a check that each path has made", function()
       local source = [[
          b1():
@@ -676,6 +855,7 @@ describe("optimiser", function()
          if seed % 3 == 0 then options[names[seed / 3 % #names + 1]] = false end
          opt.optimise(program, options)
          local ok, why = verify(program)
+         if ok then ok, why = proof(program) end
          assert(ok, ("seed %d: %s"):format(seed, tostring(why)))
          math.randomseed(seed)
          for _ = 1, 8 do

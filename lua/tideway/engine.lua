@@ -10,6 +10,7 @@ local native = require "tideway.native"
 local options = require "tideway.options"
 local plan = require "tideway.plan"
 local rundir = require "tideway.rundir"
+local script = require "tideway.script"
 local stats = require "tideway.stats"
 local transfer = require "tideway.transfer"
 
@@ -76,22 +77,6 @@ function M.close()
 end
 
 -- ---- scripts ----
-
--- Scripts' directories come first, so that `require` finds modules beside the script.
-local function load_script(path, args)
-   local chunk, err = loadfile(path)
-   if not chunk then return nil, err end
-   local dir = path:match "^(.*)/[^/]*$" or "."
-   package.path = ("%s/?.lua;%s/?/init.lua;%s"):format(dir, dir, package.path)
-   local arg = { [0] = path }
-   for i, value in ipairs(args) do arg[i] = value end
-   rawset(_G, "arg", arg)
-   local ok, message = xpcall(function() chunk(unpack(args)) end, function(e)
-      return diagnostic.is(e) and e or tostring(e)
-   end)
-   if not ok then return nil, message end
-   return true
-end
 
 local function complain(...) io.stderr:write("tideway: ", string.format(...), "\n") end
 
@@ -197,7 +182,7 @@ local function run(path, args, opts)
       stream:write(string.format(...), "\n")
       stream:flush()
    end
-   local ok, err = load_script(path, args)
+   local ok, err = script.load(path, args)
    if ok then ok, err = pcall(M.start) end
    if not ok then
       complain_of(err)
@@ -226,63 +211,6 @@ function M.run(path, args, opts)
    M.close()
    C.tw_stats_close()
    return code
-end
-
-local function check_report()
-   local out = { chains = {}, ports = {} }
-   for _, port in ipairs(model.ports) do
-      out.ports[#out.ports + 1] = { name = port.name, devargs = port.devargs, where = port.where }
-   end
-   for _, chain in ipairs(model.chains) do
-      local nfs = {}
-      for i, nf in ipairs(chain.stages) do
-         nfs[i] = {
-            name = chain.stage_names[i], where = nf.where, on_fault = nf.on_fault,
-            place = nf.packet and "lcore (packet)" or "lcore only (burst)",
-         }
-      end
-      local sources = {}
-      for i, source in ipairs(chain.sources) do sources[i] = source.name end
-      out.chains[#out.chains + 1] = {
-         name = chain.name, where = chain.where, sources = sources, sink = chain.sink and chain.sink.name,
-         lcores = chain.lcores, nfs = nfs,
-      }
-   end
-   return out
-end
-
-local function print_check(path, result)
-   print(("%s: valid; %d port(s), %d chain(s)"):format(path, #result.ports, #result.chains))
-   for _, port in ipairs(result.ports) do print(("port %-12s %s"):format(port.name, port.devargs)) end
-   for _, chain in ipairs(result.chains) do
-      print(("chain %s (%s): %s -> %s on lcore %s"):format(chain.name, chain.where, table.concat(chain.sources, ", "),
-         chain.sink or "(where NFs send)", table.concat(chain.lcores, ", ")))
-      for _, nf in ipairs(chain.nfs) do
-         print(("   %-16s %-20s on fault: %-8s %s"):format(nf.name, nf.place, nf.on_fault, nf.where))
-      end
-   end
-end
-
---- `tideway check`: everything but opening devices.
----@return integer exit code
-function M.check(path, args, opts)
-   model.dry = true
-   local ok, err = load_script(path, args)
-   if ok then ok, err = pcall(plan.validate) end
-   if ok then
-      ok, err = pcall(function()
-         for _, chain in ipairs(model.chains) do transfer.pack(chain.stages, "chain " .. chain.name) end
-      end)
-   end
-   if not ok then
-      if opts.json then print(require("tideway.json").encode { valid = false, error = err })
-      else complain("%s", err) end
-      return 2
-   end
-   local result = check_report()
-   result.valid = true
-   if opts.json then print(require("tideway.json").encode(result)) else print_check(path, result) end
-   return 0
 end
 
 return M

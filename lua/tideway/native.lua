@@ -4,11 +4,14 @@
 
 local abi = require "tideway.abi"
 local options = require "tideway.options"
+local posix = require "tideway.posix"
 
 local C = abi.C
-local M = {}
+local M = {
+   --- When the background may begin, monotonic ns: engines that stop at once need no machine code. Specs set 0.
+   due = 0,
+}
 
--- Engines that stop at once need no machine code.
 local DELAY_NS = 200e6
 
 -- What the engine's user should know; engine.log() takes them.
@@ -132,13 +135,13 @@ function M.start(chains)
    for _, chain in ipairs(chains) do
       if chain.segments and #chain.segments > 0 and options.compile == "native" then queue[#queue + 1] = chain end
    end
-   M.due = tonumber(C.tw_now()) + DELAY_NS
+   M.due = posix.now() + DELAY_NS
 end
 
 --- Goes on with what is in the background; never waits. To be called now and then.
 ---@return boolean busy whether there is more to come
 function M.poll()
-   if not job and #queue > 0 and tonumber(C.tw_now()) >= M.due then begin(table.remove(queue, 1)) end
+   if not job and #queue > 0 and posix.now() >= M.due then begin(table.remove(queue, 1)) end
    if not job then return #queue > 0 end
    local rc = C.tw_native_poll(job.native)
    if rc == 0 then return true end

@@ -81,6 +81,9 @@ Constructor.__call = function(self, config)
    return instance
 end
 
+--- Is it what tw.nf(name, construct) returns?
+function M.is_constructor(value) return getmetatable(value) == Constructor end
+
 local function declare(name, construct)
    if type(name) ~= "string" or name == "" then error("tw.nf: the name must be a string", 3) end
    if type(construct) ~= "function" then

@@ -152,6 +152,18 @@ function STEPS.extend(m)
    m:define("num", -2 ^ (bits - 1), 2 ^ (bits - 1) - 1, "sext%d %s", bits, a.name)
 end
 
+-- A round of a hash function, as bit.* makes it.
+function STEPS.mix(m)
+   local a, b, n = m:num(-2 ^ 40, 2 ^ 40), m:num(-2 ^ 31, 2 ^ 31), m:random(31)
+   local whole = m:define("num", 0, 2 ^ 32 - 1, "zext32 %s", a.name)
+   local up = m:define("num", 0, 2 ^ 32 - 1, "shl.32 %s, %d", whole.name, n)
+   local down = m:define("num", 0, 2 ^ 32 - 1, "shr %s, %d", whole.name, 32 - n)
+   local turned = m:define("num", 0, 2 ^ 32 - 1, "or %s, %s", up.name, down.name)
+   local signed = m:define("num", -2 ^ 31, 2 ^ 31 - 1, "sext32 %s", turned.name)
+   local sum = m:define("num", b.lo - 2 ^ 31, b.hi + 2 ^ 31, "sub %s, %s", b.name, signed.name)
+   m:define("num", -2 ^ 31, 2 ^ 31 - 1, "sext32 %s", sum.name)
+end
+
 function STEPS.swap(m)
    local bits = m:pick { 16, 32, 64 }
    if bits == 64 then return m:define("u64", nil, nil, "bswap64 %s", m:wide().name) end
@@ -337,7 +349,7 @@ function Maker:loop(depth)
 end
 
 local KINDS = { "load", "load", "store", "arithmetic", "arithmetic", "divide", "logic", "narrow", "narrow", "shift",
-   "extend", "swap", "wide", "wide", "convert", "call", "stack", "odd_stack", "atomic", "indexed" }
+   "extend", "mix", "mix", "swap", "wide", "wide", "convert", "call", "stack", "odd_stack", "atomic", "indexed" }
 
 function Maker:body(depth)
    for _ = 1, self:random(self.size) do
@@ -373,7 +385,7 @@ function M.program(seed, options)
    for _ = 1, 3 do m:body(3) end
    -- Everything that is still known counts.
    for i = math.max(1, #m.scope - 16), #m.scope do
-      m:line("store64 v1 +%d, %s", INPUT + (i % 16) * 8, m.scope[i].name)
+      m:line("store%d v1 +%d, %s", m:pick { 32, 64 }, INPUT + (i % 16) * 8, m.scope[i].name)
    end
    local last = m:define("num", 0, 2 ^ 31 - 1, "and %s, 2147483647", m:num(0, EXACT).name)
    m:line("ret %s", last.name)

@@ -124,7 +124,7 @@ local made = 0
 local function lab_command(...) return shell.run(root .. "/scripts/lab " .. table.concat({ ... }, " ")) end
 
 --- Make a lab of its own name.
----@param options { mode: "l2"|"l3", queues?: integer }
+---@param options { mode: "l2"|"l3", queues?: integer, napi?: boolean }
 ---@return test.lab
 function M.up(options)
    made = made + 1
@@ -132,7 +132,8 @@ function M.up(options)
       name = ("spec-%d-%d"):format(posix.getpid(), made), run_dir = shell.directory(), files = shell.directory(),
       started = {},
    }, Lab)
-   local r = lab_command("up --name", lab.name, "--mode", options.mode, "--queues", options.queues or 1)
+   local r = lab_command("up --name", lab.name, "--mode", options.mode, "--queues", options.queues or 1,
+      options.napi and "--napi" or "")
    assert(r.code == 0, r.err)
    return lab
 end

@@ -14,7 +14,10 @@ local KIND = {
 -- engine table -> map
 local maps = setmetatable({}, { __mode = "k" })
 
-local function declaration(t)
+--- The declaration of a table's map, as for tideway.bpf.map.
+---@param t table
+---@return table
+function M.declaration(t)
    local kind = KIND[t.kind] or t.kind
    local d = { kind = kind, name = (t.name:gsub("[^%w_]", "_")), entries = t.entries }
    if t.kind == "counters" then
@@ -73,7 +76,7 @@ end
 ---@return string? err
 function M.of(t)
    if maps[t] then return maps[t] end
-   local m, err = map.new(declaration(t))
+   local m, err = map.new(M.declaration(t))
    if not m then return nil, err end
    if not t.internal and not t.hook_only then
       copy_entries(t, m)

@@ -8,8 +8,11 @@ local verifier = require "tideway.bpf.verifier"
 
 local M = {}
 
--- The kernel wants a line for the first instruction; what comes before the first NF counts as its first line.
-local function lines_of(object)
+--- The lines of a program. The kernel wants one for the first instruction; what comes before the first NF counts as
+--- its first line.
+---@param object tideway.ebpf.object
+---@return table[]
+function M.lines_of(object)
    local lines = object.lines
    if lines[1] and lines[1].insn > 0 then lines = { { insn = 0, pos = lines[1].pos }, unpack(lines) } end
    return lines
@@ -29,7 +32,7 @@ function M.load(compiled, options)
       relocs[i] = { insn = reloc.insn, map = m }
    end
    local object = compiled.object
-   local lines = lines_of(object)
+   local lines = M.lines_of(object)
    local loaded, err = program.load {
       name = compiled.name, type = compiled.hook, attach_type = options.attach_type, insns = object.insns,
       count = object.count, relocs = relocs, lines = lines, log_level = options.log_level,

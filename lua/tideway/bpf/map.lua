@@ -79,7 +79,6 @@ end
 local function wrap(self)
    local k = kinds[self.kind]
    local env = buffers(self, k)
-   self.value_clear = true -- padding and the lock are zero in what is stored
    local list = {}
    for i, name in ipairs(k.methods) do list[i] = name end
    local t = self.value_type

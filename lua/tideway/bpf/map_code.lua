@@ -318,7 +318,7 @@ function M.generate(map, list, env)
          words.STORE_V = table.concat(before, "; ") .. "; " .. words.STORE_V
       end
       if map.per_cpu then words.STORE_V = words.STORE_V .. "; env.spread()" end
-      if map.value_clear then words.STORE_V = "env.clear(); " .. words.STORE_V end
+      words.STORE_V = "env.clear(); " .. words.STORE_V -- padding and the lock are zero in what is stored
    end
    local text = { prelude }
    if map.family then

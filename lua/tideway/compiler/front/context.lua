@@ -161,6 +161,8 @@ local STATIC = {
    end,
 }
 
+local SIGNED = { ult = "lt", ule = "le", ugt = "gt", uge = "ge" }
+
 -- What is known of a comparison from the ranges alone.
 local function decided(cc, al, ah, bl, bh)
    if not al or not bl then return nil end
@@ -214,8 +216,11 @@ local function recall(self, state, p, depth)
    for v, range in pairs(known.range) do
       local now = state.range[v] or { v.lo, v.hi }
       if now[1] then
-         state.range[v] = { math.max(now[1], range[1]), math.min(now[2], range[2]) }
-         if v ~= p and self.implied[v] and (depth or 0) < 4 then recall(self, state, v, (depth or 0) + 1) end
+         local lo, hi = math.max(now[1], range[1]), math.min(now[2], range[2])
+         if lo ~= now[1] or hi ~= now[2] then
+            state.range[v] = { lo, hi }
+            if v ~= p and self.implied[v] and (depth or 0) < 4 then recall(self, state, v, (depth or 0) + 1) end
+         end
       end
    end
    for v, is in pairs(known.nonnil) do
@@ -234,8 +239,8 @@ function Context:split(cc, a, b, fields)
    local al, ah = self:range(a)
    local bl, bh = self:range(b)
    local known
-   if cc == "ult" and a.type == "num" and al >= 0 and bl >= 0 then cc = "lt" end
-   if a.type == "num" and cc ~= "ult" then known = decided(cc, al, ah, bl, bh) end
+   if a.type == "num" and al >= 0 and bl >= 0 then cc = SIGNED[cc] or cc end
+   if a.type == "num" and not SIGNED[cc] then known = decided(cc, al, ah, bl, bh) end
    if a.type == "ptr" and b == nil_pointer and state.nonnil[a] ~= nil then
       known = state.nonnil[a] == (cc == "ne")
    end

@@ -102,7 +102,11 @@ function M.compile(name, nfs, place, options)
       cx.state.vars[cx[field]] = value.host(field == "out" and C.TW_PORT_NONE or 0)
    end
    if place.enter then place:enter(cx) end
-   if place.checks then -- known on all paths from here on
+   if place.record then
+      cx.record = cx:slot "record"
+      cx.state.vars[cx.record] = value.int(memory.length(cx))
+   end
+   if place.checks and place.kernel.packet then -- known on all paths from here on
       memory.data(cx)
       memory.data_end(cx)
       memory.length(cx)

@@ -26,6 +26,7 @@ local function remembered(cx, key, make)
 end
 
 function M.data(cx)
+   if cx.copied then return cx.copied.data end
    return remembered(cx, "data", function() return cx:emit("pktdata", "ptr", {}, { space = "pkt" }) end)
 end
 
@@ -34,6 +35,7 @@ function M.data_end(cx)
 end
 
 function M.length(cx)
+   if cx.copied then return cx.copied.length end
    return remembered(cx, "len", function() return cx:emit("pktlen", "num", {}, { lo = 0, hi = 65535 }) end)
 end
 
@@ -190,10 +192,35 @@ local function at_index(cx, root, index)
    end)
 end
 
+-- The same in a copy of the frame's first bytes, whose length is a number.
+local function reach_copy(cx, p, off, size)
+   local root, index = M.parts(p.ir)
+   local stop = value.host(off + size)
+   if index then stop = number.binary(cx, "+", value.int(index), stop) end
+   local inside, outside = number.compare(cx, "le", stop, value.int(cx.copied.length))
+   if outside then
+      cx:go(outside)
+      cx.target.trap(cx)
+   end
+   if not inside then cx:refuse(("a socket filter sees the first %d bytes only"):format(cx.copied.size)) end
+   cx:go(inside)
+   if not index then return root, off end
+   -- The verifier wants the bound of the index itself.
+   local yes, no = cx:split("ule", index, cx:const(cx.copied.size - off - size))
+   if no then
+      cx:go(no)
+      cx.target.trap(cx)
+   end
+   if not yes then cx:refuse(("a socket filter sees the first %d bytes only"):format(cx.copied.size)) end
+   cx:go(yes)
+   return cx:emit("ptradd", "ptr", { root, index }, { space = root.space }), off
+end
+
 -- Makes sure that `size` bytes at p + off may be read and written. A header is in the frame as a whole or not at
 -- all: the first access to one of its fields checks all of it.
 local function reach(cx, p, off, size)
    usable(cx, p)
+   if cx.copied and p.gen then return reach_copy(cx, p, off, size) end
    if p.ir.space ~= "pkt" then return p.ir, off end
    local past = p.type.kind == "struct" and p.off + smallest(p) - off - size or 0
    local base
@@ -246,7 +273,7 @@ function M.add(cx, p, bytes)
    end
    local index = number.ir(cx, bytes, "an offset into memory")
    local lo, hi = cx:range(index)
-   if p.ir.space == "pkt" and cx.target.checks then
+   if (p.ir.space == "pkt" or (cx.copied and p.gen)) and cx.target.checks then
       local root, own = M.parts(p.ir)
       if own then -- one variable part
          local sum = number.binary(cx, "+", value.int(own), bytes)
@@ -262,8 +289,11 @@ function M.add(cx, p, bytes)
       end
       if not lo or lo < 0 or hi > 65535 then
          local yes, no = cx:split("ult", index, cx:const(65536))
-         cx:go(no)
-         cx.target.trap(cx)
+         if no then
+            cx:go(no)
+            cx.target.trap(cx)
+         end
+         if not yes then cx:refuse "this reaches behind any frame" end
          cx:go(yes)
          if not lo or lo < 0 or hi > 65535 then
             cx.state.range[index] = { math.max(lo or 0, 0), math.min(hi or 65535, 65535) }

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Whether every access to the frame is behind a check of its bytes on every path, as the kernel wants it: a check counts
--- for the pointer it was made of, for the same pointer with a constant added, and for a parameter that gets one.
+-- Whether every access to the frame is behind a check of its bytes on every path, as the kernel wants it: a check
+-- counts for the pointer it was made of, for the same pointer with a constant added, and for a parameter that gets one.
 
 local graphs = require "tideway.compiler.ir.graph"
 local ir = require "tideway.compiler.ir"

@@ -31,6 +31,15 @@ local function meet(edges, out)
    return all or {}
 end
 
+-- Bytes from `p` that are proved; -1 when none.
+local function from(known, p)
+   local off = 0
+   while p.op == "ptradd" and p.args[2].op == "const" and p.args[2].value >= 0 do
+      off, p = off + p.args[2].value, p.args[1]
+   end
+   return (known[p] or -1) - off
+end
+
 -- A parameter has what its arguments have.
 local function through_params(block, edges, out, known)
    for i, p in ipairs(block.params) do
@@ -38,7 +47,7 @@ local function through_params(block, edges, out, known)
          local least = math.huge
          for _, edge in ipairs(edges) do
             local o = out[edge.target]
-            if o then least = math.min(least, o[edge.target.args[i]] or -1) end
+            if o then least = math.min(least, from(o, edge.target.args[i])) end
          end
          known[p] = least >= 0 and least < math.huge and least or nil
       end

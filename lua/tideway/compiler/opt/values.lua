@@ -7,6 +7,7 @@ local ir = require "tideway.compiler.ir"
 local graphs = require "tideway.compiler.ir.graph"
 local arith = require "tideway.compiler.opt.arith"
 local branch = require "tideway.compiler.opt.branch"
+local cfg = require "tideway.compiler.opt.cfg"
 local facts = require "tideway.compiler.opt.facts"
 local fold = require "tideway.compiler.opt.fold"
 local memory = require "tideway.compiler.opt.memory"
@@ -333,6 +334,28 @@ function Walk:join(block, edges)
    end
 end
 
+-- The number that is added to `root` to give pointer `p`; nil when it is not one of its sums.
+local function added(root, p)
+   if p.op == "ptradd" and p.args[1] == root then return p.args[2] end
+end
+
+-- A pointer parameter that is root + x on every edge, where another parameter is x, is what root + that parameter
+-- would be.
+local function sums(walk, block, edges)
+   for i, p in ipairs(block.params) do
+      local first = edges[1].target.args[i]
+      local root = p.type == "ptr" and first.op == "ptradd" and first.args[1]
+      for k, q in ipairs(root and block.params or {}) do
+         local all = q.type == "num"
+         for _, edge in ipairs(all and edges or {}) do
+            local by, x = added(root, edge.target.args[i]), edge.target.args[k]
+            all = all and by ~= nil and (by == x or cfg.same_constant(by, x))
+         end
+         if all then walk.facts:set(walk.numbers, key { op = "ptradd", type = "ptr", args = { root, q } }, p) end
+      end
+   end
+end
+
 function Walk:enter(block)
    local edges = self.graph.preds[block]
    if #edges == 1 then
@@ -351,6 +374,7 @@ function Walk:enter(block)
    elseif #edges > 1 then
       cover(self, edges)
       self:join(block, edges)
+      if self.on.gvn then sums(self, block, edges) end
       if self.contents.n > 0 then
          for _, v in ipairs(self:between(block)) do self.contents:clobber(v) end
       end

@@ -9,7 +9,9 @@ local kernel = require "tideway.compiler.target.kernel"
 local memory = require "tideway.compiler.front.memory"
 local number = require "tideway.compiler.front.number"
 local ipv4 = require("tideway.packet.ipv4").ipv4
+local ir = require "tideway.compiler.ir"
 local parse = require "tideway.packet.parse"
+local start = require "tideway.compiler.library.start"
 local sum = require "tideway.compiler.library.sum"
 local value = require "tideway.compiler.front.value"
 local walk = require "tideway.compiler.library.walk"
@@ -81,7 +83,10 @@ function M:field_of(cx, name)
 end
 
 function M:set(cx, name, fv)
-   if name == "out" then
+   if name == "record" and self.record then
+      cx.state.vars[cx.record] = fv
+      return true
+   elseif name == "out" then
       cx.state.vars[cx.out] = fv
       return true
    elseif name == "mark" and not self.kernel.fields.mark then
@@ -186,6 +191,12 @@ end
 
 local u64 = ctype.int.uint64_t
 
+-- Bytes of the packet, 0 where there is none.
+function M:frame_length(cx)
+   if cx.copied then return cx.copied.frame_length end
+   return (self.kernel.packet or self.kernel.length) and memory.length(cx) or cx:const(0)
+end
+
 -- One entry of the exits' counters: packets and bytes.
 function M:account(cx, index)
    if not self.counted then return end
@@ -199,7 +210,7 @@ function M:account(cx, index)
    cx:jump(join)
    cx:go(yes)
    local entry = value.ptr(p, 0, u64)
-   for i, by in ipairs { cx:const(1), memory.length(cx) } do
+   for i, by in ipairs { cx:const(1), self:frame_length(cx) } do
       local old = memory.load(cx, entry, (i - 1) * 8, 64)
       memory.store(cx, entry, (i - 1) * 8, 64, cx:emit("add", "u64", { old, number.widen(cx, by, "u64") }))
    end
@@ -323,6 +334,11 @@ function M:other_words(cx, v, stage)
 end
 
 function M:at_end(cx, stage)
+   if self.record then -- a stream parser says how long the next record is
+      local n = number.ir(cx, cx.state.vars[cx.record], "pkt.record")
+      self:account(cx, self:exit_index(stage, "pass"))
+      return cx:ret(n)
+   end
    local out = cx.state.vars[cx.out]
    if out and not value.is_host(out, C.TW_PORT_NONE) then
       local yes, no = number.compare(cx, "eq", out, value.host(C.TW_PORT_NONE))
@@ -339,10 +355,18 @@ end
 
 -- ---- entry ----
 
---- What runs before the first NF: on hooks with socket buffers, makes the headers linear.
+-- Helpers that make the first bytes of a packet readable in one piece, and their arguments.
+local PULL = {
+   skb = function(self, cx, want) return "skb_pull_data", { self:context(cx), want } end,
+   msg = function(self, cx, want) return "msg_pull_data", { self:context(cx), cx:const(0), want, cx:const(0) } end,
+}
+
+--- What runs before the first NF: where packets may lie in pieces, makes the headers linear.
 function M:enter(cx)
-   if not self.kernel.packet or not self.kernel.length or self.name == "sk_reuseport" then return end
-   if not self.kernel:helper "skb_pull_data" then return end
+   if self.name == "socket_filter" then return self:enter_copy(cx) end
+   if not self.kernel.packet or not self.kernel.length then return end
+   local pull = self.name == "sk_msg" and PULL.msg or PULL.skb
+   if pull == PULL.skb and not self.kernel:helper "skb_pull_data" then return end
    local len = memory.length(cx)
    local want = number.ir(cx, number.extreme(cx, "min", value.int(len), value.host(LINEAR)))
    local inside, outside = cx:check(memory.data(cx), LINEAR, memory.data_end(cx))
@@ -350,10 +374,54 @@ function M:enter(cx)
    cx:go(inside)
    cx:jump(join)
    cx:go(outside)
-   self:call(cx, "skb_pull_data", "num", { self:context(cx), want }, { resizes = true, lo = -4095, hi = 0 })
+   local helper, args = pull(self, cx, want)
+   self:call(cx, helper, "num", args, { resizes = true, lo = -4095, hi = 0 })
    cx:jump(join)
    cx:enter(join)
    memory.resized(cx)
+end
+
+-- Bytes that a socket filter sees of a packet.
+local COPIED = 256
+
+local scratch
+
+-- A place per CPU for the copy: the stack takes no unaligned access.
+local function scratch_table()
+   if not scratch then
+      local fields = {}
+      for i = 1, COPIED / 8 do fields[i] = "u64 w" .. i end
+      local types = require "tideway.table.type"
+      scratch = { kind = "percpu_array", name = "frame", key_type = types.parse "u32",
+         value_type = types.parse(table.concat(fields, "; ")), entries = 1, internal = true }
+   end
+   return scratch
+end
+
+-- Socket filters have no access to the packet: its first bytes are copied.
+function M:enter_copy(cx)
+   local t = scratch_table()
+   local key = cx:alloca(4, 4)
+   cx:emit("store", "void", { key, cx:const(0) }, { bits = 32, off = 0 })
+   local copy = self:call(cx, "map_lookup_elem", "ptr", { cx:table_const(t), key },
+      { space = "value", reads = { stack = true }, table = t })
+   local there, gone = cx:split("ne", copy, cx:null())
+   cx:go(gone)
+   cx:ret(cx:const(self.code.pass))
+   cx:go(there)
+   local len = cx:emit("pktlen", "num", {}, { lo = 0, hi = 65535 })
+   local n = number.ir(cx, number.extreme(cx, "min", value.int(len), value.host(COPIED)))
+   local some, none = cx:split("gt", n, cx:const(0))
+   cx:go(none)
+   self:leave(cx, 0, "pass", nil, self.code.pass)
+   cx:go(some)
+   local rc = self:call(cx, "skb_load_bytes", "num", { self:context(cx), cx:const(0), copy, n },
+      { lo = -4095, hi = 0, writes = { value = true } })
+   local done, failed = cx:split("eq", rc, cx:const(0))
+   cx:go(failed)
+   self:leave(cx, 0, "pass", nil, self.code.pass)
+   cx:go(done)
+   cx.copied = { data = copy, length = n, size = COPIED, frame_length = len }
 end
 
 -- ---- the place ----
@@ -374,7 +442,7 @@ function M.new(name, options)
    local self = setmetatable({
       name = name, checks = true, kernel = kernel.hook(name), code = CODES[name], ports = options.ports or {},
       port = options.port or 0, sink_port = options.sink, counted = options.counted ~= false, exits = {}, exit_of = {},
-      reason_name = options.reason_name,
+      reason_name = options.reason_name, record = options.attach == "stream_parser",
    }, M)
    -- The front end calls these without self.
    self.field = function(cx, n) return self:field_of(cx, n) end
@@ -391,7 +459,9 @@ function M.new(name, options)
    self.finish = function(cx, word, stage) return self:finish_with(cx, word, stage) end
    self.sink = function(cx, stage) return self:at_end(cx, stage) end
    self.trap = function(cx) return self:leave(cx, cx.stage or 0, "drop", "out_of_frame", self.code.drop) end
-   self.replaced = REPLACED
+   local other = start.by_start[self.kernel.starts]
+   self.replaced = setmetatable(other and other.replaced or {}, { __index = REPLACED })
+   self.methods = other and other.methods or {}
    self.tables = require("tideway.compiler.place.maps").new(self)
    return self
 end

@@ -195,6 +195,33 @@ function M.new(place)
    special.sockmap = { redirect = to_socket "map" }
    special.sockhash = { redirect = to_socket "hash" }
 
+   -- sk_lookup: the socket of an entry gets the connection; false when there is none.
+   function special.sockmap.assign(cx, t, args)
+      local key = tables.object(cx, t.name .. ":assign", t.key_type, args, 1)
+      local socket = place:call(cx, "map_lookup_elem", "ptr", { const(cx, t), key },
+         { space = "ctx", reads = STACK, table = t })
+      local join = cx:join()
+      local yes, no = cx:split("ne", socket, cx:null())
+      cx:go(no)
+      cx:jump(join, { value.FALSE })
+      cx:go(yes)
+      local rc = place:call(cx, "sk_assign", "num", { place:context(cx), socket, cx:const(0) }, { lo = -4095, hi = 0 })
+      place:call(cx, "sk_release", "num", { socket }, { lo = 0, hi = 0 })
+      cx:jump(join, { tables.outcome(cx, rc) })
+      return { cx:enter(join)[1] }
+   end
+   special.sockhash.assign = special.sockmap.assign
+
+   -- sk_reuseport: the socket of an entry gets the packet; false when there is none.
+   function special.sockmap.select(cx, t, args)
+      local key = tables.object(cx, t.name .. ":select", t.key_type, args, 1)
+      local rc = place:call(cx, "sk_select_reuseport", "num", { place:context(cx), const(cx, t), key, cx:const(0) },
+         { lo = -4095, hi = 0, reads = STACK, table = t })
+      return { tables.outcome(cx, rc) }
+   end
+   special.sockhash.select = special.sockmap.select
+   special.reuseport_sockarray = { select = special.sockmap.select }
+
    special.prog_array = {
       tail_call = function(cx, t, args)
          place:call(cx, "tail_call", "num", { place:context(cx), const(cx, t), number.ir(cx, args[1], "an index") },

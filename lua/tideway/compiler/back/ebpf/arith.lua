@@ -38,11 +38,20 @@ local function by_power_of_two(s, op, w, dst, low, high)
    return true
 end
 
+-- A mask of the low k bits that no immediate holds: two shifts.
+local function masked(s, op, w, dst, low, high)
+   local ones = op == "and" and w == 64 and high > 0 and low == -1 and known.log2(high + 1)
+   if not ones then return false end
+   s.out:alu_const("shl", 64, dst, 32 - ones)
+   s.out:alu_const("shr", 64, dst, 32 - ones)
+   return true
+end
+
 local function with_constant(s, value, w, dst, a, low, high)
    local op, out = value.op, s.out
    if op == "and" and w == 64 and low == -1 and high == 0 then return out:move32(dst, s:operand(a)) end
    s:into(dst, a)
-   if by_power_of_two(s, op, w, dst, low, high) then return end
+   if by_power_of_two(s, op, w, dst, low, high) or masked(s, op, w, dst, low, high) then return end
    if op == "sub" and low ~= -2147483648 and insn.fits_signed(low, high) then
       op, low = "add", -low
       high = low < 0 and -1 or 0

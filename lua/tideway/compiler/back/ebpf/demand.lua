@@ -55,7 +55,7 @@ function M.analyse(graph, uses)
       for _, value in ipairs(block.insts) do
          local args = value.args
          local function operand(i) return uses:resolve(args[i]) end
-         for i = 1, #args do
+         for i = 1, (uses.count[value] or uses:wanted(value)) and #args or 0 do
             local how = look(value, i, operand)
             if how == "all" then need(operand(i)) elseif how == "same" then follow(value, operand(i)) end
          end

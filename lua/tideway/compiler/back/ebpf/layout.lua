@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Order of the machine blocks, and what follows from it: jumps to jumps, blocks that do the same, a copy moved
--- before a branch so that the block it stood in disappears.
+-- Order of the machine blocks, and what follows from it: jumps to jumps, a copy moved before a branch so that the
+-- block it stood in disappears.
 
 local insn = require "tideway.compiler.back.ebpf.insn"
 local live = require "tideway.compiler.back.ebpf.live"
@@ -33,57 +33,6 @@ function M.thread(program)
          block.insts[#block.insts] = { form = GOTO, code = insn.JA, yes = last.yes, pos = last.pos }
       end
    end
-end
-
-local LONGEST_TWIN = 8
-
--- What a short block does, as a text: the same for blocks that can be one.
-local function signature(block, number)
-   if #block.insts > LONGEST_TWIN then return nil end
-   local parts = {}
-   for i, inst in ipairs(block.insts) do
-      if inst.table then return nil end
-      parts[i] = table.concat({ inst.code, inst.dst or "", inst.src or "", inst.off or "", inst.imm or "",
-         inst.high or "", inst.nargs or "", inst.cc or "", inst.lea and "lea" or "", inst.slot and inst.slot.at or "",
-         number[inst.yes] or "", number[inst.no] or "" }, ",")
-   end
-   return table.concat(parts, ";")
-end
-
---- Ends of the program stand in blocks of their own, so that one does for all that return the same.
-function M.split_returns(program)
-   for k = 1, #program.blocks do
-      local block = program.blocks[k]
-      local insts = block.insts
-      local n = #insts
-      if insts[n].form == insn.RETURN and n > 2 and insts[n - 1].form == insn.DEF and insts[n - 1].dst == 0 then
-         local last = program:new_block(block.id, block.depth, insts[n - 1].pos)
-         last.insts = { insts[n - 1], insts[n] }
-         insts[n] = nil
-         insts[n - 1] = { form = GOTO, code = insn.JA, yes = last, pos = last.pos }
-      end
-   end
-end
-
---- Blocks that do the same become one. Places of the stack objects are known.
-function M.merge(program)
-   local number = {}
-   for i, block in ipairs(program.blocks) do number[block] = i end
-   repeat
-      local first, same, changed = {}, {}, false
-      for i, block in ipairs(program.blocks) do
-         local key = i > 1 and number[block] and signature(block, number)
-         if key and first[key] then
-            same[block], number[block], changed = first[key], nil, true
-         elseif key then
-            first[key] = block
-         end
-      end
-      for _, block in ipairs(program.blocks) do
-         local last = last_of(block)
-         last.yes, last.no = same[last.yes] or last.yes, same[last.no] or last.no
-      end
-   until not changed
 end
 
 --- Drops what cannot be reached, and joins a block to the only one that jumps to it.

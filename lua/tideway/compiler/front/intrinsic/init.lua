@@ -98,7 +98,13 @@ end
 
 --- Handler of object:name(...), called with (cx, object, args); nil to look the method up.
 function M.method(cx, object, name)
-   if object.k == "pkt" then return packet.methods[name] end
+   if object.k == "pkt" then
+      local own = cx.target.methods and cx.target.methods[name]
+      if type(own) == "function" then
+         return function(_, _, args) return require("tideway.compiler.front.call").inline_live(cx, own, args) end
+      end
+      return packet.methods[name]
+   end
    if object.k == "host" and type(object.v) == "table" then return tables.method(cx, object.v, name) end
 end
 

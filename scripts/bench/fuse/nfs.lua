@@ -1,0 +1,75 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- The five NFs of the fuse benchmark. chain.c has the same ones in C.
+
+local tw = require "tideway"
+
+local M = {}
+
+--- Drops what is not TCP or UDP over IPv4.
+M.parse = tw.nf("fuse_parse", function()
+   return {
+      packet = function(pkt)
+         if not pkt:ipv4() then return pkt:drop "fuse_not_ipv4" end
+         if not (pkt:tcp() or pkt:udp()) then return pkt:drop "fuse_no_ports" end
+      end,
+   }
+end)
+
+--- Drops what a rule for destination, port and protocol denies.
+M.firewall = tw.nf("fuse_firewall", function(cfg)
+   local rules = cfg.rules
+   return {
+      packet = function(pkt)
+         local ip = pkt:ipv4()
+         if not ip then return end
+         local l4 = pkt:tcp() or pkt:udp()
+         if not l4 then return end
+         local rule = rules:get(ip.dst, l4.dst_port, ip.protocol)
+         if rule and rule.allow == 0 then return pkt:drop "fuse_denied" end
+      end,
+   }
+end)
+
+--- One less, expired packets are dropped.
+M.ttl = tw.nf("fuse_ttl", function()
+   return {
+      packet = function(pkt)
+         local ip = pkt:ipv4()
+         if not ip then return end
+         if ip.ttl <= 1 then return pkt:drop "fuse_expired" end
+         ip:decrement_ttl()
+      end,
+   }
+end)
+
+--- Source address and port, where there is a mapping.
+M.nat = tw.nf("fuse_nat", function(cfg)
+   local mappings = cfg.mappings
+   return {
+      packet = function(pkt)
+         local ip = pkt:ipv4()
+         if not ip then return end
+         local l4 = pkt:tcp() or pkt:udp()
+         if not l4 then return end
+         local to = mappings:get(ip.src, l4.src_port, ip.protocol)
+         if not to then return end
+         pkt:set_ipv4_src(to.address)
+         pkt:set_src_port(to.port)
+      end,
+   }
+end)
+
+--- The next hop's MAC address, and ours.
+M.mac = tw.nf("fuse_mac", function(cfg)
+   local dst, src = tw.mac(cfg.dst), tw.mac(cfg.src)
+   return {
+      packet = function(pkt)
+         local eth = pkt:eth()
+         if not eth then return end
+         eth.dst = dst
+         eth.src = src
+      end,
+   }
+end)
+
+return M
