@@ -446,6 +446,60 @@ describe("eBPF back-end: registers", function()
    end)
 end)
 
+describe("eBPF back-end: shape", function()
+   local function count(source) return compile(source).count end
+
+   live("a copy goes before its branch, an end that is there twice is shared", function()
+      local source = around [[
+  v10:num 0..255 = load8 v1 +0
+  br eq v10, 5 -> b4(7), b4(9)
+b4(v20:num 7..9):
+  store8 v1 +1, v20
+  br eq v10, 6 -> b5(), b6()
+b5():
+  store32 v1 +4, 1
+  store32 v1 +8, 2
+  store32 v1 +12, 3
+  store32 v1 +16, 4
+  ret 1
+b6():
+  store32 v1 +4, 5
+  store32 v1 +8, 2
+  store32 v1 +12, 3
+  store32 v1 +16, 4
+  ret 1]]
+      for _, first in ipairs { "\5", "\6", "\7" } do same(source, first .. frame(63, 4)) end
+      local listing = disasm.listing(compile(source))
+      assert.equal(1, select(2, listing:gsub("r%d %+16%) = 4", "")))
+      assert.equal(21, count(source))
+   end)
+
+   live("the register that dies is the one that is overwritten", function()
+      assert.equal(count(around "  v10:u64 = load64 v1 +0\n  v11:u64 = load64 v1 +8\n  v12:u64 = add v10, v11\n" ..
+         "  store64 v1 +0, v12\n  store64 v1 +8, v10\n  ret 0"), count(around
+         "  v10:u64 = load64 v1 +0\n  v11:u64 = load64 v1 +8\n  v12:u64 = add v11, v10\n" ..
+         "  store64 v1 +0, v12\n  store64 v1 +8, v10\n  ret 0"))
+   end)
+
+   live("a value needed behind a call is loaded once there, and stored only on the way to the call", function()
+      local lines = {}
+      for i = 0, 5 do lines[#lines + 1] = ("  v%d:u64 = load64 v1 +%d"):format(10 + i, i * 8) end
+      lines[#lines + 1] = "  br eq v10, 0ULL -> b5(), b4()\nb4():\n  call ktime_get_ns()"
+      for i = 0, 5 do
+         lines[#lines + 1] = ("  v%d:u64 = add v%d, %dULL\n  v%d:u64 = xor v%d, v%d"):format(20 + i, 10 + i, i + 3,
+            30 + i, 20 + i, 10 + i)
+         lines[#lines + 1] = ("  store64 v1 +%d, v%d"):format(i * 8, 30 + i)
+      end
+      local source = around(table.concat(lines, "\n") .. "\n  ret 1\nb5():\n  ret 2")
+      same(source, frame(64, 3))
+      same(source, ("\0"):rep(64))
+      local object = compile(source)
+      assert.equal(6, object.spills)
+      local listing = disasm.listing(object)
+      assert.is_true(listing:find("if r%d+ == 0") < listing:find("r10 %-%d+%) = "))
+   end)
+end)
+
 -- ---- atomics, calls, tables ----
 
 describe("eBPF back-end: memory that is shared", function()
@@ -582,6 +636,53 @@ b5():
          end
       end)
    end
+
+   live("an index into a table's value, to its last byte", function()
+      local map = assert(bpf.map.new { kind = "array", name = "spec", value = "u64 a; u64 b; u64 c; u64 d; u64 e",
+         entries = 1 })
+      local object = compile(around [[
+  v5:ptr stack = alloca 4 align 4
+  v10:num 0..255 = load8 v1 +0
+  store32 v5 +0, 0
+  v11:ptr value = call map_lookup_elem(&"cells", v5) reads stack table "cells"
+  br eq v11, nil -> b4(), b5()
+b4():
+  ret 1
+b5():
+  v12:num 0..9 = mod v10, 10
+  v13:num 0..36 = mul v12, 4
+  v14:ptr value = ptradd v11, v13
+  store32 v14 +0, 4294967295
+  ret 2]])
+      local loaded = load(object, "xdp", { cells = map })
+      for _, n in ipairs { 0, 9, 255 } do assert.equal(2, (loaded:test(string.char(n) .. ("\0"):rep(63)))) end
+      local value = map:get(0)
+      assert.equal("4294967295ULL", tostring(value.a))
+      assert.equal(tostring(0xffffffff00000000ULL), tostring(value.c))
+      assert.equal(tostring(0xffffffff00000000ULL), tostring(value.e))
+      loaded:close()
+      map:free()
+   end)
+
+   live("offsets that no load can hold", function()
+      local data = frame(64, 9)
+      same(around [[
+  v10:ptr pkt = ptradd v1, 40000
+  check v10 + 8 <= v2 -> b4(), b5()
+b4():
+  v11:num 0..255 = load8 v10 +7
+  ret v11
+b5():
+  v12:ptr pkt = ptradd v1, 20
+  v13:ptr pkt = ptradd v12, 30
+  check v13 + 4 <= v2 -> b6(), b7()
+b6():
+  v14:num 0..255 = load8 v13 +3
+  store8 v12 +1, v14
+  ret v14
+b7():
+  ret 3]], data)
+   end)
 
    live("an index that a branch has bounded, round a loop too", function()
       same(around([[

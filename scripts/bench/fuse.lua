@@ -27,6 +27,7 @@ struct fuse_stage { struct tw_table *table; int32_t reasons[2]; uint8_t dst[6], 
 void fuse_separate(struct tw_burst *burst, int32_t count, const struct fuse_stage *stages, uint32_t n);
 void fuse_fused(struct tw_burst *burst, int32_t count, const struct fuse_stage *stages);
 void fuse_fill(struct tw_burst *burst, int32_t count, uint8_t *memory, const uint8_t *frames);
+int tw_rcu_register(unsigned slot);
 struct fuse_time { long seconds, nanoseconds; };
 int fuse_clock(int clock, struct fuse_time *time) __asm__("clock_gettime");
 ]]
@@ -289,6 +290,7 @@ local function main()
    jit.opt.start("maxtrace=8000", "maxrecord=20000", "maxirconst=8000", "maxside=1000", "maxsnap=2000", "hotloop=28",
       "hotexit=6", "sizemcode=256", "loopunroll=100", "maxmcode=16384")
    local library = by_gcc()
+   assert(ffi.C.tw_rcu_register(0) == 0, abi.error()) -- tables treat this thread as an lcore's from now on
    local ns = measure(library, contenders_of(#NFS, library), options.rounds)
    local goals = print_chain(ns)
    local rows = {}

@@ -40,6 +40,10 @@ function M.load(compiled, options)
    if not loaded then
       return nil, verifier.explain(err, { lines = lines, names = object.names, hook = compiled.hook })
    end
+   if compiled.flood_table then
+      local m = backing.of(compiled.flood_table)
+      for index, ifindex in pairs(compiled.ports) do m:set(index, ifindex, 0) end
+   end
    return loaded
 end
 

@@ -56,7 +56,7 @@ local function hook_program(name, nfs, hook, options)
    local object = require("tideway.compiler.back.ebpf").compile(front.program, hook, options)
    return {
       name = name, hook = hook, ir = front.program, object = object, tables = sorted(front.tables), exits = place.exits,
-      exit_table = place.exit_table, stats = stats, seconds = os.clock() - clock,
+      exit_table = place.exit_table, flood_table = place.flood_table, ports = place.ports, stats = stats, seconds = os.clock() - clock,
    }
 end
 

@@ -58,6 +58,7 @@ return tw.nf("router", function(cfg)
       local i = lpm4:get(ip.dst)
       if not i then return pkt:punt() end
       local hop = hops:get(i)
+      if not hop then return pkt:punt() end
       if not ip:valid_checksum() then return pkt:drop "ip_checksum" end
       local src = tobit(ip.src) -- RFC 1812 5.3.7
       local net = rshift(src, 24)
@@ -82,6 +83,7 @@ return tw.nf("router", function(cfg)
       local i = lpm6:get(ip.dst)
       if not i then return pkt:punt() end
       local hop = hops:get(i)
+      if not hop then return pkt:punt() end
       if ip.payload_length + 40 > hop.limit then return pkt:punt() end
       if strict then
          local from = lpm6:get(src)

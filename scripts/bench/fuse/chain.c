@@ -22,12 +22,6 @@ struct ip {
 	uint32_t src, dst;
 } __attribute__((packed, aligned(2)));
 
-struct key {
-	uint32_t address;
-	uint16_t port;
-	uint8_t protocol, pad;
-} __attribute__((aligned(8)));
-
 struct mapping {
 	uint32_t address;
 	uint16_t port;
@@ -126,10 +120,19 @@ static inline void finish(struct tw_burst *burst, struct tw_pkt *pkt, uint32_t s
 
 /* ---- what the NFs do ---- */
 
+/* The key { u32 address; u16 port; u8 protocol } as one word: read in one piece right after it was
+ * stored, it must be stored in one piece. */
+static inline void *look_up(struct tw_table *table, uint32_t address, uint16_t port,
+                            uint8_t protocol)
+{
+	uint64_t key = ntohl(address) | (uint64_t)ntohs(port) << 32 | (uint64_t)protocol << 48;
+
+	return tw_hash_get(table, &key, 0);
+}
+
 static inline bool denied(struct tw_table *rules, const struct ip *ip, const uint8_t *l4)
 {
-	struct key key = { ntohl(ip->dst), ntohs(half(l4 + 2)), ip->protocol, 0 };
-	const uint32_t *allow = tw_hash_get(rules, &key, 0);
+	const uint32_t *allow = look_up(rules, ip->dst, half(l4 + 2), ip->protocol);
 
 	return allow && !*allow;
 }
@@ -137,9 +140,7 @@ static inline bool denied(struct tw_table *rules, const struct ip *ip, const uin
 static inline const struct mapping *mapping_of(struct tw_table *mappings, const struct ip *ip,
                                                const uint8_t *l4)
 {
-	struct key key = { ntohl(ip->src), ntohs(half(l4)), ip->protocol, 0 };
-
-	return tw_hash_get(mappings, &key, 0);
+	return look_up(mappings, ip->src, half(l4), ip->protocol);
 }
 
 /* Change of the sums of header and transport. */

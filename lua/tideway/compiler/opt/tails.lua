@@ -82,12 +82,25 @@ function Match:blocks(a, b)
    return true
 end
 
+local function constants(out, args)
+   for _, a in ipairs(args) do
+      if a.op == "const" then out[#out + 1] = tostring(a.value) end
+   end
+end
+
 -- A text that equal blocks share.
-local function shape(block)
+local function shape(graph, block)
    local out = { #block.params }
-   for i, v in ipairs(block.insts) do out[i + 1] = v.op .. (v.fn or "") .. (v.bits or "") end
+   for _, v in ipairs(block.insts) do
+      out[#out + 1] = v.op .. (v.fn or "") .. (v.bits or "")
+      constants(out, v.args)
+   end
    local term = block.term
    out[#out + 1] = term.op .. (term.cc or "") .. (term.n or "")
+   constants(out, term.args)
+   for _, t in ipairs(ir.targets(term)) do
+      out[#out + 1] = graph.idom[t.block] == block and "own" or "b" .. t.block.id
+   end
    return table.concat(out, ",")
 end
 
@@ -108,7 +121,7 @@ function M.merge(program)
       local parent = graph.idom[block]
       gone[block] = parent and gone[parent] or nil
       if i > 1 and not block.loop and not gone[block] then
-         local key = shape(block)
+         local key = shape(graph, block)
          local group = groups[key]
          if not group then
             groups[key] = { block }

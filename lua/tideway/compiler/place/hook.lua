@@ -223,6 +223,14 @@ function M:leave(cx, stage, kind, argument, code)
    cx:ret(type(code) == "number" and cx:const(code) or code)
 end
 
+--- Indexes of the ports, in order.
+function M:port_list()
+   local list = {}
+   for index in pairs(self.ports) do list[#list + 1] = index end
+   table.sort(list)
+   return list
+end
+
 -- To a port known now, or by a table of ports when it is known only at run time.
 function M:to_port(cx, stage, fv)
    if fv.k == "host" then
@@ -238,9 +246,7 @@ function M:to_port(cx, stage, fv)
       return cx:ret(code)
    end
    -- One test per port: there are few.
-   local list = {}
-   for index in pairs(self.ports) do list[#list + 1] = index end
-   table.sort(list)
+   local list = self:port_list()
    local port = number.ir(cx, fv, "a port")
    for _, index in ipairs(list) do
       local yes, no = cx:split("eq", port, cx:const(index))
@@ -273,16 +279,27 @@ end
 
 local NAMES = { [1] = "drop", [2] = "port", [3] = "flood", [4] = "pass", [5] = "punt", [6] = "hold", [7] = "sink" }
 
--- Copies to the other ports of the chain: one redirect map with the hook's broadcast flag (XDP), clones (tc).
+-- BPF_F_BROADCAST and BPF_F_EXCLUDE_INGRESS of bpf_redirect_map.
+local BROADCAST = 8 + 16
+
+-- Copies to the other ports of the chain: one redirect through a map of all of them (XDP), clones (tc).
 function M:flood(cx, stage)
-   if self.name ~= "tc" then
-      cx:refuse(("pkt:flood() on hook %s"):format(self.name), "pin the chain to tc or an lcore")
+   if self.name ~= "tc" and self.name ~= "xdp" then
+      cx:refuse(("pkt:flood() on hook %s"):format(self.name), "pin the chain to xdp, tc or an lcore")
    end
-   local ctx = self:context(cx)
    self:account(cx, self:exit_index(stage, "flood"))
-   for index, ifindex in pairs(self.ports) do
+   if self.name == "xdp" then
+      local types = require "tideway.table.type"
+      self.flood_table = self.flood_table or { kind = "devmap_hash", name = "flood", key_type = types.parse "u32",
+         entries = math.max(1, #self:port_list()), internal = true }
+      local code = self:call(cx, "redirect_map", "num",
+         { cx:table_const(self.flood_table), cx:const(0), cx:const(BROADCAST) }, { lo = -4095, hi = 255 })
+      return cx:ret(code)
+   end
+   for _, index in ipairs(self:port_list()) do
       if index ~= self.port then
-         self:call(cx, "clone_redirect", "num", { ctx, cx:const(ifindex), cx:const(0) }, { writes = { pkt = true } })
+         self:call(cx, "clone_redirect", "num", { self:context(cx), cx:const(self.ports[index]), cx:const(0) },
+            { writes = { pkt = true }, resizes = true })
       end
    end
    cx:ret(cx:const(self.code.drop))

@@ -79,14 +79,14 @@ local function make_core(c, t)
       local place = inner:get(endpoint(addr, port, class))
       if not place then return nil end
       local r = outer:get(place)
-      if r.expires > now and r.addr == addr and r.port == port then return r end
+      if r and r.expires > now and r.addr == addr and r.port == port then return r end
       return nil
    end
 
    --- The live mapping of an external endpoint, by the address's index in `address`, or nil.
    function core.find_outside(pool, port, class, now)
       local r = outer:get((pool * 3 + class) * 65536 + port)
-      if r.expires > now then return r end
+      if r and r.expires > now then return r end
       return nil
    end
 

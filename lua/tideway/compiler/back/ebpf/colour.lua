@@ -99,18 +99,26 @@ local function george(self, u, v)
    return true
 end
 
--- Briggs: fewer than all colours are taken by neighbours of the two that cannot be simplified.
-local function briggs(self, u, v)
-   local graph, state, seen, high = self.graph, self.state, {}, 0
-   for _, reg in ipairs { u, v } do
-      for _, other in ipairs(graph.neighbours[reg]) do
-         if not seen[other] and not gone(state[other]) then
-            seen[other] = true
-            if graph.degree[other] >= COLOURS then high = high + 1 end
-         end
+-- Counts the neighbours of a register that cannot be simplified and have not been counted in this round.
+local function count_high(self, reg, high)
+   local graph, state, seen, round = self.graph, self.state, self.seen, self.round
+   local neighbours, degree = graph.neighbours[reg], graph.degree
+   for i = 1, #neighbours do
+      local other = neighbours[i]
+      if degree[other] >= COLOURS and seen[other] ~= round and not gone(state[other]) then
+         seen[other] = round
+         high = high + 1
+         if high >= COLOURS then break end
       end
    end
-   return high < COLOURS
+   return high
+end
+
+-- Briggs: fewer than all colours are taken by neighbours of the two that cannot be simplified.
+local function briggs(self, u, v)
+   self.round = self.round + 1
+   local high = count_high(self, u, 0)
+   return high < COLOURS and count_high(self, v, high) < COLOURS
 end
 
 local function merge(self, u, v)
@@ -223,7 +231,7 @@ end
 function M.colour(program, graph, unspillable, weight)
    local self = setmetatable({
       graph = graph, alias = {}, colour = {}, state = {}, stack = {}, ready = {}, unspillable = unspillable,
-      weight = weight, list = { simplify = {}, freeze = {}, spill = {} },
+      weight = weight, seen = {}, round = 0, list = { simplify = {}, freeze = {}, spill = {} },
    }, M)
    for _, move in ipairs(graph.moves) do
       move.state = "ready"

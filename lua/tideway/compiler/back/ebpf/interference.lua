@@ -57,17 +57,16 @@ local function remove(set, place, n, reg)
    return n - 1
 end
 
+local function note_for(self, reg, move)
+   local list = self.moves_of[reg]
+   if list then list[#list + 1] = move else self.moves_of[reg] = { move } end
+end
+
 local function note_move(self, dst, src)
    local move = { dst = dst, src = src }
    self.moves[#self.moves + 1] = move
-   for _, reg in ipairs { dst, src } do
-      local list = self.moves_of[reg]
-      if not list then
-         list = {}
-         self.moves_of[reg] = list
-      end
-      list[#list + 1] = move
-   end
+   note_for(self, dst, move)
+   note_for(self, src, move)
 end
 
 -- `dst := a; dst := dst op b` the other way round, when that way the copy can disappear: a is needed afterwards

@@ -9,6 +9,7 @@ local checksum = require "tideway.packet.checksum"
 local ctype = require "tideway.compiler.front.ctype"
 local helper = require "tideway.compiler.front.intrinsic.helper"
 local header = require "tideway.packet.header"
+local memory = require "tideway.compiler.front.memory"
 local number = require "tideway.compiler.front.number"
 local packet = require "tideway.compiler.front.intrinsic.packet"
 local types = require "tideway.table.type"
@@ -86,11 +87,23 @@ known[require("tideway.packet.ipv4").options_sum] = function(cx, args)
    return { cx.target.options_sum(cx, args[1], args[2]) }
 end
 
+local in6_type = ffi.typeof "struct tw_in6"
+
+-- struct tw_in6 of two 64-bit halves: an address of its own, on the stack.
+local function new_in6(cx, args)
+   local p = value.ptr(cx:alloca(16, 8), 0, ctype.of(in6_type), { ref = true })
+   for i = 1, 2 do
+      memory.store(cx, p, (i - 1) * 8, 64, number.widen(cx, number.ir(cx, args[i] or value.host(0), "tw_in6"), "u64"))
+   end
+   return { p }
+end
+
 --- Handler of a called value, nil to inline it.
 function M.of(fv)
    if fv.cname then return by_name[fv.cname] end
    if fv.v == nil then return nil end
    if known[fv.v] then return known[fv.v] end
+   if type(fv.v) == "cdata" and fv.v == in6_type then return new_in6 end
    local name = type(fv.v) == "function" and bpf.helper(fv.v)
    if name then return helper.of(name) end
    return tables.callable(fv.v)
