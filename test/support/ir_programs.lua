@@ -407,7 +407,8 @@ end
 
 local STATEMENTS = {
    "arithmetic", "arithmetic", "arithmetic", "conversion", "conversion", "words", "check", "access", "access", "access",
-   "stack", "stack", "twice", "twice", "call", "call", "value_access", "context", "condition", "condition", "length", "copy", "loop",
+   "stack", "stack",
+   "twice", "twice", "call", "call", "value_access", "context", "condition", "condition", "length", "copy", "loop",
 }
 
 function Maker:statements(n)

@@ -101,12 +101,18 @@ end
 
 local MEMBER = { [1] = "uint8_t %s;", [2] = "uint16_t %s;", [4] = "int32_t %s;", [8] = "uint64_t %s;" }
 
-local function struct_of(members)
-   local code = {}
+-- `inner` makes the ctype of a struct in it.
+local function struct_of(members, inner)
+   local code, types = {}, {}
    for i, member in ipairs(members) do
       local name = member.name
       if member.kind == "pad" then
          code[i] = ("uint8_t %s[%d];"):format(name, member.size)
+      elseif member.kind == "array" then
+         code[i] = ("%s %s;"):format(member.array.c, name)
+      elseif member.kind == "struct" then
+         code[i] = ("$ %s;"):format(name)
+         types[#types + 1] = inner(member)
       elseif member.kind == "mac" then
          code[i] = ("uint16_t %s_hi; int32_t %s_lo;"):format(name, name)
       elseif member.kind == "ip6" then
@@ -118,17 +124,21 @@ local function struct_of(members)
          code[i] = MEMBER[member.size]:format(name)
       end
    end
-   return ffi.typeof("struct { " .. table.concat(code, " ") .. " } __attribute__((packed))")
+   return ffi.typeof("struct { " .. table.concat(code, " ") .. " } __attribute__((packed))", unpack(types))
 end
 
--- Fields of one byte and IPv6 addresses are members of the C struct under their own name.
-local function why_no_struct(members)
+-- Fields of one byte, arrays, structs and IPv6 addresses are members of the C struct under their own name.
+local function word_of_c(members)
    for _, member in ipairs(members) do
-      if not pcall(ffi.typeof, ("struct { uint8_t %s; }"):format(member.name)) then
-         return ("%q is a word of C and cannot name a field of this type"):format(member.name)
-      end
+      if not pcall(ffi.typeof, ("struct { uint8_t %s; }"):format(member.name)) then return member.name end
+      local inside = member.layout and word_of_c(member.layout.members)
+      if inside then return inside end
    end
-   return "it is too large"
+end
+
+local function why_no_struct(members)
+   local word = word_of_c(members)
+   return word and ("%q is a word of C and cannot name a field of this type"):format(word) or "it is too large"
 end
 
 -- A cdata under which a table of functions can be indexed at the cost of a constant.
@@ -147,6 +157,8 @@ local function text_of(header)
             value = address.mac_string(value)
          elseif field.type == "ip4" then
             value = address.ip4_string(value)
+         elseif field.count then
+            value = ("[%s]"):format(tostring(value))
          end
          text[#text + 1] = ("%s=%s"):format(field.name, tostring(value))
       end
@@ -194,11 +206,28 @@ function Header:__transfer()
    return "tideway.packet.header", "define", { self.name, self.declaration, self.methods }
 end
 
+-- The struct of a layout, with those inside it.
+local function ctype_of(name, members)
+   return struct_of(members, function(member)
+      local inner = setmetatable({
+         name = ("%s.%s"):format(name, member.name), methods = {}, size = member.size, fields = member.layout.fields,
+         members = member.layout.members,
+      }, Header)
+      inner.ctype = ctype_of(inner.name, inner.members)
+      inner.pointer = ffi.typeof("$ *", inner.ctype)
+      M.by_ctype[tonumber(inner.ctype)] = inner
+      make_metatype(inner, inner.methods)
+      return inner.ctype
+   end)
+end
+
 --- Define a header type. Fields are declared as `type name;` in the order of the bytes:
 --- `u8 be16 be32 be64 le16 le32 le64 mac ip4 ip6`, `uN` for N bits (most significant first),
 --- `pad N` for bytes to skip, `_` for a field without a name; `be16 tci { u3 pcp; u1 dei; u12 vid }`
---- also names the parts of a field. A view's fields read as host numbers (be64/le64: uint64_t,
---- ip6: a `tw_in6` reference) and writing truncates to the field's width.
+--- also names the parts of a field, `u8 chaddr[16]` is an array (elements u8 be16 be32 le16 le32),
+--- `struct question { be16 type; be16 class }` a field with fields. A view's fields read as host
+--- numbers (be64/le64: uint64_t; ip6, arrays and structs: references) and writing truncates to the
+--- field's width.
 ---@param name string
 ---@param declaration string
 ---@param methods? table<string, function> called as view:method(...)
@@ -213,7 +242,7 @@ function M.define(name, declaration, methods)
    for method in pairs(methods) do
       if parsed.fields[method] then error(("header %s: %q is a field and a method"):format(name, method), 2) end
    end
-   local made, ctype = pcall(struct_of, parsed.members)
+   local made, ctype = pcall(ctype_of, name, parsed.members)
    if not made then error(("header %s: %s"):format(name, why_no_struct(parsed.members)), 2) end
    assert(ffi.sizeof(ctype) == parsed.size)
    local header = setmetatable({

@@ -1,12 +1,15 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Reads a header declaration such as "u4 version; u4 ihl; be16 length; ip4 src, dst;" into a layout:
 -- plain data on where every field lies, for the FFI views here and for compilers to other targets.
+-- "u8 address[16]" is an array, "struct question { be16 type; be16 class }" a field with fields of its own.
+
+local array = require "tideway.packet.array"
 
 local M = {}
 
 ---@class tideway.field
 ---@field name string
----@field type string as declared: u8 be16 be32 be64 le16 le32 le64 mac ip4 ip6, or uN for N bits
+---@field type string as declared: u8 be16 be32 be64 le16 le32 le64 mac ip4 ip6, uN for N bits, or struct
 ---@field offset integer byte that holds the field's first bit
 ---@field bit integer position of the first bit in that byte, the most significant is 0
 ---@field width integer bits
@@ -16,11 +19,16 @@ local M = {}
 ---@field raw_size integer bytes of the member
 ---@field shift integer bits to the right of the field in the member's value
 ---@field native boolean the struct member is the field, no conversion needed
+---@field count? integer elements of an array; width, raw_size are those of the whole
+---@field element? tideway.array
+---@field fields? tideway.field[] of a struct, their offsets from its start
 
 ---@class tideway.member
 ---@field name string struct member
 ---@field size integer 1, 2, 3 (three bytes), 4, 6 (mac), 8, 16 (ip6) or a pad's length
----@field kind "number"|"mac"|"ip6"|"pad"
+---@field kind "number"|"mac"|"ip6"|"pad"|"array"|"struct"
+---@field array? tideway.array
+---@field layout? tideway.layout of a struct
 
 ---@class tideway.layout
 ---@field size integer bytes
@@ -31,7 +39,7 @@ local WHOLE = {
    u8 = { 1, "be" }, be16 = { 2, "be" }, be32 = { 4, "be" }, be64 = { 8, "be" }, le16 = { 2, "le" },
    le32 = { 4, "le" }, le64 = { 8, "le" }, ip4 = { 4, "be" }, mac = { 6, "be" }, ip6 = { 16, "be" },
 }
-local TYPES = "u8 be16 be32 be64 le16 le32 le64 mac ip4 ip6, u1..u31 for bits, pad for bytes to skip"
+local TYPES = "u8 be16 be32 be64 le16 le32 le64 mac ip4 ip6, u1..u31 for bits, pad for bytes to skip, struct"
 
 local KEYWORDS = {}
 for word in ([[and break do else elseif end false for function goto if in local nil not or repeat return
@@ -84,8 +92,10 @@ function Parser:add(field)
 end
 
 function Parser:member(name, size, kind)
-   self.layout.members[#self.layout.members + 1] = { name = name, size = size, kind = kind or "number" }
+   local member = { name = name, size = size, kind = kind or "number" }
+   self.layout.members[#self.layout.members + 1] = member
    self.layout.size = self.layout.size + size
+   return member
 end
 
 -- Bits that were collected and now fill whole bytes become one member.
@@ -141,9 +151,45 @@ function Parser:parts(whole)
    if at ~= whole.width then self:fail("the parts of %q have %d bits, it has %d", whole.name, at, whole.width) end
 end
 
+-- u8 name[16]
+function Parser:array(type, name)
+   self:expect "["
+   local count = self:next()
+   local elements, why = array.of(type, tonumber(count))
+   if not elements then self:fail("%s[%s]: %s", name, count or "end of text", why) end
+   self:expect "]"
+   local raw = name == "_" and "raw_" .. self.layout.size or name
+   self:add {
+      name = name, type = type, offset = self.layout.size, bit = 0, width = elements.size * 8, order = elements.order,
+      raw = raw, raw_size = elements.size, shift = 0, native = true, count = elements.count, element = elements,
+   }
+   self:member(raw, elements.size, "array").array = elements
+end
+
+-- struct name { fields }
+function Parser:struct()
+   local name = self:name()
+   if name == "_" then self:fail "a struct needs a name; write pad N for bytes to skip" end
+   self:expect "{"
+   local inner = setmetatable({
+      header = ("%s, struct %s"):format(self.header, name), text = self.text, at = self.at, names = {},
+      layout = { size = 0, fields = {}, members = {} },
+   }, Parser)
+   inner:body "}"
+   self.at = inner.at
+   self:expect "}"
+   local size = inner.layout.size
+   self:add {
+      name = name, type = "struct", offset = self.layout.size, bit = 0, width = size * 8, order = "be", raw = name,
+      raw_size = size, shift = 0, native = true, fields = inner.layout.fields,
+   }
+   self:member(name, size, "struct").layout = inner.layout
+end
+
 function Parser:whole(type)
    local size, order = WHOLE[type][1], WHOLE[type][2]
    local name = self:name()
+   if self:peek() == "[" then return self:array(type, name) end
    local native = size == 1 or type == "ip6"
    local raw = (native and name ~= "_") and name or "raw_" .. (name == "_" and self.layout.size or name)
    local field = {
@@ -169,7 +215,7 @@ end
 function Parser:statement(type)
    local width = bits_of(type)
    local in_bits = self.run ~= nil
-   if type ~= "pad" and not WHOLE[type] and not width then
+   if type ~= "pad" and type ~= "struct" and not WHOLE[type] and not width then
       self:fail("%q is not a type; there are: %s", type, TYPES)
    elseif not in_bits and (width == 16 or width == 32 or width == 64) then
       self:fail("%s has no byte order; write be%d or le%d", type, width, width)
@@ -179,12 +225,29 @@ function Parser:statement(type)
    repeat
       if type == "pad" then
          self:pad()
+      elseif type == "struct" then
+         self:struct()
       elseif width and (width ~= 8 or self.run) then
          self:bits(width, type)
       else
          self:whole(type)
       end
    until self:peek() ~= "," or not self:next()
+end
+
+-- Statements up to the end of the text or to `stop`.
+function Parser:body(stop)
+   while self:peek() ~= stop do
+      local type = self:next()
+      if not type then self:fail("%q expected at the end", stop) end
+      if type ~= ";" then
+         self:statement(type)
+         if self:peek() ~= stop then self:expect ";" end
+      end
+   end
+   if self.run then self:fail("the bits at the end do not fill a byte") end
+   if self.layout.size == 0 then self:fail "it has no fields" end
+   for _, field in ipairs(self.layout.fields) do self.layout.fields[field.name] = field end
 end
 
 --- Parse a declaration. Raises an error (a string without position) for one that is wrong.
@@ -195,17 +258,7 @@ function M.parse(header, text)
    local parser = setmetatable({
       header = header, text = text, at = 1, names = {}, layout = { size = 0, fields = {}, members = {} },
    }, Parser)
-   while true do
-      local type = parser:next()
-      if not type then break end
-      if type ~= ";" then
-         parser:statement(type)
-         if parser:peek() ~= nil then parser:expect ";" end
-      end
-   end
-   if parser.run then parser:fail("the bits at the end do not fill a byte") end
-   if parser.layout.size == 0 then parser:fail "it has no fields" end
-   for _, field in ipairs(parser.layout.fields) do parser.layout.fields[field.name] = field end
+   parser:body(nil)
    return parser.layout
 end
 

@@ -2,6 +2,7 @@
 -- Types of table keys and values: from a text such as "u32 src; u16 port" to a C layout.
 
 local ffi = require "ffi"
+local array = require "tideway.packet.array"
 
 local M = {}
 
@@ -11,6 +12,7 @@ local M = {}
 ---@field offset integer  bytes
 ---@field size integer  bytes
 ---@field raw string  member name in the C struct
+---@field array tideway.array?  "u8 name[16]"
 
 ---@class tideway.Type
 ---@field text string  the declaration
@@ -19,6 +21,7 @@ local M = {}
 ---@field size integer  bytes, padding at the end included
 ---@field align integer  bytes
 ---@field ctype ffi.ctype*  what the fields lie in: the scalar, or a struct
+---@field lock_offset integer?  of the spin lock behind the fields
 
 -- ns and mac are 64 bits wide in memory. Lua sees them as numbers, which are exact to 2^53 ns
 -- (104 days of uptime, then to 2 ns); int64_t converts to a number in one instruction.
@@ -49,7 +52,17 @@ local function need_in6()
    basic.ip6.align = ffi.alignof("struct tw_in6")
 end
 
+-- "name[16]": the name and the array type.
+local function parse_array(kind, declaration)
+   local name, count = declaration:match "^%s*%w+%s+([%a_][%w_]*)%s*%[%s*(%w+)%s*%]%s*$"
+   if not name then return nil, ("'%s' is not an array: write a type, a name and [n]"):format(declaration:match "^%s*(.-)%s*$") end
+   local elements, why = array.of(kind, tonumber(count))
+   if not elements then return nil, ("%s[%s]: %s"):format(name, count, why) end
+   return { name = name, type = kind, array = elements }
+end
+
 local function parse_field(declaration)
+   if declaration:find "[%[%]]" then return parse_array(declaration:match "^%s*(%w*)", declaration) end
    local words = {}
    for word in declaration:gmatch("%S+") do
       words[#words + 1] = word
@@ -100,13 +113,13 @@ local function lay_out(fields)
       end
    end
    for _, field in ipairs(fields) do
-      local b = basic[field.type]
-      local a = b.align or b.size
+      local b, elements = basic[field.type], field.array
+      local a = elements and elements.element_size or b.align or b.size
       pad_to(a)
-      field.offset, field.size = offset, b.size
-      field.raw = b.number and "raw_" .. field.name or field.name
-      c[#c + 1] = ("%s %s;"):format(b.c, field.raw)
-      offset = offset + b.size
+      field.offset, field.size = offset, (elements or b).size
+      field.raw = not elements and b.number and "raw_" .. field.name or field.name
+      c[#c + 1] = ("%s %s;"):format((elements or b).c, field.raw)
+      offset = offset + field.size
       align = math.max(align, a)
    end
    pad_to(align)
@@ -205,11 +218,29 @@ function M.field(t, name)
    end
 end
 
+--- How arrays are stored, by name: what the statements of store() and store_words() use besides.
+---@param ... tideway.Type?
+---@return table<string, function>
+function M.array_stores(...)
+   local out = {}
+   for i = 1, select("#", ...) do
+      local t = select(i, ...)
+      for _, field in ipairs(t and t.fields or {}) do
+         if field.array then out[field.array.c:gsub("%W", "_")] = field.array.store end
+      end
+   end
+   return out
+end
+
+local function store_array(field, target, argument)
+   return ("arrays.%s(%s, %s)"):format(field.array.c:gsub("%W", "_"), target, argument)
+end
+
 --- Lua source that stores arguments into a C object.
 ---@param t tideway.Type
 ---@param object string  name of a variable holding a pointer to the object
 ---@param argument string  prefix of the arguments: "k" for k1, k2, ...
----@return string statements  they use `copy` = ffi.copy
+---@return string statements  they use `copy` = ffi.copy, `arrays` = M.array_stores(...)
 ---@return string arguments  "k1, k2"
 function M.store(t, object, argument)
    local out, args = {}, {}
@@ -217,8 +248,12 @@ function M.store(t, object, argument)
       local arg = argument .. i
       args[i] = arg
       local target = t.scalar and object .. "[0]" or ("%s[%q]"):format(object, field.raw)
-      out[i] = basic[field.type].struct and ("copy(%s, %s, 16)"):format(target, arg)
-         or ("%s = %s"):format(target, arg)
+      if field.array then
+         out[i] = store_array(field, target, arg)
+      else
+         out[i] = basic[field.type].struct and ("copy(%s, %s, 16)"):format(target, arg)
+            or ("%s = %s"):format(target, arg)
+      end
    end
    return table.concat(out, "; "), table.concat(args, ", ")
 end
@@ -235,7 +270,7 @@ end
 local function half_word(t, offset, args)
    local parts = {}
    for i, field in ipairs(t.fields) do
-      if field.offset >= offset and field.offset < offset + 4 then
+      if not field.array and field.offset >= offset and field.offset < offset + 4 then
          parts[#parts + 1] = bits_of(field, args[i], (field.offset - offset) * 8)
       end
    end

@@ -23,8 +23,8 @@ local CONSTANTS = 28  -- of its 60 upvalues; the names of the prologue are other
 local PROLOGUE = [[
 local burst = ...
 local ffi, bit, C = require "ffi", require "bit", require("tideway.abi").C
-local cast, tonumber, floor, u32, i64, u64 = ffi.cast, tonumber, math.floor, ffi.typeof "uint32_t",
-   ffi.typeof "int64_t", ffi.typeof "uint64_t"
+local cast, tonumber, floor, max = ffi.cast, tonumber, math.floor, math.max
+local u32, i64, u64 = ffi.typeof "uint32_t", ffi.typeof "int64_t", ffi.typeof "uint64_t"
 local band, bor, bxor, bnot, lshift, rshift = bit.band, bit.bor, bit.bxor, bit.bnot, bit.lshift, bit.rshift
 local arshift, bswap, tobit, barrier = bit.arshift, bit.bswap, bit.tobit, require "tideway.packet.barrier"
 local p8, p16, p32 = ffi.typeof "uint8_t *", ffi.typeof "uint16_t *", ffi.typeof "int32_t *"

@@ -29,7 +29,8 @@ local M = {}
 function M.new(name, target, options)
    local program = ir.program(name, target.name)
    local cx = setmetatable({
-      program = program, target = target, options = options or {}, joins = {}, calls = {}, choices = {}, choice_id = {}, implied = {}, checked_at_join = {},
+      program = program, target = target, options = options or {}, joins = {}, calls = {},
+      choices = {}, choice_id = {}, implied = {}, checked_at_join = {},
       depth = 0, slots = 0, effects = 0, reads = {},
    }, Context)
    cx.block = ir.block(program)
@@ -323,7 +324,8 @@ function Context:checkpoint()
    local open = {}
    for join in pairs(self.joins) do open[join] = #join.edges end
    return {
-      block = self.block, state = copy_state(self.state), last = self.block.insts[#self.block.insts], blocks = #self.program.blocks,
+      block = self.block, state = copy_state(self.state), last = self.block.insts[#self.block.insts],
+      blocks = #self.program.blocks,
       open = open, calls = #self.calls, depth = self.depth,
    }
 end

@@ -310,7 +310,8 @@ local function array_index(cx, object, key)
    local v = number.ir(cx, key, "an index")
    local lo, hi = cx:range(v)
    if lo < 0 or hi >= n then
-      cx:refuse(("index %.0f..%.0f of an array of %d"):format(lo, hi, n), "test the index first, or mask it with bit.band")
+      cx:refuse(("index %.0f..%.0f of an array of %d"):format(lo, hi, n),
+         "test the index first, or mask it with bit.band")
    end
    local element = value.ptr(object.ir, object.off, object.type.to, { gen = object.gen })
    return memory.deref(cx, element, key)
@@ -380,7 +381,8 @@ function EVAL.Function(_, frame, node)
 end
 
 function EVAL.Table(cx)
-   cx:refuse("tables are not made at run time in NF Lua", "use local variables, or a table of the engine (tw.hash, ...)")
+   cx:refuse("tables are not made at run time in NF Lua",
+      "use local variables, or a table of the engine (tw.hash, ...)")
 end
 
 function EVAL.Index(cx, frame, node)

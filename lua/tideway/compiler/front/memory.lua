@@ -283,8 +283,9 @@ function M.add(cx, p, bytes)
       if index.op == "add" and index.args[2].op == "const" and index.args[2].value >= 0 then
          local rest = index.args[1]
          if cx:range(rest) >= 0 then
-            return M.add(cx, value.ptr(p.ir, p.off + index.args[2].value, p.type, { gen = p.gen, ref = p.ref, shape = p.shape }),
-               value.int(rest))
+            local moved = value.ptr(p.ir, p.off + index.args[2].value, p.type,
+               { gen = p.gen, ref = p.ref, shape = p.shape })
+            return M.add(cx, moved, value.int(rest))
          end
       end
       if not lo or lo < 0 or hi > 65535 then
@@ -438,7 +439,8 @@ local function read_header_field(cx, p, field)
    if field.width == bits then return value.int(v) end
    local hi = 2 ^ field.width - 1
    if field.shift > 0 then
-      v = cx:emit("shr", "num", { v, cx:const(field.shift) }, { lo = 0, hi = math.floor((2 ^ bits - 1) / 2 ^ field.shift) })
+      v = cx:emit("shr", "num", { v, cx:const(field.shift) },
+         { lo = 0, hi = math.floor((2 ^ bits - 1) / 2 ^ field.shift) })
    end
    if v.hi > hi then v = cx:emit("and", "num", { v, cx:const(hi) }, { lo = 0, hi = hi }) end
    return value.int(v)

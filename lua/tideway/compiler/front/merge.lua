@@ -142,7 +142,9 @@ local function merge_pointers(cx, block, edges, fvs)
    local kinds = alternatives(fvs)
    for _, fv in ipairs(fvs) do
       if fv.ref ~= first.ref then return value.conflict "it refers to things of different types" end
-      if fv.ir.space ~= first.ir.space and fv.ir.space and first.ir.space then return value.conflict "it refers to different memories" end
+      if fv.ir.space ~= first.ir.space and fv.ir.space and first.ir.space then
+         return value.conflict "it refers to different memories"
+      end
       if fv.gen ~= first.gen then return value.conflict "the packet was resized on one path" end
       if fv.off ~= first.off then same_place = false end
       nilable = nilable or fv.nilable
@@ -194,7 +196,9 @@ end
 
 -- Is `val`, defined on the paths of some edges, defined on all of them? Only then may it stay without a parameter.
 local function available(block, val)
-   if val.k == "tagged" then return available(block, value.int(val.tag)) and (not val.val or available(block, val.val)) end
+   if val.k == "tagged" then
+      return available(block, value.int(val.tag)) and (not val.val or available(block, val.val))
+   end
    local v = val.ir
    if not v or v.op == "const" or v.op == "alloca" then return true end
    local node = block.dom
@@ -214,7 +218,8 @@ local function filler(cx, block, like)
       local place = like.ir.op == "ptradd" and like.ir.args[1] -- any place in the same memory
       if not place or not available(block, { k = "ptr", ir = place }) then place = cx:null() end
       return value.ptr(place, like.off, like.type,
-         { ref = like.ref, nilable = place.op == "const" or nil, gen = like.gen, shape = like.shape, alternatives = like.alternatives })
+         { ref = like.ref, nilable = place.op == "const" or nil, gen = like.gen, shape = like.shape,
+            alternatives = like.alternatives })
    end
    return like
 end
@@ -309,7 +314,8 @@ function M.equal(a, b)
    if a.k == "host" then return rawequal(a.v, b.v) end
    if a.k == "int" then return a.ir == b.ir end
    if a.k == "ptr" then
-      return a.ir == b.ir and a.off == b.off and a.type == b.type and a.alternatives == b.alternatives and a.ref == b.ref and a.gen == b.gen
+      return a.ir == b.ir and a.off == b.off and a.type == b.type and a.alternatives == b.alternatives
+         and a.ref == b.ref and a.gen == b.gen
          and not a.nilable == not b.nilable
    end
    if a.k == "tagged" then return a.tag == b.tag and (a.val == b.val or (a.val and b.val and M.equal(a.val, b.val))) end

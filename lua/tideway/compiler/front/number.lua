@@ -244,7 +244,9 @@ end
 function M.sext32(cx, v)
    local lo, hi = cx:range(v)
    if v.type == "num" and lo >= I32MIN and hi <= I32MAX then return v end
-   if v.op == "const" then return cx:const(bit.tobit(v.type == "num" and v.value or tonumber(bit.band(v.value, 0xffffffffULL)))) end
+   if v.op == "const" then
+      return cx:const(bit.tobit(v.type == "num" and v.value or tonumber(bit.band(v.value, 0xffffffffULL))))
+   end
    if v.op == "zext" and v.bits == 32 then return M.sext32(cx, v.args[1]) end
    return cx:emit("sext", "num", { v }, { bits = 32, lo = I32MIN, hi = I32MAX })
 end
@@ -279,9 +281,9 @@ end
 local narrow = {}
 
 function narrow.band(cx, a, b)
-   local al, ah = cx:range(a)
-   local bl, bh = cx:range(b)
    if is_mask(cx, a) or is_mask(cx, b) then
+      local _, ah = cx:range(a)
+      local _, bh = cx:range(b)
       local hi = min(is_mask(cx, a) and ah or I32MAX, is_mask(cx, b) and bh or I32MAX)
       local mask = const_of(b) or const_of(a)
       local other = const_of(b) and a or b
@@ -297,7 +299,7 @@ function narrow.band(cx, a, b)
    end
    if not in32(cx, a) then a = M.sext32(cx, a) end
    if not in32(cx, b) then b = M.sext32(cx, b) end
-   al, bl = cx:range(a), cx:range(b)
+   local al, bl = cx:range(a), cx:range(b)
    if al >= 0 or bl >= 0 then
       local _, h1 = cx:range(a)
       local _, h2 = cx:range(b)
@@ -490,7 +492,8 @@ function M.tonumber(cx, fv)
    local v = M.ir(cx, fv, "tonumber")
    if v.type == "num" then return value.int(v) end
    local lo, hi = cx:range(v)
-   return value.int(cx:emit("convert", "num", { v }, { lo = lo or (v.type == "u64" and 0 or -LIMIT), hi = hi or LIMIT }))
+   lo = lo or (v.type == "u64" and 0 or -LIMIT)
+   return value.int(cx:emit("convert", "num", { v }, { lo = lo, hi = hi or LIMIT }))
 end
 
 --- ffi.cast to an integer type.

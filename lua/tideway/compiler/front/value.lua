@@ -4,8 +4,8 @@
 -- | k | is | fields |
 -- | host | a value known now: nil, booleans, strings, functions, tables, numbers, cdata | v |
 -- | int | an integer in the program | ir (num: a Lua number; u64, i64: cdata) |
--- | ptr | a reference to a struct (a header view, an entry of a table) or a C pointer | ir, off, type, ref, nilable, gen, shape |
--- | tagged | one of nil, false, true or `val`, told apart at run time by an IR number | tag, val, set (bit per tag that may be) |
+-- | ptr | a reference to a struct (view, entry of a table) or a C pointer | ir, off, type, ref, nilable, gen, shape |
+-- | tagged | one of nil, false, true or `val`, told apart by an IR number | tag, val, set (bit per tag that may be) |
 -- | choice | one of several strings, functions or tables | ir (index in the context's choices), set |
 -- | quotient | a / b, for math.floor | a, b |
 -- | pkt | the packet | |

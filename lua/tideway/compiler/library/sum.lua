@@ -40,18 +40,18 @@ local words_p = ffi.typeof "struct { uint32_t a, b, c, d, e; } __attribute__((pa
 local word_p = ffi.typeof "struct { uint32_t v; } __attribute__((packed)) *"
 local u64 = ffi.typeof "uint64_t"
 
--- Sum over an IPv4 header with its options, `checksum` in place of the field, folded; nil when ihl is below 5.
-local function header_sum(ip, checksum)
+-- Sum over an IPv4 header with its options, `field` in place of the checksum, folded; nil when ihl is below 5.
+local function header_sum(ip, field)
    local size, w = lshift(band(ip.raw_version, 15), 2) - 20, cast(words_p, ip)
    if size < 0 then return nil end
-   local value = cast(u64, w.a) + cast(u64, w.b) + cast(u64, w.d) + cast(u64, w.e) + cast(u64, ip.ttl) +
-      cast(u64, lshift(ip.protocol, 8)) + cast(u64, checksum)
+   local total = cast(u64, w.a) + cast(u64, w.b) + cast(u64, w.d) + cast(u64, w.e) + cast(u64, ip.ttl) +
+      cast(u64, lshift(ip.protocol, 8)) + cast(u64, field)
    local data, at = cast(bytes_p, ip) + 20, 0
    while at < size do
-      value = value + cast(u64, cast(word_p, data + at).v)
+      total = total + cast(u64, cast(word_p, data + at).v)
       at = at + 4
    end
-   local sum = tonumber(band(value, 0xffffffffULL)) + tonumber(rshift(value, 32))
+   local sum = tonumber(band(total, 0xffffffffULL)) + tonumber(rshift(total, 32))
    sum = sum % 65536 + math.floor(sum / 65536)
    return (fold(sum))
 end

@@ -413,6 +413,11 @@ end
 ---@return integer changes, table threads for thread.apply
 function M.run(program, on)
    local graph = graphs.of(program)
+   for i, block in ipairs(graph.order) do
+      local back = false
+      for _, edge in ipairs(block.loop and graph.preds[block] or {}) do back = back or graph.index[edge.block] >= i end
+      if not back then block.loop = nil end
+   end
    local walk = setmetatable({
       program = program, on = on, graph = graph, facts = facts.new(), numbers = {}, dead = {}, edges = {},
       threads = {}, changed = 0, marks = {}, offsets = offsets(graph),

@@ -9,7 +9,6 @@ local kernel = require "tideway.compiler.target.kernel"
 local memory = require "tideway.compiler.front.memory"
 local number = require "tideway.compiler.front.number"
 local ipv4 = require("tideway.packet.ipv4").ipv4
-local ir = require "tideway.compiler.ir"
 local parse = require "tideway.packet.parse"
 local start = require "tideway.compiler.library.start"
 local sum = require "tideway.compiler.library.sum"

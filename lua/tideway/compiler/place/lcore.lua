@@ -135,7 +135,9 @@ local function done(cx, fn, t, args)
    return tables.outcome(cx, rc, "ne")
 end
 
-function T.update(cx, t, key, val) return done(cx, "tw_hash_set", t, { table_value(cx, t), key, val, moment(cx, t) }) end
+function T.update(cx, t, key, val)
+   return done(cx, "tw_hash_set", t, { table_value(cx, t), key, val, moment(cx, t) })
+end
 function T.delete(cx, t, key) return done(cx, "tw_hash_del", t, { table_value(cx, t), key, moment(cx, t) }) end
 function T.add(cx, t, key, n)
    return done(cx, "tw_hash_add", t, { table_value(cx, t), key, number.widen(cx, n, "i64"), moment(cx, t) })

@@ -31,23 +31,26 @@ function M.new(pool_of, m, filter)
    local csum = tw.csum
    local icmp = {}
 
-   -- Where the error message ends.
+   -- Where the error message ends, 0 for what is none.
    local function message_end(pkt)
       local at, length = pkt:payload_offset()
+      if not at then return 0 end
       return at + length
    end
 
    -- The quoted packet's ports, checksum and so on change; `sum` is the checksum of the error
-   -- message, which covers them. Returns it as it must be then.
+   -- message, which covers them. Returns it as it must be then. 8 bytes are there (quoted_packet).
    local function rewrite_l4(pkt, at, class, is_src, port, old_addr, addr, sum)
       if class == ICMP then
          local q = pkt:icmp_at(at)
+         if not q then return sum end
          local old_id, old_sum = q.id, q.checksum
          local new_sum = csum.replace16(old_sum, old_id, port)
          q.id, q.checksum = port, new_sum
          return csum.replace16(csum.replace16(sum, old_id, port), old_sum, new_sum)
       end
       local head = pkt:udp_at(at)
+      if not head then return sum end
       local old_port = head.dst_port
       if is_src then
          old_port = head.src_port
@@ -85,28 +88,30 @@ function M.new(pool_of, m, filter)
       message.checksum = rewrite_l4(pkt, at, class, is_src, port, old_addr, addr, message.checksum)
    end
 
-   -- Offset of the quoted packet, -1 when not enough of it is there or it has no ports.
-   local function quoted_offset(pkt)
+   -- The quoted packet: its header, the offset of what it carries, class, source and destination port (both the
+   -- identifier for ICMP). Nil when not enough of it is there or it has no ports.
+   local function quoted_packet(pkt)
       local at = pkt:icmp_inner_offset()
-      if not at then return -1 end
       local quoted = pkt:ipv4_at(at)
-      if quoted.version ~= 4 or quoted.ihl < 5 or quoted.frag_offset ~= 0 then return -1 end
+      if not quoted or quoted.version ~= 4 or quoted.ihl < 5 or quoted.frag_offset ~= 0 then return nil end
       local class, l4 = class_of(quoted.protocol), at + quoted.ihl * 4
-      if class < 0 or l4 + 8 > message_end(pkt) then return -1 end
-      if class == ICMP and not is_query(pkt:icmp_at(l4).type) then return -1 end
-      return at
+      if class < 0 or l4 + 8 > message_end(pkt) then return nil end
+      if class == ICMP then
+         local head = pkt:icmp_at(l4)
+         if not head or not is_query(head.type) then return nil end
+         return quoted, l4, class, head.id, head.id
+      end
+      local head = pkt:udp_at(l4)
+      if not head then return nil end
+      return quoted, l4, class, head.src_port, head.dst_port
    end
 
    --- An error from outside (or a hairpin) about a packet that a mapping sent.
    function icmp.inbound(pkt, ip, hairpin, now)
-      local at = quoted_offset(pkt)
-      if at < 0 then return 0 end
-      local quoted, message = pkt:ipv4_at(at), pkt:icmp()
-      local dst, l4, class = ip.dst, at + quoted.ihl * 4, class_of(quoted.protocol)
-      if quoted.src ~= dst then return 0 end
-      local head = pkt:udp_at(l4)
-      local port, remote_port = head.src_port, head.dst_port
-      if class == ICMP then port, remote_port = pkt:icmp_at(l4).id, 0 end
+      local quoted, l4, class, port, remote_port = quoted_packet(pkt)
+      local message, dst = pkt:icmp(), ip.dst
+      if not quoted or not message or quoted.src ~= dst then return 0 end
+      if class == ICMP then remote_port = 0 end
       local r = find_outside(pool_of(dst), port, class, now)
       if not r then return 0 end
       if filter and not hairpin and not filter.allows(r, quoted.dst, remote_port) then return -1 end
@@ -118,12 +123,9 @@ function M.new(pool_of, m, filter)
    --- An error that leaves, about a packet that a mapping received. Its own source becomes the
    --- mapping's external address when it is an inside one.
    function icmp.outbound(pkt, ip, from_inside, now)
-      local at = quoted_offset(pkt)
-      if at < 0 then return 0 end
-      local quoted, message = pkt:ipv4_at(at), pkt:icmp()
-      local l4, class = at + quoted.ihl * 4, class_of(quoted.protocol)
-      local port = pkt:udp_at(l4).dst_port
-      if class == ICMP then port = pkt:icmp_at(l4).id end
+      local quoted, l4, class, _, port = quoted_packet(pkt)
+      local message = pkt:icmp()
+      if not quoted or not message then return 0 end
       local r = find(quoted.dst, port, class, now)
       if not r then return 0 end
       local ext = r.ext

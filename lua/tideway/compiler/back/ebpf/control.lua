@@ -4,6 +4,7 @@
 
 local ir = require "tideway.compiler.ir"
 local insn = require "tideway.compiler.back.ebpf.insn"
+local demand = require "tideway.compiler.back.ebpf.demand"
 local arith = require "tideway.compiler.back.ebpf.arith"
 
 local M = {}
@@ -113,6 +114,10 @@ local function comparison(s, term, cc, a, b)
       cc = UNSIGNED[cc] or cc
    end
    local low, high = s:const_of(b)
+   if w == 64 and (s.loose[a] or s.loose[b]) then
+      w = 32
+      if demand.compares_low(a, b) == "unsigned" then cc = UNSIGNED[cc] or cc end
+   end
    if not low then return cc, w end
    if w == 32 or insn.fits_signed(low, high) then return cc, w, low end
    if arith.within_u32(a) and arith.within_u32(b) then return UNSIGNED[cc] or cc, 32, low end
@@ -125,7 +130,7 @@ local function bit_test(s, term, a, cc, yes, no)
    if x.op == "const" then x, mask = mask, x end
    local low, high = s:const_of(mask)
    if cc == "eq" then yes, no = no, yes end
-   local narrow = (high == 0 and low < 0) or a.w == 32 or term.w == 32
+   local narrow = (high == 0 and low < 0) or a.w == 32 or term.w == 32 or s.loose[x]
    s.out:branch("set", narrow and 32 or 64, s:operand(x), nil, low, yes, no)
 end
 

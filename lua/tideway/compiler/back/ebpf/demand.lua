@@ -21,13 +21,32 @@ function M.shifts_low(a, count)
    return within_u32(a) and count.op == "const" and type(count.value) == "number" and count.value < 32
 end
 
+local function within_s32(value)
+   return value.type == "num" and value.lo and value.lo >= -2 ^ 31 and value.hi < 2 ^ 31
+end
+
+--- Whether a bit test of `a` with a constant mask can be done on 32 bits: where the mask has the upper half, it has
+-- the sign, of which the upper half of `a` is copies.
+function M.tests_low(a, mask)
+   return is_mask(mask) or (mask.op == "const" and within_s32(mask) and within_s32(a))
+end
+
+--- Whether two numbers compare as their low halves do: "signed", then with any condition, or "unsigned", or nil.
+function M.compares_low(a, b)
+   return within_s32(a) and within_s32(b) and "signed" or within_u32(a) and within_u32(b) and "unsigned" or nil
+end
+
+local function is_extension(value) return (value.op == "sext" or value.op == "zext") and value.bits == 32 end
+
 -- What an instruction looks at of its i-th operand: "low" 32 bits, "same" as is looked at of its result, or "all".
-local function look(value, i, operand)
+local function look(value, i, operand, is_test)
    local op = value.op
    if op == "sext" or op == "zext" or op == "bswap" then return value.bits <= 32 and "low" or "all" end
    if MEMORY_VALUE[op] then return i > 1 and value.bits <= 32 and "low" or "all" end
    if value.w == 32 then return "low" end
-   if op == "and" and is_mask(operand(3 - i)) then return "low" end
+   if op == "and" and (is_mask(operand(3 - i)) or (is_test and M.tests_low(operand(i), operand(3 - i)))) then
+      return "low"
+   end
    if SAME[op] then return "same" end
    if op == "shl" then return i == 1 and "same" or "all" end
    if op == "shr" then return i == 1 and M.shifts_low(operand(1), operand(2)) and "low" or "all" end
@@ -56,12 +75,16 @@ function M.analyse(graph, uses)
          local args = value.args
          local function operand(i) return uses:resolve(args[i]) end
          for i = 1, (uses.count[value] or uses:wanted(value)) and #args or 0 do
-            local how = look(value, i, operand)
+            local how = look(value, i, operand, uses.test[value])
             if how == "all" then need(operand(i)) elseif how == "same" then follow(value, operand(i)) end
          end
       end
       local term = block.term
-      for _, arg in ipairs(term.w ~= 32 and term.args or {}) do need(uses:resolve(arg)) end
+      for i, arg in ipairs(term.w ~= 32 and term.args or {}) do
+         arg = uses:resolve(arg)
+         local low = term.op == "br" and is_extension(arg) and M.compares_low(arg, uses:resolve(term.args[3 - i]))
+         if not low then need(arg) end
+      end
       for i, param in ipairs(block.params) do
          for _, edge in ipairs(graph.edges[block]) do follow(param, uses:resolve(edge.target.args[i])) end
       end

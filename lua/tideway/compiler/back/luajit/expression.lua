@@ -24,7 +24,7 @@ Expression.__index = Expression
 ---@param constant fun(code: string, want: string): string
 ---@param stack table<tideway.ir.value, integer> offsets of stack objects
 function M.new(flow, constant, stack)
-   return setmetatable({ flow = flow, constant = constant, stack = stack, kinds = {}, negative = {} }, Expression)
+   return setmetatable({ flow = flow, constant = constant, stack = stack, kinds = {}, stray = {} }, Expression)
 end
 
 -- ---- ranges ----
@@ -139,16 +139,21 @@ local function masked(code, mask)
    return ("bxor(bor(%s, 0x%sULL), 0x%sULL)"):format(code, inverse, inverse)
 end
 
--- As cdata. Not cast(u64, cast(u32, x)): when x is constant, traces take the result for one of 32 bits.
+-- What is a trap in LuaJIT 2.1 on x64: where 32 bits become 64 without a sign, and for loads of 8 and 16 bits, traces
+-- go on with the 32-bit value itself, and then take operations on it for the same ones of 32 bits that they have
+-- elsewhere, fold constants into it as into 32 bits, and so on. A sum that becomes a 64-bit integer is done over in 64
+-- bits of such operands. So the way to 64 bits is always one that leaves a new value behind.
 local function to_wide(code, kind, type)
    if kind == type then return code end
    if kind == "b" then
       code = masked(("cast(u64, cast(i64, %s))"):format(code), 0xffffffffULL)
       return type == "u64" and code or ("cast(i64, %s)"):format(code)
    end
-   if type == "u64" and (kind == "i" or kind == "n") then return ("cast(u64, cast(i64, %s))"):format(code) end
-   return ("cast(%s, %s)"):format(type, code)
+   return ("cast(%s, %s)"):format(type, kind == "i" and type == "u64" and ("cast(i64, %s)"):format(code) or code)
 end
+
+-- A number that traces do not look through; a maximum is no operation that they do over in 64 bits.
+local function opaque(code) return ("max(%s, -9007199254740992)"):format(code) end
 
 --- As cdata of type i64 or u64.
 function Expression:wide(v, type)
@@ -159,30 +164,31 @@ function Expression:wide(v, type)
       return ("cast(i64, 0x%sULL)"):format(bit.tohex(v.value))
    end
    local code, kind = self:held(v), self:kind(v)
-   if (kind == "i" or kind == "n") and self:goes_negative(v) then code = ("floor(%s)"):format(code) end
+   if kind == "i" or (kind == "n" and is_u32(v)) then
+      return to_wide(("tobit(%s)"):format(code), v.lo >= 0 and "b" or "i", type)
+   elseif kind == "n" then
+      code, kind = ("cast(i64, %s)"):format(opaque(code)), "i64"
+   end
    return to_wide(code, kind, type)
 end
 
--- Is a sum or difference below 0 on the way to this number? Where a number becomes a 64-bit integer, an index among
--- them, traces of LuaJIT do its sums over in 64 bits, and take a difference that they have in 32 bits, without its
--- sign, for the one in 64. They do not look through floor().
-function Expression:goes_negative(v)
+-- Is a sum or difference on the way to this number outside of 0..2^31-1?
+function Expression:strays(v)
    if v.op == "const" then return false end
-   if (v.lo or -1) < 0 then return true end
-   local known = self.negative[v]
+   if not within(v, 0, 2 ^ 31 - 1) then return true end
+   local known = self.stray[v]
    if known ~= nil then return known end
-   self.negative[v] = false
+   self.stray[v] = false
    local parts = (v.op == "add" or v.op == "sub") and v.args or v.op == "param" and param_args(self.flow, v) or {}
    for _, a in ipairs(parts) do
-      if self:goes_negative(a) then self.negative[v] = true end
+      if self:strays(a) then self.stray[v] = true end
    end
-   return self.negative[v]
+   return self.stray[v]
 end
 
 --- A number that is added to a pointer.
 function Expression:index(v)
-   local code = self:num(v)
-   return self:goes_negative(v) and ("floor(%s)"):format(code) or code
+   return self:strays(v) and opaque(self:num(v)) or self:num(v)
 end
 
 -- ---- pointers ----

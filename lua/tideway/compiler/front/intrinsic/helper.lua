@@ -106,7 +106,7 @@ function SPECIAL.fib_lookup(cx, args)
    local ip = args[1] or value.NIL
    local name = ip.shape and ip.shape.name
    if ip.k ~= "ptr" or (name ~= "ipv4" and name ~= "ipv6") then
-      cx:refuse(("tw.bpf.fib_lookup: a view of ipv4 or ipv6 is needed, this is %s"):format(value.describe(ip)))
+      cx:refuse(("tw.bpf.fib_lookup: a view of ipv4 or ipv6 is needed, not %s"):format(value.describe(ip)))
    end
    local v4 = name == "ipv4"
    local p = value.ptr(cx:alloca(64, 8), 0, ctype.int.uint8_t)
