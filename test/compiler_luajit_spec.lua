@@ -271,9 +271,13 @@ describe("LuaJIT printer", function()
          local _, aborts, where = rig:steady(load)
          assert.equal(0, aborts, where)
          local slot = engine.lcores[1].slot
-         local heap = tonumber(abi.C.tw_lcore_heap(slot))
-         for _ = 1, 100 do load() end
-         assert.is_true(tonumber(abi.C.tw_lcore_heap(slot)) - heap < 65536)
+         local least = math.huge -- a late trace or the collector may come in between
+         for _ = 1, 5 do
+            local heap = tonumber(abi.C.tw_lcore_heap(slot))
+            for _ = 1, 20 do load() end
+            least = math.min(least, tonumber(abi.C.tw_lcore_heap(slot)) - heap)
+         end
+         assert.is_true(least <= 1024, least .. " bytes for 6400 packets")
          rig:close()
       end
    end)

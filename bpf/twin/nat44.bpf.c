@@ -39,7 +39,6 @@ static __always_inline void translate(struct iphdr *ip, u32 size, u32 total, voi
 	__be32 new = bpf_htonl(to->address);
 	u32 change = change32(*address, new);
 	void *l4 = (void *)ip + size;
-	u32 room = total - size;
 
 	to->packets++;
 	*address = new;
@@ -47,9 +46,9 @@ static __always_inline void translate(struct iphdr *ip, u32 size, u32 total, voi
 	if (!has_l4(ip))
 		return;
 	if (ip->protocol == IPPROTO_TCP) {
-		struct tcphdr *tcp = l4;
+		struct tcphdr *tcp = tcp_header(ip, size, total, end);
 
-		if (room < 20 || (void *)(tcp + 1) > end)
+		if (!tcp)
 			return;
 		if (to->port) {
 			__be16 *port = (__be16 *)l4 + which, port_new = bpf_htons(to->port);
@@ -59,9 +58,9 @@ static __always_inline void translate(struct iphdr *ip, u32 size, u32 total, voi
 		}
 		tcp->check = apply(tcp->check, change);
 	} else if (ip->protocol == IPPROTO_UDP) {
-		struct udphdr *udp = l4;
+		struct udphdr *udp = udp_header(ip, size, total, end);
 
-		if (room < 8 || (void *)(udp + 1) > end)
+		if (!udp)
 			return;
 		if (to->port) {
 			__be16 *port = (__be16 *)l4 + which, port_new = bpf_htons(to->port);

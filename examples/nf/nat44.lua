@@ -34,12 +34,33 @@ local function make_tables(cfg)
    return { out = out, back = back }
 end
 
-local function ports_of(pkt)
-   local tcp = pkt:tcp()
-   if tcp then return tcp.src_port, tcp.dst_port end
-   local udp = pkt:udp()
-   if udp then return udp.src_port, udp.dst_port end
-   return 0, 0
+local apply, change16, change32 = tw.csum.apply, tw.csum.change16, tw.csum.change32
+
+-- Writes a port of TCP or UDP, when the mapping has one; how the checksum changes by it.
+local function write_port(l4, is_source, port)
+   if port == 0 then return 0 end
+   local old = is_source and l4.src_port or l4.dst_port
+   if is_source then l4.src_port = port else l4.dst_port = port end
+   return change16(old, port)
+end
+
+-- The source or the destination becomes what the mapping says; all checksums follow.
+local function translate(ip, tcp, udp, is_source, to)
+   local old, new = is_source and ip.src or ip.dst, to.address
+   local change = change32(old, new)
+   if is_source then ip.src = new else ip.dst = new end
+   ip.checksum = apply(ip.checksum, change)
+   if tcp then
+      change = change + write_port(tcp, is_source, to.port)
+      tcp.checksum = apply(tcp.checksum, change)
+   elseif udp then
+      change = change + write_port(udp, is_source, to.port)
+      local sum = udp.checksum
+      if sum == 0 then return end
+      sum = apply(sum, change)
+      if sum == 0 then sum = 0xffff end
+      udp.checksum = sum
+   end
 end
 
 return tw.nf("nat44", function(cfg)
@@ -52,22 +73,23 @@ return tw.nf("nat44", function(cfg)
       packet = function(pkt)
          local ip = pkt:ipv4()
          if not ip then return end
-         local src_port, dst_port = ports_of(pkt)
+         local src_port, dst_port, tcp, udp = 0, 0, pkt:tcp(), pkt:udp()
+         local l4 = tcp or udp
+         if l4 then
+            src_port, dst_port = l4.src_port, l4.dst_port
+         end
+         local is_source = true
          local to = out:get(ip.src, src_port, ip.protocol) or out:get(ip.src, 0, 0)
-         if to then
-            to.packets = to.packets + 1
-            pkt:set_ipv4_src(to.address)
-            if to.port ~= 0 then pkt:set_src_port(to.port) end
+         if not to then
+            is_source = false
+            to = back:get(ip.dst, dst_port, ip.protocol) or back:get(ip.dst, 0, 0)
+         end
+         if not to then
+            if drop then return pkt:drop "unmapped" end
             return
          end
-         to = back:get(ip.dst, dst_port, ip.protocol) or back:get(ip.dst, 0, 0)
-         if to then
-            to.packets = to.packets + 1
-            pkt:set_ipv4_dst(to.address)
-            if to.port ~= 0 then pkt:set_dst_port(to.port) end
-            return
-         end
-         if drop then return pkt:drop "unmapped" end
+         to.packets = to.packets + 1
+         translate(ip, tcp, udp, is_source, to)
       end,
    }
 end)

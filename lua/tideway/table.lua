@@ -2,7 +2,8 @@
 -- Tables: hash, lru, lpm, array, counters and meter, in memory that all lcores share.
 --
 -- Types. A key or value is "u32", or fields with names: "u32 src; u32 dst; u8 proto". Fields: u8
--- u16 u32 u64 i32 i64, ns (64-bit time stamp), mac (48-bit number), ip6 (struct tw_in6). Values
+-- u16 u32 u64 i32 i64, ns (64-bit time stamp), mac (48-bit number), ip6 (struct tw_in6), and arrays of
+-- u8 u16 u32 be16 be32: "u8 name[16]", whose index is checked and which are copied whole. Values
 -- of u64 and i64 read as 64-bit cdata; ns and mac as numbers (exact to 2^53); the others as
 -- numbers. Values of several fields are references: v.packets = v.packets + 1 changes the table.
 -- A reference is good until the end of the burst (on an lcore) or the next change of the table
@@ -30,7 +31,7 @@ local function wrap(pointer, d)
       self[field] = d[field]
    end
    self.key_type = d.key and type_lib.parse(d.key)
-   self.value_type = d.value and type_lib.parse(d.value)
+   self.value_type = d.value and type_lib.parse(d.value, d.lock)
    if d.kind == "array" then
       self.key_type = type_lib.parse("u32")
    elseif d.kind == "lpm" then
@@ -72,7 +73,7 @@ end
 local function check_types(kind, o, spec)
    for _, which in ipairs { "key", "value" } do
       if kinds[kind][which] then
-         local t, err = type_lib.parse(o[which])
+         local t, err = type_lib.parse(o[which], which == "value" and o.lock)
          if not t then
             return ("%s type %s: %s"):format(which, type(o[which]) == "string" and '"' .. o[which] .. '"'
                or tostring(o[which]), err)
@@ -122,7 +123,7 @@ local function make(kind, options)
    if pointer == nil then
       return nil, ffi.string(C.tw_error())
    end
-   o.kind, o.expire = kind, o.expire and true or nil
+   o.kind, o.expire, o.lock = kind, o.expire and true or nil, o.lock and true or nil
    local self = wrap(pointer, o)
    if kinds[kind].finish and not kinds[kind].finish(self, o) then
       err = ffi.string(C.tw_error())

@@ -53,12 +53,11 @@ end
 -- ---- packets and tables ----
 
 local function inside(i) return ("10.1.%d.%d"):format(math.floor(i / 250), i % 250 + 1) end
-local function server(i) return ("192.0.2.%d"):format(i % 64 + 1) end
 
 local frames = ffi.new("uint8_t[?]", FLOWS * FRAME)
 for i = 0, FLOWS - 1 do
    local build, data = i % 2 == 0 and frame.udp4 or frame.tcp4, ("\0"):rep(i % 2 == 0 and 18 or 6)
-   ffi.copy(frames + i * FRAME, build({}, { src = inside(i), dst = server(i) },
+   ffi.copy(frames + i * FRAME, build({}, { src = inside(i), dst = ("192.0.2.%d"):format(i % 64 + 1) },
       { sport = 1024 + i, dport = 80, flags = 0x10 }, data))
 end
 
@@ -69,17 +68,8 @@ local function source(i, k)
 end
 
 local MAKE, DROPS = {}, {
-   parse = { "fuse_not_ipv4", "fuse_no_ports" }, firewall = { "fuse_denied" }, ttl = { "fuse_expired" },
+   parse = { "fuse_not_ipv4", "fuse_no_ports" }, firewall = { "fuse_martian", "fuse_denied" }, ttl = { "fuse_expired" },
 }
-
-function MAKE.firewall(number)
-   local rules = tw.hash { name = "fuse_rules" .. number, key = "u32 address; u16 port; u8 proto",
-      value = "u32 allow", entries = 1024 }
-   for i = 0, 63 do
-      for _, proto in ipairs { 6, 17 } do rules:set(tw.ip4(server(i)), 80, proto, 1) end
-   end
-   return { rules = rules }, rules
-end
 
 function MAKE.nat(number, nats)
    local mappings = tw.hash { name = "fuse_nat" .. number, key = "u32 address; u16 port; u8 proto",

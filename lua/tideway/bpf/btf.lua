@@ -145,7 +145,10 @@ function Btf:of(t, name, size, lock_offset)
    end
    local members = {}
    for i, field in ipairs(t.fields) do
-      members[i] = { field.name, self:basic(field.type, field.size), field.offset }
+      local elements = field.array
+      local id = elements and self:array(self:basic(elements.element, elements.element_size), elements.count)
+         or self:basic(field.type, field.size)
+      members[i] = { field.name, id, field.offset }
    end
    if lock_offset then
       local lock = self:struct("bpf_spin_lock", 4, { { "val", self:int("u32", 4), 0 } })

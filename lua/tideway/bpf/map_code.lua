@@ -20,6 +20,8 @@ local function store(t, object, argument)
       local target = t.scalar and object .. "[0]" or ("%s[%q]"):format(object, field.raw)
       if field.compound then
          statements[i] = ("env.compound(%s, %s, %d)"):format(target, args[i], field.size)
+      elseif field.array then
+         statements[i] = ("env.arrays.%s(%s, %s)"):format(field.array.c:gsub("%W", "_"), target, args[i])
       elseif type_lib.basic[field.type].struct then
          statements[i] = ("copy(%s, %s, 16)"):format(target, args[i])
       else
@@ -288,7 +290,12 @@ local function total_of(map, env)
       for cpu = 0, cpus - 1 do
          local p = at(cpu)[0]
          for _, field in ipairs(t.fields) do
-            if field.type and field.type ~= "ip6" then sum[field.raw] = sum[field.raw] + p[field.raw] end
+            local into, from = sum[field.raw], p[field.raw]
+            if field.array then
+               for i = 0, field.array.count - 1 do into[i] = into[i] + from[i] end
+            elseif field.type and field.type ~= "ip6" then
+               sum[field.raw] = into + from
+            end
          end
       end
       return sum
@@ -303,6 +310,7 @@ end
 function M.generate(map, list, env)
    env.ENOENT, env.EEXIST, env.NOEXIST = ENOENT, EEXIST, C.TW_BPF_NOEXIST + env.flags
    env.compound, env.size = compound, map.value_size
+   env.arrays = type_lib.array_stores(map.key_type, map.value_type)
    env.copy, env.cast, env.fail, env.room, env.handle = ffi.copy, ffi.cast, fail, room, handle
    local words = { K = "", V = "", STORE_K = "", STORE_V = "" }
    if map.value_type then

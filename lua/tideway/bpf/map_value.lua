@@ -32,13 +32,18 @@ end
 -- An entry: reads what was found, writes through. The key is kept as bytes.
 local function entry_meta(self, env)
    local t, size = self.value_type, self.raw_size
-   local is_field = {}
-   for _, field in ipairs(t.fields) do is_field[field.name] = field end
+   local is_field, fixed = {}, {}
+   for _, field in ipairs(t.fields) do
+      is_field[field.name] = field
+      -- An element written in the copy would be lost: arrays are written as a whole.
+      if field.array then fixed[field.name] = ffi.typeof("const $ *", field.array.ctype) end
+   end
    local function bad(name) error(("map %s has no field '%s'"):format(self.name, tostring(name)), 3) end
    return {
       __index = function(entry, name)
          if not is_field[name] then bad(name) end
-         return rawget(entry, 1)[name]
+         local found = rawget(entry, 1)[name]
+         return fixed[name] and ffi.cast(fixed[name], found)[0] or found
       end,
       __newindex = function(entry, name, value)
          if not is_field[name] then bad(name) end

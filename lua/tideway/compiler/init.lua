@@ -10,12 +10,16 @@ local function optimise(program, options)
    return require("tideway.compiler.opt").optimise(program, options.passes)
 end
 
--- Runs f; a diagnostic it raises becomes the second result.
+-- Runs f; a diagnostic it raises becomes the second result. Not compiled by LuaJIT: a compiler walks each of its
+-- paths a few times only, and recording traces would cost more than it saves.
 local function caught(f, ...)
+   local was_on = jit.status()
+   jit.off()
    local results = { xpcall(f, function(err)
       if diagnostic.is(err) then return err end
       return debug.traceback(err, 2)
    end, ...) }
+   if was_on then jit.on() end
    if results[1] then return unpack(results, 2) end
    if diagnostic.is(results[2]) then return nil, results[2] end
    error(results[2], 0)

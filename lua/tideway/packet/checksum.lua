@@ -75,6 +75,25 @@ M.replace16 = M.raw_replace16
 ---@return number
 function M.replace32(sum, old, new) return (raw_replace32(sum, tobit(old), tobit(new))) end
 
+--- How a sum changes with a 32-bit field, a number to add to other changes and to give to `apply`. For several fields
+--- under one checksum this costs less than one replace after the other. Host numbers.
+---@param old number 0..2^32-1
+---@param new number 0..2^32-1
+---@return number change 0..4 * 65535
+function M.change32(old, new) return halves(bnot(tobit(old))) + halves(tobit(new)) end
+
+--- The same for a 16-bit field.
+---@param old number 0..65535
+---@param new number 0..65535
+---@return number change 0..2 * 65535
+function M.change16(old, new) return band(bnot(old), 0xffff) + band(new, 0xffff) end
+
+--- New checksum after changes (RFC 1624 eqn. 3). For UDP the caller minds that 0 means "none".
+---@param sum number checksum field, 0..65535
+---@param change number sum of what change16 and change32 gave, below 2^31
+---@return number
+function M.apply(sum, change) return (band(bnot(fold(band(bnot(sum), 0xffff) + change)), 0xffff)) end
+
 local function to_bytes(data, length)
    if type(data) == "string" then
       length = length or #data

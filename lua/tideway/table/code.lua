@@ -21,6 +21,7 @@ local C, t, key, val, vptr, kptr, env = ...
 local cast, copy, tonumber, type = env.cast, env.copy, env.tonumber, env.type
 local error, tostring, burst, packet = env.error, env.tostring, env.burst, env.packet
 local words, i64, band, bor, lshift = env.words, env.i64, env.bit.band, env.bit.bor, env.bit.lshift
+local bytes, arrays = env.bytes, env.arrays
 local tables = {}
 ]]
 
@@ -231,6 +232,7 @@ function M.generate(kinds, o)
    env.cast, env.copy, env.tonumber, env.type = ffi.cast, ffi.copy, tonumber, type
    env.error, env.tostring, env.string_of, env.bit = error, tostring, ffi.string, bit
    env.packet, env.burst = burst()
+   env.bytes, env.arrays = ffi.typeof "uint8_t *", type_lib.array_stores(o.key, o.value)
    env.mine = env.burst and env.burst.lcore or C.TW_TABLE_CONTROL
    local words, key, val, vptr, kptr = { NOW = "0", SLOT = slot_of(env) }, nil, nil, nil, nil
    if o.timed then

@@ -110,7 +110,8 @@ end
 
 -- ---- kinds ----
 
-local in_hash = { name = true, key = true, value = true, entries = true, expire = true }
+local in_hash = { name = true, key = true, value = true, entries = true, expire = true, lock = true }
+local in_lru = { name = true, key = true, value = true, entries = true, expire = true }
 local is_integer = { u8 = true, u16 = true, u32 = true, u64 = true, i32 = true, i64 = true, ns = true }
 
 local function can_add(t)
@@ -131,7 +132,7 @@ local function build_hash(self, info)
 end
 
 kinds.hash = { id = C.TW_TABLE_HASH, options = in_hash, build = build_hash, key = true, value = true }
-kinds.lru = { id = C.TW_TABLE_LRU, options = in_hash, build = build_hash, key = true, value = true }
+kinds.lru = { id = C.TW_TABLE_LRU, options = in_lru, build = build_hash, key = true, value = true }
 
 -- What pairs() of an lpm table gives as key: struct tw_lpm_key with a typed address.
 local function prefix_type(family, declaration)
@@ -200,7 +201,7 @@ kinds.lpm = {
 
 kinds.array = {
    id = C.TW_TABLE_ARRAY, value = true,
-   options = { name = true, value = true, entries = true },
+   options = { name = true, value = true, entries = true, lock = true },
    build = function(self, info)
       local list = { "array" }
       if can_add(self.value_type) then
@@ -305,7 +306,7 @@ kinds.meter = {
 }
 
 -- Fields of a table that another VM needs to make its own object of it.
-local declared = { "kind", "name", "entries", "expire", "family", "names" }
+local declared = { "kind", "name", "entries", "expire", "family", "names", "lock" }
 
 local function transfer(self)
    local d = { address = tonumber(ffi.cast("uintptr_t", self.table)) }

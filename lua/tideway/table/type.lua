@@ -101,8 +101,9 @@ local function parse_fields(text)
    return fields
 end
 
--- Natural alignment with explicit padding, so that every byte of a key is defined.
-local function lay_out(fields)
+-- Natural alignment with explicit padding, so that every byte of a key is defined. A spin lock is the kernel's struct
+-- bpf_spin_lock, behind the fields.
+local function lay_out(fields, lock)
    local offset, align, pads, c = 0, 1, 0, {}
    local function pad_to(n)
       local gap = -offset % n
@@ -123,7 +124,16 @@ local function lay_out(fields)
       align = math.max(align, a)
    end
    pad_to(align)
-   return offset, align, "struct { " .. table.concat(c, " ") .. " }"
+   local lock_offset
+   if lock then
+      align = math.max(align, 4)
+      pad_to(4)
+      lock_offset = offset
+      c[#c + 1] = "uint32_t raw_lock;"
+      offset = offset + 4
+      pad_to(align)
+   end
+   return offset, align, "struct { " .. table.concat(c, " ") .. " }", lock_offset
 end
 
 -- Reads as a Lua value what `field` holds in the C object whose members are reached by `prefix`.
@@ -132,9 +142,28 @@ local function read_expression(prefix, field)
    return basic[field.type].number and ("tonumber(%s)"):format(e) or e
 end
 
+-- The methods of an entry with a lock.
+local function lock_methods(offset)
+   local C = require("tideway.abi").C
+   local bytes, cast, string_of = ffi.typeof "uint8_t *", ffi.cast, ffi.string
+   local function lock(self)
+      local rc = C.tw_lock(cast(bytes, self) + offset)
+      if rc ~= 0 then error(string_of(C.tw_error()), 2) end
+   end
+   local function unlock(self)
+      local rc = C.tw_unlock(cast(bytes, self) + offset)
+      if rc ~= 0 then error(string_of(C.tw_error()), 2) end
+   end
+   return lock, unlock
+end
+
 -- Fields stored as int64_t have another name in the struct; these functions give them theirs.
-local function accessors(fields)
-   local get, set = {}, {}
+local function accessors(fields, lock_offset)
+   local get, set, lock, unlock = {}, {}, nil, nil
+   if lock_offset then
+      get[1] = 'if k == "lock" then return lock elseif k == "unlock" then return unlock end'
+      lock, unlock = lock_methods(lock_offset)
+   end
    for _, field in ipairs(fields) do
       if field.raw ~= field.name then
          get[#get + 1] = ("if k == %q then return %s end"):format(field.name, read_expression("self", field))
@@ -142,11 +171,11 @@ local function accessors(fields)
       end
    end
    return loadstring(([[
-      local error, tonumber = ...
+      local error, tonumber, lock, unlock = ...
       local function index(self, k) %s error("no field '" .. tostring(k) .. "'", 2) end
       local function newindex(self, k, v) %s error("no field '" .. tostring(k) .. "'", 2) end
       return index, newindex]]):format(table.concat(get, " "), table.concat(set, " ")), "=tideway.table.type")(
-      error, tonumber)
+      error, tonumber, lock, unlock)
 end
 
 local function make_struct(t, declaration)
@@ -154,7 +183,7 @@ local function make_struct(t, declaration)
    if not ok then
       return nil, "a field name is a word of C, use another one"
    end
-   local index, newindex = accessors(t.fields)
+   local index, newindex = accessors(t.fields, t.lock_offset)
    t.ctype = ffi.metatype(ctype, {
       __index = index,
       __newindex = newindex,
@@ -169,16 +198,29 @@ local function make_struct(t, declaration)
    return t
 end
 
+local function check_lock(t)
+   if t.scalar then
+      return "lock = true is for values with named fields; a single number has add, exchange and compare_exchange"
+   end
+   for _, field in ipairs(t.fields) do
+      if field.name == "lock" or field.name == "unlock" then
+         return ("a field cannot be called '%s' where lock = true"):format(field.name)
+      end
+   end
+end
+
 --- Parses a key or value type.
----@param text string  "u32", or fields: "u32 src; u32 dst; u16 sport; u16 dport; u8 proto"
+---@param text string  "u32", or fields: "u32 src; u32 dst; u16 sport; u16 dport; u8 proto; u8 name[16]"
+---@param lock? boolean  with a spin lock behind the fields: methods lock() and unlock()
 ---@return tideway.Type|nil type  nil when the text is wrong
 ---@return string? err  why, as the end of a sentence
-function M.parse(text)
+function M.parse(text, lock)
    if type(text) ~= "string" then
       return nil, ("it is a %s, not a string such as \"u32\""):format(type(text))
    end
-   if cache[text] then
-      return cache[text]
+   local name = lock and text .. "; lock" or text
+   if cache[name] then
+      return cache[name]
    end
    if text:find("ip6", 1, true) then
       need_in6()
@@ -188,13 +230,17 @@ function M.parse(text)
       return nil, err
    end
    local t = { text = text, fields = fields, scalar = fields[1].name == nil }
+   err = lock and check_lock(t)
+   if err then
+      return nil, err
+   end
    if t.scalar then
       local b = basic[fields[1].type]
       fields[1].name, fields[1].raw, fields[1].offset, fields[1].size = "value", "value", 0, b.size
       t.size, t.align, t.ctype = b.size, b.align or b.size, ffi.typeof(b.c)
    else
       local declaration
-      t.size, t.align, declaration = lay_out(fields)
+      t.size, t.align, declaration, t.lock_offset = lay_out(fields, lock)
       t, err = make_struct(t, declaration)
       if not t then
          return nil, err
@@ -202,7 +248,7 @@ function M.parse(text)
       assert(ffi.sizeof(t.ctype) == t.size, "layout differs from the FFI's")
       M.by_ctype[tonumber(t.ctype)] = t
    end
-   cache[text] = t
+   cache[name] = t
    return t
 end
 
@@ -284,7 +330,7 @@ end
 ---@param t tideway.Type
 ---@param object string  name of a variable holding an `int64_t *`
 ---@param argument string
----@return string statements  they use `copy`, `cast`, `i64`, `band`, `bor`, `lshift`
+---@return string statements  they use `copy`, `cast`, `i64`, `bytes` = uint8_t *, `band`, `bor`, `lshift`, `arrays`
 ---@return string arguments
 function M.store_words(t, object, argument)
    local out, args, at = {}, {}, 0
@@ -292,7 +338,7 @@ function M.store_words(t, object, argument)
    while at < t.size do
       local whole
       for i, field in ipairs(t.fields) do
-         if field.offset == at and field.size >= 8 then whole = { field, args[i] } end
+         if field.offset == at and field.size >= 8 and not field.array then whole = { field, args[i] } end
       end
       if whole then
          local field, arg = whole[1], whole[2]
@@ -304,9 +350,16 @@ function M.store_words(t, object, argument)
          local parts = {}
          if low then parts[1] = ("band(cast(i64, %s), 0xffffffffLL)"):format(low) end
          if high then parts[#parts + 1] = ("lshift(cast(i64, %s), 32)"):format(high) end
-         out[#out + 1] = ("%s[%d] = %s"):format(object, at / 8,
-            #parts > 1 and ("bor(%s, %s)"):format(parts[1], parts[2]) or parts[1])
+         if parts[1] then
+            out[#out + 1] = ("%s[%d] = %s"):format(object, at / 8,
+               #parts > 1 and ("bor(%s, %s)"):format(parts[1], parts[2]) or parts[1])
+         end
          at = at + 8
+      end
+   end
+   for i, field in ipairs(t.fields) do
+      if field.array then
+         out[#out + 1] = store_array(field, ("cast(bytes, %s) + %d"):format(object, field.offset), args[i])
       end
    end
    return table.concat(out, "; "), table.concat(args, ", ")

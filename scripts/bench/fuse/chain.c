@@ -120,27 +120,29 @@ static inline void finish(struct tw_burst *burst, struct tw_pkt *pkt, uint32_t s
 
 /* ---- what the NFs do ---- */
 
+static inline bool martian(const struct ip *ip)
+{
+	uint32_t src = ntohl(ip->src), first = src >> 24;
+
+	return first == 0 || first == 127 || first >= 224 || src >> 16 == 0xa9fe;
+}
+
+static inline bool local_service(const uint8_t *l4)
+{
+	uint16_t port = ntohs(half(l4 + 2));
+
+	return port == 23 || port == 445 || (port >= 135 && port <= 139);
+}
+
 /* The key { u32 address; u16 port; u8 protocol } as one word: read in one piece right after it was
  * stored, it must be stored in one piece. */
-static inline void *look_up(struct tw_table *table, uint32_t address, uint16_t port,
-                            uint8_t protocol)
-{
-	uint64_t key = ntohl(address) | (uint64_t)ntohs(port) << 32 | (uint64_t)protocol << 48;
-
-	return tw_hash_get(table, &key, 0);
-}
-
-static inline bool denied(struct tw_table *rules, const struct ip *ip, const uint8_t *l4)
-{
-	const uint32_t *allow = look_up(rules, ip->dst, half(l4 + 2), ip->protocol);
-
-	return allow && !*allow;
-}
-
 static inline const struct mapping *mapping_of(struct tw_table *mappings, const struct ip *ip,
                                                const uint8_t *l4)
 {
-	return look_up(mappings, ip->src, half(l4), ip->protocol);
+	uint64_t key = ntohl(ip->src) | (uint64_t)ntohs(half(l4)) << 32 |
+	               (uint64_t)ip->protocol << 48;
+
+	return tw_hash_get(mappings, &key, 0);
 }
 
 /* Change of the sums of header and transport. */
@@ -192,10 +194,17 @@ static void nf_firewall(struct tw_burst *burst, int32_t count, const struct fuse
 	for (struct tw_pkt *pkt = burst->pkts, *last = pkt + count; pkt < last; pkt++) {
 		uint32_t size, total;
 		struct ip *ip = pkt->verdict ? NULL : ipv4(pkt, &size, &total);
-		uint8_t *l4 = ip ? ports(ip, size, total) : NULL;
+		uint8_t *l4;
 
-		if (l4 && unlikely(denied(stage->table, ip, l4)))
+		if (unlikely(!ip))
+			continue;
+		if (unlikely(martian(ip))) {
 			finish(burst, pkt, index, stage->reasons[0]);
+			continue;
+		}
+		l4 = ports(ip, size, total);
+		if (l4 && unlikely(local_service(l4)))
+			finish(burst, pkt, index, stage->reasons[1]);
 	}
 }
 
@@ -271,8 +280,10 @@ static inline void one(struct tw_burst *burst, struct tw_pkt *pkt, const struct 
 	l4 = ports(ip, size, total);
 	if (unlikely(!l4))
 		return finish(burst, pkt, 0, stages[0].reasons[1]);
-	if (unlikely(denied(stages[1].table, ip, l4)))
+	if (unlikely(martian(ip)))
 		return finish(burst, pkt, 1, stages[1].reasons[0]);
+	if (unlikely(local_service(l4)))
+		return finish(burst, pkt, 1, stages[1].reasons[1]);
 	if (unlikely(ip->ttl <= 1))
 		return finish(burst, pkt, 2, stages[2].reasons[0]);
 	ip->ttl--;

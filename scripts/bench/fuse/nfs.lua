@@ -1,7 +1,10 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- The five NFs of the fuse benchmark. chain.c has the same ones in C.
 
+local bit = require "bit"
 local tw = require "tideway"
+
+local rshift = bit.rshift
 
 local M = {}
 
@@ -15,17 +18,21 @@ M.parse = tw.nf("fuse_parse", function()
    }
 end)
 
---- Drops what a rule for destination, port and protocol denies.
-M.firewall = tw.nf("fuse_firewall", function(cfg)
-   local rules = cfg.rules
+--- Drops sources that no packet may have, and ports of services for the local network only.
+M.firewall = tw.nf("fuse_firewall", function()
    return {
       packet = function(pkt)
          local ip = pkt:ipv4()
          if not ip then return end
+         local src = ip.src
+         local first = rshift(src, 24)
+         if first == 0 or first == 127 or first >= 224 or rshift(src, 16) == 0xa9fe then
+            return pkt:drop "fuse_martian"
+         end
          local l4 = pkt:tcp() or pkt:udp()
          if not l4 then return end
-         local rule = rules:get(ip.dst, l4.dst_port, ip.protocol)
-         if rule and rule.allow == 0 then return pkt:drop "fuse_denied" end
+         local port = l4.dst_port
+         if port == 23 or port == 445 or port >= 135 and port <= 139 then return pkt:drop "fuse_denied" end
       end,
    }
 end)

@@ -295,6 +295,20 @@ function Context:jump(join, values)
    self.block, self.state = nil, nil
 end
 
+-- A pointer that may be nil and meets something that is no pointer: its path parts in two.
+local function part_paths(self, edges, depth)
+   local i, pointer = merge.undecided(edges, depth)
+   while i do
+      local edge = edges[i]
+      self:go(edge)
+      local yes, no = self:split("ne", pointer, nil_pointer)
+      self:die()
+      edges[i] = { block = yes.block, state = yes.state, values = edge.values }
+      edges[#edges + 1] = { block = no.block, state = no.state, values = edge.values }
+      i, pointer = merge.undecided(edges, depth)
+   end
+end
+
 --- Go on where the paths to `join` meet; the merged values. Nobody comes: the point is dead.
 ---@return table[]
 function Context:enter(join)
@@ -306,6 +320,10 @@ function Context:enter(join)
       self.block, self.state = edges[1].block, edges[1].state
       return edges[1].values
    end
+   local watch = self.watch
+   self.watch = nil
+   part_paths(self, edges, join.depth)
+   self.watch = watch
    local block = ir.block(self.program)
    for _, edge in ipairs(edges) do
       edge.args = {}

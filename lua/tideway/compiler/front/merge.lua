@@ -140,14 +140,14 @@ local function merge_pointers(cx, block, edges, fvs)
    local first = fvs[1]
    local same_place, nilable = true, false
    local kinds = alternatives(fvs)
-   for _, fv in ipairs(fvs) do
+   for i, fv in ipairs(fvs) do
       if fv.ref ~= first.ref then return value.conflict "it refers to things of different types" end
       if fv.ir.space ~= first.ir.space and fv.ir.space and first.ir.space then
          return value.conflict "it refers to different memories"
       end
       if fv.gen ~= first.gen then return value.conflict "the packet was resized on one path" end
       if fv.off ~= first.off then same_place = false end
-      nilable = nilable or fv.nilable
+      nilable = nilable or (fv.nilable and edges[i].state.nonnil[fv.ir] ~= true)
    end
    local in_frame, known = nil, nil
    if same_place then in_frame, known = frame_pointer(cx, block, edges, fvs) end
@@ -267,7 +267,7 @@ local function merge_tagged(cx, block, edges, fvs)
          val = merge_values(cx, block, edges, all)
          if val.k == "conflict" then return val end
          if alone then stand_for(val, have[1]) end
-         if val.k == "ptr" and not have[1].nilable then val.nilable = nil end
+         if val.k == "ptr" then val.nilable = nil end
       end
    end
    return value.tagged(parameter(cx, block, edges, tags, "num"), val, set)
@@ -334,6 +334,53 @@ local function can_tag(fv)
    return fv.k == "tagged" or fv.k == "int" or fv.k == "ptr" or fv.k == "host" or fv.k == "pkt" or fv.k == "closure"
 end
 
+-- A pointer that may be nil as what it is known to be on its path: a pointer or nil.
+local function outcome(edge, fv)
+   if fv.k ~= "ptr" or not fv.nilable then return fv end
+   if not edge.state.nonnil[fv.ir] then return value.NIL end -- undecided() left no other
+   local p = {}
+   for k, v in pairs(fv) do p[k] = v end
+   p.nilable = nil
+   return p
+end
+
+-- The first edge whose value is a pointer that may be nil while that of another is none, and that pointer.
+local function undecided_in(edges, get)
+   local found, pointer, mixed
+   for i, edge in ipairs(edges) do
+      local fv = get(edge)
+      if not fv or fv.k == "conflict" then return nil end
+      if fv.k ~= "ptr" then
+         mixed = true
+      elseif fv.nilable and edge.state.nonnil[fv.ir] == nil then
+         found, pointer = found or i, pointer or fv.ir
+      end
+   end
+   if mixed then return found, pointer end
+end
+
+--- What has to be tested before paths can meet: pointers that may be nil where other paths have no pointer.
+---@param edges table[] { state, values }
+---@param depth integer variables of deeper scopes do not matter
+---@return integer? edge
+---@return tideway.ir.value? pointer
+function M.undecided(edges, depth)
+   local first, found, pointer
+   for slot in pairs(edges[1].state.vars) do
+      if slot.depth <= depth and (not first or slot.id < first.id) then
+         local i, p = undecided_in(edges, function(edge) return edge.state.vars[slot] end)
+         if i then first, found, pointer = slot, i, p end
+      end
+   end
+   if found then return found, pointer end
+   local count = 0
+   for _, edge in ipairs(edges) do count = math.max(count, #edge.values) end
+   for k = 1, count do
+      found, pointer = undecided_in(edges, function(edge) return edge.values[k] or value.NIL end)
+      if found then return found, pointer end
+   end
+end
+
 function merge_values(cx, block, edges, fvs)
    local first, same = fvs[1], true
    for i = 2, #fvs do
@@ -346,7 +393,11 @@ function merge_values(cx, block, edges, fvs)
    if all(fvs, value.is_number) then return merge_numbers(cx, block, edges, fvs) end
    if all(fvs, is_pointer) then return merge_pointers(cx, block, edges, fvs) end
    if all(fvs, is_thing) then return merge_choice(cx, block, edges, fvs) end
-   if all(fvs, can_tag) then return merge_tagged(cx, block, edges, fvs) end
+   if all(fvs, can_tag) then
+      local known = {}
+      for i, fv in ipairs(fvs) do known[i] = outcome(edges[i], fv) end
+      return merge_tagged(cx, block, edges, known)
+   end
    return value.conflict "it is a different thing on each path"
 end
 M.values = merge_values

@@ -407,7 +407,7 @@ function Expression:convert(code, kind, v)
       if kind == "u64" then return ("tonumber(cast(i64, %s))"):format(code) end
       return code
    end
-   return to_wide(code, kind, v.type)
+   return to_wide(code, kind == "i" and v.op ~= "sext" and "b" or kind, v.type)
 end
 
 function OPS.ptradd(self, v)
@@ -449,7 +449,8 @@ end
 function Expression:compute(v)
    if v.w == 32 and v.type ~= "num" then
       local low = { op = v.op, w = 32, type = "num", lo = 0, hi = 2 ^ 32 - 1, args = v.args }
-      return (self:convert(self:compute(low), self:kind(low), v))
+      local code, kind = OPS[v.op](self, low)
+      return (self:convert(to_bits(code, kind, low), "b", v))
    end
    local code, kind = OPS[v.op](self, v)
    local want = self:kind(v)
