@@ -95,6 +95,13 @@ bool tw_hash_set(struct tw_table *table, const void *key, const void *value, uin
 bool tw_hash_del(struct tw_table *table, const void *key, uint64_t now);
 /* Adds atomically to an integer value of 1, 2, 4 or 8 bytes, from 0 when absent. False: full. */
 bool tw_hash_add(struct tw_table *table, const void *key, int64_t n, uint64_t now);
+/* Atomic, on integer values of 4 or 8 bytes: store `value`, compare_exchange only when the value is
+ * `expected`; what was there goes to *old. False: there is no entry, or the value is none of these.
+ */
+bool tw_hash_exchange(struct tw_table *table, const void *key, int64_t value, uint64_t now,
+                      int64_t *old);
+bool tw_hash_compare_exchange(struct tw_table *table, const void *key, int64_t expected,
+                              int64_t value, uint64_t now, int64_t *old);
 
 /* ---- lpm: address in host order (4) or as 16 bytes in network order (6) ---- */
 
@@ -130,9 +137,18 @@ struct tw_lpm_key {
 void *tw_array_base(struct tw_table *table); /* entry i: base + i * value_stride */
 /* As tw_hash_add(). False: there is no such entry. */
 bool tw_array_add(struct tw_table *table, uint32_t index, int64_t n);
+bool tw_array_exchange(struct tw_table *table, uint32_t index, int64_t value, int64_t *old);
+bool tw_array_compare_exchange(struct tw_table *table, uint32_t index, int64_t expected,
+                               int64_t value, int64_t *old);
 uint64_t *tw_counters_base(struct tw_table *table,
                            uint32_t *stride); /* words from lcore to lcore */
 uint64_t tw_counters_sum(struct tw_table *table, uint32_t index);
+
+/* ---- spin locks in entries: 4 bytes, 0 when free ---- */
+/* 0 or -errno: this thread holds a lock (which is released), or the holder does not give it back.
+ */
+int tw_lock(void *word);
+int tw_unlock(void *word); /* 0, or -EPERM: the thread does not hold this lock */
 
 /* ---- meter: srTCM (RFC 2697) and trTCM (RFC 2698) ---- */
 enum tw_color { TW_GREEN = 0, TW_YELLOW = 1, TW_RED = 2 };

@@ -12,6 +12,7 @@
  */
 #include "error.h"
 #include "lcore.h"
+#include "table.h"
 
 #include <link.h>
 #include <signal.h>
@@ -315,6 +316,7 @@ static void recover(struct tw_lcore *lcore, bool jumped, bool out_of_memory)
 	unsigned chain, stage;
 	bool known;
 
+	tw_lock_drop();
 	blame(lcore,
 	      out_of_memory || (jumped && !lcore->fault_signal && in_luajit(lcore->fault_pc)),
 	      &chain, &stage);

@@ -69,3 +69,30 @@ static inline void tw_table_add_to(void *to, int64_t n, uint32_t size)
 		break;
 	}
 }
+
+/* Stores `value` in an integer of 4 or 8 bytes, with `expected` only when it holds that; what was
+ * there goes to *old. False: the size is another. */
+static inline bool tw_table_exchange(void *at, uint32_t size, const int64_t *expected,
+                                     int64_t value, int64_t *old)
+{
+	uint32_t was4 = expected ? (uint32_t)*expected : 0;
+	uint64_t was8 = expected ? (uint64_t)*expected : 0;
+
+	if (size == 4 && expected)
+		__atomic_compare_exchange_n((uint32_t *)at, &was4, (uint32_t)value, false,
+		                            __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	else if (size == 4)
+		was4 = __atomic_exchange_n((uint32_t *)at, (uint32_t)value, __ATOMIC_SEQ_CST);
+	else if (size == 8 && expected)
+		__atomic_compare_exchange_n((uint64_t *)at, &was8, (uint64_t)value, false,
+		                            __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	else if (size == 8)
+		was8 = __atomic_exchange_n((uint64_t *)at, (uint64_t)value, __ATOMIC_SEQ_CST);
+	else
+		return false;
+	*old = size == 4 ? (int64_t)was4 : (int64_t)was8;
+	return true;
+}
+
+/* Releases the lock that this thread holds, if any: the fence ended the NF that took it. */
+void tw_lock_drop(void);

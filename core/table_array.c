@@ -105,6 +105,24 @@ bool tw_array_add(struct tw_table *table, uint32_t index, int64_t n)
 	return true;
 }
 
+static void *cell(struct tw_table *table, uint32_t index)
+{
+	return ((struct tw_array *)table)->base + (size_t)index * table->value_stride;
+}
+
+bool tw_array_exchange(struct tw_table *table, uint32_t index, int64_t value, int64_t *old)
+{
+	return index < table->entries &&
+	       tw_table_exchange(cell(table, index), table->value_size, NULL, value, old);
+}
+
+bool tw_array_compare_exchange(struct tw_table *table, uint32_t index, int64_t expected,
+                               int64_t value, int64_t *old)
+{
+	return index < table->entries &&
+	       tw_table_exchange(cell(table, index), table->value_size, &expected, value, old);
+}
+
 uint64_t *tw_counters_base(struct tw_table *table, uint32_t *stride)
 {
 	struct tw_array *a = (struct tw_array *)table;

@@ -194,6 +194,31 @@ bool tw_hash_add(struct tw_table *table, const void *key, int64_t n, uint64_t no
 	return slot != 0;
 }
 
+static bool exchange(struct tw_table *table, const void *key, const int64_t *expected,
+                     int64_t value, uint64_t now, int64_t *old)
+{
+	struct tw_hash *h = (struct tw_hash *)table;
+	bool guest = guest_enter();
+	uint32_t slot = look_up(h, key, tw_hash_signature(h, key), now);
+	bool done = slot && tw_table_exchange(tw_hash_value(h, slot), table->value_size, expected,
+	                                      value, old);
+
+	guest_leave(guest);
+	return done;
+}
+
+bool tw_hash_exchange(struct tw_table *table, const void *key, int64_t value, uint64_t now,
+                      int64_t *old)
+{
+	return exchange(table, key, NULL, value, now, old);
+}
+
+bool tw_hash_compare_exchange(struct tw_table *table, const void *key, int64_t expected,
+                              int64_t value, uint64_t now, int64_t *old)
+{
+	return exchange(table, key, &expected, value, now, old);
+}
+
 bool tw_hash_del(struct tw_table *table, const void *key, uint64_t now)
 {
 	struct tw_hash *h = (struct tw_hash *)table;

@@ -76,6 +76,107 @@ describe("C printer", function()
       counters:free()
    end)
 
+   -- A look-up behind a parse with two ways out, and effects of all kinds behind it.
+   local FLOWS = [[
+      program "flows" target lcore
+      b1():
+        v1:ptr stack = alloca 8 align 8
+        v2:ptr stack = alloca 8 align 8
+        v3:ptr pkt = pktdata
+        v4:num 0..255 = load8 v3 +0
+        store64 v2 +0, v4
+        v5:ptr mem = call counters_row() table "seen"
+        v6:u64 = load64 v5 +0
+        v7:u64 = add v6, 1ULL
+        store64 v5 +0, v7
+        br lt v4, 10 -> b2(), b3(v4)
+      b2():
+        store8 v3 +1, 1
+        jmp b9(v4)
+      b3(v8:num 0..255):
+        store8 v3 +2, 2
+        br gt v8, 250 -> b4(), b5()
+      b4():
+        ctxstore verdict, 257
+        ret 0
+      b5():
+        v9:num 0..63 = and v8, 63
+        store64 v1 +0, v9
+        v10:num 0..1000 = add v8, 3
+        v11:ptr value = call tw_hash_get(&"flows", v1, 0) reads stack table "flows"
+        br eq v11, nil -> b6(), b7(v11)
+      b6():
+        store16 v3 +4, v10
+        jmp b9(v9)
+      b7(v12:ptr value):
+        v13:u64 = load64 v12 +0
+        v14:u64 = add v13, 1ULL
+        store64 v12 +0, v14
+        ctxstore key, v14
+        v15:u64 = load64 v2 +0
+        store64 v3 +8, v15
+        v16:num 0..1 = call tw_hash_add(&"other", v1, 1LL, 0) reads stack writes value table "other"
+        jmp b9(v10)
+      b9(v17:num 0..1000):
+        store16 v3 +16, v17
+        ctxstore mark, v4
+        ret 0
+   ]]
+
+   it("looks up all packets at once, with the same result as one by one", function()
+      local made = {}
+      for i = 1, 2 do
+         made[i] = {
+            flows = tw.hash { name = "spec_flows" .. i, key = "u32", value = "u64", entries = 64 },
+            other = tw.hash { name = "spec_other" .. i, key = "u32", value = "u64", entries = 64 },
+            seen = tw.counters { name = "spec_seen" .. i, size = 1 },
+         }
+         for k = 0, 63, 2 do made[i].flows:set(k, 1000 + k) end
+      end
+      local programs, options = {}, { { bulk = false }, {} }
+      for i = 1, 2 do programs[i] = lcore_ir.program(FLOWS, made[i]) end
+      assert.falsy(c.emit(programs[1], options[1]):find("tw_hash_get_bulk(", 1, true))
+      assert.truthy(c.emit(programs[2], options[2]):find("tw_hash_get_bulk(", 1, true))
+      local functions = lcore_ir.c(programs, options)
+      math.randomseed(3)
+      for _ = 1, 50 do
+         local frames, states = random.frames(math.random(1, 64)), {}
+         for i = 1, 2 do
+            local b = lcore_ir.burst(frames)
+            lcore_ir.fill(b)
+            functions[i](b.burst, #frames)
+            states[i] = lcore_ir.state(b)
+         end
+         assert.same(states[1], states[2])
+      end
+      assert.equal(made[1].seen:sum(0), made[2].seen:sum(0))
+      for k = 0, 63 do
+         assert.equal(made[1].flows:get(k), made[2].flows:get(k))
+         assert.equal(made[1].other:get(k), made[2].other:get(k))
+      end
+      assert.is_true(made[1].flows:get(2) > 1002ULL)
+      for i = 1, 2 do
+         for _, t in pairs(made[i]) do t:free() end
+      end
+   end)
+
+   it("looks up one by one where the order of packets could be seen", function()
+      local flows = tw.hash { name = "spec_order", key = "u32", value = "u64", entries = 64 }
+      local tables = {
+         flows = flows, seen = tw.counters { name = "spec_seen", size = 1 },
+         other = tw.hash { key = "u32", value = "u64", entries = 8 },
+      }
+      local function in_bulk(text) return c.emit(lcore_ir.program(text, tables)):find("tw_hash_get_bulk(", 1, true) end
+      assert.truthy(in_bulk(FLOWS))
+      assert.falsy(in_bulk((FLOWS:gsub('&"other", v1, 1LL, 0%) reads stack writes value table "other"',
+         '&"flows", v1, 1LL, 0) reads stack writes value table "flows"'))), "the table is written")
+      assert.falsy(in_bulk((FLOWS:gsub("store16 v3 %+16, v17", "store64 v5 +0, v17"))), "what is counted is read")
+      assert.falsy(in_bulk((FLOWS:gsub("store8 v3 %+2, 2",
+         'v99:num 0..1 = call tw_hash_add(&"other", v2, 1LL, 0) reads stack writes value table "other"'))),
+         "a table is written in front")
+      for _, t in pairs(tables) do t:free() end
+   end)
+
    it("leaves out packets that have a verdict, and notes how far the others are", function()
       local program = lcore_ir.program [[
          program "middle" target lcore

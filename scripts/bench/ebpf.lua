@@ -6,7 +6,6 @@ local here = "scripts/bench"
 package.path = ("%s/?.lua;"):format(here) .. package.path
 
 local ffi = require "ffi"
-local abi = require "tideway.abi"
 local compiler = require "tideway.compiler"
 local kernel_twin = require "test.support.kernel_twin"
 local loader = require "tideway.bpf.load"
@@ -39,7 +38,7 @@ do
       elseif word == "--nf" or word == "--json" then
          options[word:sub(3)] = value
       else
-         error(("ebpf: cannot use '%s'; there are --rounds N, --times N, --nf NAME, --json FILE, --check"):format(word), 0)
+         error(("ebpf: cannot use '%s'; there are --rounds, --times, --nf, --json, --check"):format(word), 0)
       end
       i = i + 2
    end
@@ -159,8 +158,8 @@ local function compile_time(label, names, goal)
       loaded:close()
       if i == 0 then first = took else seconds[i] = took end
    end
-   return { name = label, first = first, seconds = report.median(seconds), verified = program_of.verified, insns = insns,
-      goal = goal }
+   return { name = label, first = first, seconds = report.median(seconds), verified = program_of.verified,
+      insns = insns, goal = goal }
 end
 
 -- ---- report ----
@@ -180,7 +179,9 @@ local function print_table(results, refused)
          r.c_insns, r.insns_ratio, verdict(r.insns_ratio <= WORST), r.ns, r.c_ns, r.ns_ratio, r.low, r.high,
          verdict(r.ns_ratio <= WORST), r.verified, r.c_verified, r.jited, r.c_jited))
    end
-   for _, r in ipairs(refused) do print(("%-11s refused: %s  %s"):format(r.name, r.why:match "[^\n]+", verdict(false))) end
+   for _, r in ipairs(refused) do
+      print(("%-11s refused: %s  %s"):format(r.name, r.why:match "[^\n]+", verdict(false)))
+   end
 end
 
 local function print_means(results)
@@ -229,12 +230,11 @@ local function main()
    print_times(times)
    if options.json then
       local file = assert(io.open(options.json, "w"))
-      file:write(report.json { machine = report.machine(), rounds = options.rounds, times = options.times, nfs = results,
-         refused = refused, means = means, compile = times }, "\n")
+      file:write(report.json { machine = report.machine(), rounds = options.rounds, times = options.times,
+         nfs = results, refused = refused, means = means, compile = times }, "\n")
       file:close()
    end
    return all_met and 0 or options.check and 1 or 0
 end
 
-assert(abi)
 os.exit(main())

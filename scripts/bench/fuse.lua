@@ -104,7 +104,7 @@ end
 
 -- ---- contenders: functions over `count` packets of the burst ----
 
-local burst, memory = ffi.new "struct tw_burst", ffi.new("uint8_t[?]", 64 * 2048 + 64)
+local burst, memory = ffi.new "struct tw_burst", ffi.new("uint8_t[?]", 64 * 2304 + 64)
 local kept = {} -- what machine code points to
 
 local function by_gcc()
@@ -167,7 +167,8 @@ local function now()
 end
 
 -- The alignment that packet buffers have.
-local buffers = ffi.cast("uint8_t *", bit.band(ffi.cast("uint64_t", ffi.cast("uintptr_t", memory)) + 63ULL, bit.bnot(63ULL)))
+local address = ffi.cast("uint64_t", ffi.cast("uintptr_t", memory))
+local buffers = ffi.cast("uint8_t *", bit.band(address + 63, bit.bnot(63ULL)))
 
 local function over_packets(library, packets, run)
    local at, size = 0, options.burst

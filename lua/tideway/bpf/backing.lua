@@ -27,6 +27,7 @@ function M.declaration(t)
       d.value = t.kind ~= "ringbuf" and t.value_type and t.value_type.text or nil
    end
    if kind == "lpm_trie" then d.family = t.family end
+   d.lock = t.lock
    return d
 end
 
@@ -61,7 +62,8 @@ local function copy_entries(t, m)
    end
 end
 
-local METHODS = { "get", "set", "put", "del", "add", "pairs", "count", "stats", "clear", "sum", "find" }
+local METHODS = { "get", "set", "put", "del", "add", "exchange", "compare_exchange", "pairs", "count", "stats", "clear",
+   "sum", "find" }
 
 local function redirect(t, m)
    for _, name in ipairs(METHODS) do

@@ -4,7 +4,9 @@
 -- Every access is a system call on a copy, programs go on meanwhile. Values of several fields read
 -- as entries: v.packets reads what get() found, v.packets = n looks the value up again, changes the
 -- one field and stores it; what a program changes between those two calls is lost, and so with
--- add(). Programs themselves add atomically. Arrays made with mmapable = true are memory that user
+-- add(), exchange() and compare_exchange(). Programs themselves do these atomically. Arrays in an
+-- entry are written as a whole. The spin lock of a value is taken by the kernel for each get() and
+-- set(), no longer. Arrays made with mmapable = true are memory that user
 -- space and programs share: no system calls, references are live, and add() is atomic.
 
 local ffi = require "ffi"
@@ -89,6 +91,7 @@ local function wrap(self)
       list = { "mapped", scalar and "mapped_add" or nil }
    elseif k.add and scalar then
       list[#list + 1] = "add"
+      list[#list + 1] = t.size >= 4 and "exchange" or nil
    elseif scalar and k.per_cpu then
       list[#list + 1] = "percpu_add"
    elseif not scalar and not k.per_cpu and not k.handles and not k.keyless then

@@ -126,6 +126,32 @@ function f.add(_, $K, n)
 end
 ]]
 
+-- Not atomic: a program may change the value between the two calls.
+templates.exchange = [[
+function f.exchange(_, $K, value)
+   $STORE_K
+   local rc = C.tw_bpf_map_lookup(fd, kptr, raw, 0)
+   if rc == env.ENOENT then return nil end
+   if rc < 0 then fail(2) end
+   local old = read()
+   val[0] = value
+   room(C.tw_bpf_map_update(fd, kptr, raw, 0), 2)
+   return old
+end
+function f.compare_exchange(_, $K, expected, value)
+   $STORE_K
+   local rc = C.tw_bpf_map_lookup(fd, kptr, raw, 0)
+   if rc == env.ENOENT then return nil end
+   if rc < 0 then fail(2) end
+   local old = read()
+   if old == expected then
+      val[0] = value
+      room(C.tw_bpf_map_update(fd, kptr, raw, 0), 2)
+   end
+   return old
+end
+]]
+
 templates.sum = [[
 function f.sum(_, $K)
    $STORE_K

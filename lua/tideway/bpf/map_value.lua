@@ -38,7 +38,13 @@ local function entry_meta(self, env)
       -- An element written in the copy would be lost: arrays are written as a whole.
       if field.array then fixed[field.name] = ffi.typeof("const $ *", field.array.ctype) end
    end
-   local function bad(name) error(("map %s has no field '%s'"):format(self.name, tostring(name)), 3) end
+   local function bad(name)
+      if self.lock_offset and (name == "lock" or name == "unlock") then
+         error(("map %s: only programs hold the lock of a kernel map; here get() and set() of the whole value take it"):format(
+            self.name), 3)
+      end
+      error(("map %s has no field '%s'"):format(self.name, tostring(name)), 3)
+   end
    return {
       __index = function(entry, name)
          if not is_field[name] then bad(name) end

@@ -34,6 +34,7 @@ local OPTIONS = { name = true, key = true, rules = true }
 ---@class tideway.Acl
 ---@field name string
 ---@field kind string  "acl"
+---@field key_type tideway.Type
 local Acl = {}
 Acl.__index = Acl
 
@@ -159,7 +160,7 @@ local function wrap(pointer, key_text)
    local info = ffi.new "struct tw_table_info"
    C.tw_table_get_info(pointer, info)
    local self = setmetatable({
-      table = pointer, kind = "acl", name = ffi.string(info.name), key = key_text,
+      table = pointer, kind = "acl", name = ffi.string(info.name), key = key_text, key_type = t,
       anchor = ffi.new("uint64_t[?]", info.key_stride / 8),
    }, Acl)
    local store, arguments = type_lib.store(t, "key", "k")

@@ -64,6 +64,25 @@ function tables.add(_, $K, n)
 end
 ]]
 
+-- What was there lies in `old`, as 64 bits whose low ones are the value.
+templates.hash_atomic = [[
+local old, oldp = env.old, cast(vptr, env.old)
+function tables.exchange(_, $K, value)
+   $STORE_K
+   local ok = C.tw_hash_exchange(t, key, value, $NOW, old)
+   if not ok then return nil end
+   local p = oldp
+   return $LOAD
+end
+function tables.compare_exchange(_, $K, expected, value)
+   $STORE_K
+   local ok = C.tw_hash_compare_exchange(t, key, expected, value, $NOW, old)
+   if not ok then return nil end
+   local p = oldp
+   return $LOAD
+end
+]]
+
 -- Two loads and no call: rte_lpm's tbl24, and tbl8 for prefixes longer than /24.
 templates.lpm4 = [[
 local view, cells = env.view, env.cells
@@ -171,6 +190,24 @@ function tables.add(_, i, n)
 end
 ]]
 
+templates.array_atomic = [[
+local old, oldp = env.old, cast(vptr, env.old)
+function tables.exchange(_, i, value)
+   if i < 0 or i >= entries then return nil end
+   local ok = C.tw_array_exchange(t, i, value, old)
+   if not ok then return nil end
+   local p = oldp
+   return $LOAD
+end
+function tables.compare_exchange(_, i, expected, value)
+   if i < 0 or i >= entries then return nil end
+   local ok = C.tw_array_compare_exchange(t, i, expected, value, old)
+   if not ok then return nil end
+   local p = oldp
+   return $LOAD
+end
+]]
+
 -- One copy of the counters per lcore, whole cache lines apart: no atomic, no shared line.
 templates.counters = [[
 local base, stride, entries, id, mine = env.base, env.stride, env.entries, env.id, env.mine
@@ -232,6 +269,7 @@ function M.generate(kinds, o)
    env.cast, env.copy, env.tonumber, env.type = ffi.cast, ffi.copy, tonumber, type
    env.error, env.tostring, env.string_of, env.bit = error, tostring, ffi.string, bit
    env.packet, env.burst = burst()
+   env.old = ffi.new "int64_t[1]"
    env.bytes, env.arrays = ffi.typeof "uint8_t *", type_lib.array_stores(o.key, o.value)
    env.mine = env.burst and env.burst.lcore or C.TW_TABLE_CONTROL
    local words, key, val, vptr, kptr = { NOW = "0", SLOT = slot_of(env) }, nil, nil, nil, nil

@@ -108,6 +108,17 @@ function base:pairs()
    end
 end
 
+-- What only some types of values have; tables that have it hide these.
+local function only_for(name, what)
+   base[name] = function(self)
+      error(("%s %s has no %s(): it is for %s"):format(self.kind, self.name, name, what), 2)
+   end
+end
+only_for("put", "values with named fields in hash, lru and lpm")
+only_for("add", "values that are one integer")
+only_for("exchange", "values that are one integer of 4 or 8 bytes in hash, lru and array")
+only_for("compare_exchange", "values that are one integer of 4 or 8 bytes in hash, lru and array")
+
 -- ---- kinds ----
 
 local in_hash = { name = true, key = true, value = true, entries = true, expire = true, lock = true }
@@ -118,12 +129,18 @@ local function can_add(t)
    return t.scalar and is_integer[t.fields[1].type]
 end
 
+-- exchange() and compare_exchange(): what one instruction can do.
+local function can_exchange(t)
+   return can_add(t) and t.size >= 4
+end
+
 local function build_hash(self, info)
    local list = { "hash" }
    if not self.value_type.scalar then
       list[2] = "hash_struct"
    elseif can_add(self.value_type) then
       list[2] = "hash_scalar"
+      list[3] = can_exchange(self.value_type) and "hash_atomic" or nil
    end
    return code.generate(list, {
       table = self.table, name = self.name, key = self.key_type, value = self.value_type,
@@ -206,6 +223,7 @@ kinds.array = {
       local list = { "array" }
       if can_add(self.value_type) then
          list[2] = "array_scalar"
+         list[3] = can_exchange(self.value_type) and "array_atomic" or nil
       end
       return code.generate(list, {
          table = self.table, name = self.name, value = self.value_type, env = {

@@ -9,6 +9,8 @@
 #include <string.h>
 
 #define AHEAD 4 /* packets whose first bytes are fetched while this one is worked on */
+#define BUFFER \
+	2304 /* bytes from packet to packet: those of a DPDK pool, which are no power of two */
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
@@ -315,7 +317,7 @@ void fuse_fill(struct tw_burst *burst, int32_t count, uint8_t *memory, const uin
 	for (int32_t i = 0; i < count; i++) {
 		struct tw_pkt *pkt = &burst->pkts[i];
 
-		pkt->data = memory + i * 2048;
+		pkt->data = memory + i * BUFFER;
 		memcpy(pkt->data, frames + i * 64, 64);
 		pkt->verdict = TW_NEXT;
 		pkt->out = TW_PORT_NONE;

@@ -5,6 +5,7 @@
 local bit = require "bit"
 local ffi = require "ffi"
 local abi = require "tideway.abi"
+local bulks = require "tideway.compiler.back.c.bulk"
 local core = require "tideway.core"
 local graphs = require "tideway.compiler.ir.graph"
 local target = require "tideway.compiler.target.lcore"
@@ -128,7 +129,7 @@ function OPS.load(v) return ("load%d(%s)"):format(v.bits, address(v.args[1], v.o
 function OPS.pktdata() return "pkt->data" end
 function OPS.pktend() return "pkt->data + pkt->len" end
 function OPS.pktlen() return "pkt->len" end
-function OPS.alloca(v) return "s" .. v.id end
+function OPS.alloca(v, printer) return ("s%d%s"):format(v.id, printer.bulk and "[i]" or "") end
 
 function OPS.ctxload(v)
    local f = target.fields[v.field] or error(("an lcore's packet has no field %s"):format(v.field), 0)
@@ -185,7 +186,7 @@ function Printer:instruction(v)
       if not f or not f.write then error(("an lcore's packet has no field %s to write"):format(v.field), 0) end
       return self:say("%s->%s = %s;", f.of, f.member, operand(v.args[1]))
    end
-   local code = v.fn == "counters_row" and row_of(self, v) or OPS[v.op](v)
+   local code = v.fn == "counters_row" and row_of(self, v) or OPS[v.op](v, self)
    if v.type == "void" then return self:say("%s;", code) end
    self:say("v%d = (%s)(%s);", v.id, TYPES[v.type], code)
 end
@@ -205,7 +206,7 @@ local function condition(term)
 end
 
 -- The parameters of a target get their values all at once.
-local function jump(t)
+local function copies(t)
    local read, written = {}, {}
    for i, p in ipairs(t.block.params) do
       local a = t.args[i]
@@ -214,16 +215,23 @@ local function jump(t)
          written[#written + 1] = ("v%d = t%d;"):format(p.id, i)
       end
    end
-   if #read == 0 then return ("goto b%d;"):format(t.block.id) end
-   return ("{ %s %s goto b%d; }"):format(table.concat(read, " "), table.concat(written, " "), t.block.id)
+   return #read > 0 and table.concat(read, " ") .. " " .. table.concat(written, " ") .. " " or ""
+end
+
+function Printer:jump(t)
+   local bulk = self.first_pass
+   local go = bulk and not bulk.before[t.block] and self:exit(t.block, bulk.live_in[t.block]) or
+      ("goto b%d;"):format(t.block.id)
+   local moved = copies(t)
+   return moved == "" and not go:find "; " and go or ("{ %s%s }"):format(moved, go)
 end
 
 function Printer:terminator(term)
    self:line(term.pos)
    if term.op == "ret" then return self:say "goto next;" end
    local targets = term.targets
-   if not targets[2] then return self:say(jump(targets[1])) end
-   self:say("if (%s) %s else %s", condition(term), jump(targets[1]), jump(targets[2]))
+   if not targets[2] then return self:say(self:jump(targets[1])) end
+   self:say("if (%s) %s else %s", condition(term), self:jump(targets[1]), self:jump(targets[2]))
 end
 
 -- ---- the whole ----
@@ -238,7 +246,9 @@ function Printer:declarations(order)
       for _, v in ipairs(block.insts) do
          declare(v)
          if v.op == "alloca" then
-            self:say("_Alignas(%d) uint8_t s%d[%d];", math.max(8, v.align or 8), v.id, v.size)
+            local align = math.max(8, v.align or 8)
+            self:say("_Alignas(%d) uint8_t s%d%s[%d];", align, v.id, self.bulk and "[TW_BURST_MAX]" or "",
+               math.ceil(v.size / align) * align)
          end
       end
    end
@@ -249,26 +259,142 @@ function Printer:declarations(order)
    end
 end
 
-function Printer:body(order)
+function Printer:loop_head()
    self:say "for (int32_t i = 0; i < count; i++) {"
    self:say "struct tw_pkt *pkt = &burst->pkts[i];"
+end
+
+function Printer:fetch_ahead()
    self:say("__builtin_prefetch(burst->pkts[i + %d < count ? i + %d : i].data, 1);", AHEAD, AHEAD)
-   self:declarations(order)
-   if self.options.guard then self:say "if (pkt->verdict) goto next;" end
-   for _, block in ipairs(order) do
-      self:say("b%d:;", block.id)
-      for _, v in ipairs(block.insts) do self:instruction(v) end
-      self:terminator(block.term)
-   end
+end
+
+function Printer:loop_end()
    self:say "next:;"
    if self.options.resume then self:say("if (!pkt->verdict) pkt->resume = %d;", self.options.resume) end
    self:say "}"
+end
+
+function Printer:block(block, first, last)
+   for i = first, last do self:instruction(block.insts[i]) end
+end
+
+function Printer:body(order)
+   self:declarations(order)
+   self:loop_head()
+   self:fetch_ahead()
+   if self.options.guard then self:say "if (pkt->verdict) goto next;" end
+   for _, block in ipairs(order) do
+      self:say("b%d:;", block.id)
+      self:block(block, 1, #block.insts)
+      self:terminator(block.term)
+   end
+   self:loop_end()
+end
+
+-- ---- two passes with a look-up of all packets in between ----
+
+-- Made again rather than kept.
+local CHEAP = { pktdata = true, pktend = true, pktlen = true, alloca = true }
+
+local function sorted(live)
+   local list = {}
+   for v in pairs(live) do list[#list + 1] = v end
+   table.sort(list, function(a, b) return a.id < b.id end)
+   return list
+end
+
+-- Code that ends a packet's first pass; the second goes on at `block`, or behind the look-up when that is nil.
+function Printer:exit(block, live)
+   local code, name = {}, block and "b" .. block.id or "found"
+   if not self.exits[name] then
+      self.exits[#self.exits + 1] = { name = name, live = live }
+      self.exits[name] = #self.exits
+   end
+   for _, v in ipairs(sorted(live)) do
+      if not CHEAP[v.op] and v.fn ~= "counters_row" then
+         self.kept[v] = true
+         code[#code + 1] = ("k%d[i] = v%d;"):format(v.id, v.id)
+      end
+   end
+   code[#code + 1] = ("way[i] = %d; goto over;"):format(self.exits[name])
+   return table.concat(code, " ")
+end
+
+function Printer:first(bulk, order)
+   self.first_pass = bulk
+   self:loop_head()
+   self:fetch_ahead()
+   if self.options.guard then self:say "if (pkt->verdict) { way[i] = 0; goto over; }" end
+   for _, block in ipairs(order) do
+      if bulk.before[block] then
+         self:say("b%d:;", block.id)
+         self:block(block, 1, block == bulk.block and bulk.at - 1 or #block.insts)
+         if block == bulk.block then
+            self:say("keys[n] = %s; who[n++] = i; %s", operand(bulk.call.args[2]), self:exit(nil, bulk.live_after))
+         else
+            self:terminator(block.term)
+         end
+      end
+   end
+   self:say "over:;\n}"
+   self.first_pass = nil
+end
+
+function Printer:look_up(bulk)
+   local now = bulk.call.args[3].op == "const" and operand(bulk.call.args[3]) or "burst->now"
+   self:line(bulk.call.pos)
+   self:say "if (n) {"
+   self:say("tw_hash_get_bulk((void *)%s, keys, n, %s, values);", operand(bulk.call.args[1]), now)
+   self:say "for (uint32_t j = 0; j < n; j++) {"
+   self:say "__builtin_prefetch(values[j]);"
+   self:say "found_at[who[j]] = values[j];"
+   self:say "}\n}"
+end
+
+function Printer:second(bulk, order)
+   self:loop_head()
+   self:say "switch (way[i]) {"
+   for number, exit in ipairs(self.exits) do
+      self:say("case %d:", number)
+      for _, v in ipairs(sorted(exit.live)) do
+         if self.kept[v] then self:say("v%d = k%d[i];", v.id, v.id) else self:instruction(v) end
+      end
+      self:say("goto %s;", exit.name)
+   end
+   self:say "default: goto next;\n}"
+   for _, block in ipairs(order) do
+      if block == bulk.block then
+         self:say("found:;\nv%d = found_at[i];", bulk.call.id)
+         self:block(block, bulk.at + 1, #block.insts)
+         self:terminator(block.term)
+      elseif not bulk.before[block] then
+         self:say("b%d:;", block.id)
+         self:block(block, 1, #block.insts)
+         self:terminator(block.term)
+      end
+   end
+   self:loop_end()
+end
+
+function Printer:body_in_passes(bulk, order)
+   self.bulk, self.exits, self.kept = bulk, {}, {}
+   self:declarations(order)
+   self:say "const void *keys[TW_BURST_MAX];\nvoid *values[TW_BURST_MAX], *found_at[TW_BURST_MAX];"
+   self:say "uint8_t who[TW_BURST_MAX], way[TW_BURST_MAX];\nuint32_t n = 0;"
+   local place = #self.lines + 1
+   self:first(bulk, order)
+   for _, v in ipairs(sorted(self.kept)) do
+      table.insert(self.lines, place, ("%s k%d[TW_BURST_MAX];"):format(TYPES[v.type], v.id))
+   end
+   self:look_up(bulk)
+   self:second(bulk, order)
 end
 
 ---@class tideway.c.options
 ---@field name? string of the C function
 ---@field guard? boolean packets that have a verdict are left out: not the first segment of a chain
 ---@field resume? integer the stage that comes after, noted in packets that go on
+---@field bulk? boolean false: no look-ups of all packets at once
 
 --- The declarations that functions of M.emit need in front of them, once per file.
 ---@return string
@@ -281,7 +407,8 @@ function M.prelude() return PRELUDE end
 function M.emit(program, options)
    options = options or {}
    local printer = setmetatable({ lines = {}, rows = {}, options = options }, Printer)
-   printer:body(graphs.of(program).order)
+   local order, found = graphs.of(program).order, options.bulk ~= false and bulks.find(program)
+   if found then printer:body_in_passes(found, order) else printer:body(order) end
    return ("void %s(struct tw_burst *burst, int32_t count)\n{\n%s\n%s\n}\n"):format(options.name or "chain",
       table.concat(printer.rows, "\n"), table.concat(printer.lines, "\n"))
 end

@@ -25,6 +25,10 @@ Context.__index = Context
 
 local M = {}
 
+--- Nothing is known.
+---@return tideway.front.state
+function M.state() return { vars = {}, range = {}, nonnil = {}, inside = {}, memo = {}, gen = {} } end
+
 ---@return tideway.front.context
 function M.new(name, target, options)
    local program = ir.program(name, target.name)
@@ -34,7 +38,7 @@ function M.new(name, target, options)
       depth = 0, slots = 0, effects = 0, reads = {},
    }, Context)
    cx.block = ir.block(program)
-   cx.state = { vars = {}, range = {}, nonnil = {}, inside = {}, memo = {}, gen = {} }
+   cx.state = M.state()
    cx.state.dom = { block = cx.block, depth = 0 }
    return cx
 end
@@ -50,6 +54,11 @@ function Context:refuse(message, hint)
       if self.calls[i].pos then diagnostic.note(err, self.calls[i].pos, "called here") end
    end
    error(err, 0)
+end
+
+--- Refuse, unless this is an attempt at a loop with ranges that are still too wide: it will be written again.
+function Context:doubt(message, hint)
+   if not self.speculative then self:refuse(message, hint) end
 end
 
 -- ---- instructions ----
@@ -276,6 +285,31 @@ function Context:check(pointer, n, dend)
    terminate(self, "check", { pointer, dend },
       { { block = yes.block, args = {} }, { block = no.block, args = {} } }, { n = n })
    return yes, no
+end
+
+-- ---- places that many paths lead to, with a few numbers and nothing else ----
+
+---@param kinds table[] { type, lo, hi } each
+---@return table landing
+function Context:landing(kinds)
+   local block = ir.block(self.program)
+   for _, kind in ipairs(kinds) do ir.param(self.program, block, kind[1], { lo = kind[2], hi = kind[3] }) end
+   return block
+end
+
+--- The current path ends there.
+---@param values tideway.ir.value[]
+function Context:land(landing, values)
+   terminate(self, "jmp", {}, { { block = landing, args = values } })
+end
+
+--- Go on there; nothing is known but the numbers.
+---@return tideway.ir.value[]
+function Context:arrive(landing)
+   assert(self:dead(), "a path is still open")
+   self.block, self.state = landing, M.state()
+   self.state.dom = { block = landing, depth = 0 }
+   return landing.params
 end
 
 -- ---- joining ----

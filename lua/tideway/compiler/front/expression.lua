@@ -3,6 +3,7 @@
 
 local bit = require "bit"
 local ffi = require "ffi"
+local array = require "tideway.compiler.front.array"
 local ctype = require "tideway.compiler.front.ctype"
 local memory = require "tideway.compiler.front.memory"
 local number = require "tideway.compiler.front.number"
@@ -26,8 +27,18 @@ local at = M.at
 
 -- ---- values that may be nil ----
 
+-- A reference that a table gave: nil or not, when a test has told.
+local function nilable(cx, fv)
+   local known = cx.state.nonnil[fv.ir]
+   if known == nil then return fv end
+   if not known then return NIL end
+   return value.ptr(fv.ir, fv.off, fv.type,
+      { ref = fv.ref, gen = fv.gen, shape = fv.shape, alternatives = fv.alternatives })
+end
+
 --- What the tests passed so far say about the value: its value alone, nil, or still open.
 function M.resolve(cx, fv)
+   if fv.k == "ptr" and fv.nilable then return nilable(cx, fv) end
    if fv.k ~= "tagged" then return fv end
    local lo, hi = cx:range(fv.tag)
    local set = fv.set
@@ -149,6 +160,7 @@ function M.equal(cx, a, b)
       return yes2, united(cx, { no, no2 })
    end
    if number.type(a) and number.type(b) then return number.compare(cx, "eq", a, b) end
+   if array.of(a) or array.of(b) then return array.equal(cx, a, b) end
    if is_in6(a) and is_in6(b) then return both_halves(cx, a, b) end
    if a.k == "choice" or b.k == "choice" then
       if a.k ~= "choice" then a, b = b, a end
@@ -305,14 +317,11 @@ local function host_index(cx, object, key)
    return fv
 end
 
+-- An array of C.
 local function array_index(cx, object, key)
    local n = object.type.size / object.type.to.size
-   local v = number.ir(cx, key, "an index")
-   local lo, hi = cx:range(v)
-   if lo < 0 or hi >= n then
-      cx:refuse(("index %.0f..%.0f of an array of %d"):format(lo, hi, n),
-         "test the index first, or mask it with bit.band")
-   end
+   memory.usable(cx, object)
+   array.check_index(cx, key, n, ("an array of %d"):format(n))
    local element = value.ptr(object.ir, object.off, object.type.to, { gen = object.gen })
    return memory.deref(cx, element, key)
 end
@@ -326,6 +335,7 @@ function M.index(cx, object, key)
       return require("tideway.compiler.front.intrinsic.packet").field(cx, key.v)
    elseif object.k == "ptr" then
       if number.type(key) then
+         if array.of(object) then return array.get(cx, object, key) end
          if object.type.kind == "array" then return array_index(cx, object, key) end
          if object.ref then cx:refuse(("%s has no elements"):format(value.describe(object))) end
          return memory.deref(cx, object, key)
@@ -345,6 +355,7 @@ function M.set_index(cx, object, key, fv)
       return require("tideway.compiler.front.intrinsic.packet").set_field(cx, key.v, fv)
    elseif object.k == "ptr" then
       if number.type(key) then
+         if array.of(object) then return array.set(cx, object, key, fv) end
          local element
          if object.type.kind == "array" then
             array_index(cx, object, key) -- for its check
@@ -401,6 +412,7 @@ function EVAL.Unary(cx, frame, node)
    at(cx, frame, node)
    if node.op == "#" then
       if fv.k == "host" and (type(fv.v) == "string" or type(fv.v) == "table") then return value.host(#fv.v) end
+      if array.of(fv) then return value.host(array.of(fv).count) end
       cx:refuse(("'#' of %s"):format(value.describe(fv)))
    end
    if not number.type(fv) then number.not_a_number(cx, fv, "'-'") end

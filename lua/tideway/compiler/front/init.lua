@@ -123,6 +123,7 @@ function M.compile(name, nfs, place, options)
       local last = (options.first or 0) + #nfs
       if options.last == false then place.go_on(cx) else place.sink(cx, last) end
    end
+   if place.close then place:close(cx) end
    return { program = cx.program, tables = cx.used_tables }
 end
 

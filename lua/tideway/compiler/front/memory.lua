@@ -3,6 +3,7 @@
 -- frame is preceded by a bounds check, unless it is known to be inside.
 
 local ffi = require "ffi"
+local arrays = require "tideway.packet.array"
 local header = require "tideway.packet.header"
 local ir = require "tideway.compiler.ir"
 local ctype = require "tideway.compiler.front.ctype"
@@ -146,7 +147,8 @@ end
 
 -- ---- access ----
 
-local function usable(cx, p)
+--- Refuses a reference that may be nil, or a view from before a resize.
+function M.usable(cx, p)
    if p.nilable and cx.state.nonnil[p.ir] ~= true then
       cx:refuse(("%s may be nil here"):format(p.shape and p.shape.name and "the view of " .. p.shape.name
          or "what the table gave"), "test it first: if x then ... end")
@@ -219,7 +221,7 @@ end
 -- Makes sure that `size` bytes at p + off may be read and written. A header is in the frame as a whole or not at
 -- all: the first access to one of its fields checks all of it.
 local function reach(cx, p, off, size)
-   usable(cx, p)
+   M.usable(cx, p)
    if cx.copied and p.gen then return reach_copy(cx, p, off, size) end
    if p.ir.space ~= "pkt" then return p.ir, off end
    local past = p.type.kind == "struct" and p.off + smallest(p) - off - size or 0
@@ -317,7 +319,7 @@ end
 -- ---- C types ----
 
 local function shape_of(t)
-   return t.kind == "struct" and (header.by_ctype[t.id] or types.by_ctype[t.id]) or nil
+   return t.kind == "struct" and (header.by_ctype[t.id] or types.by_ctype[t.id] or arrays.by_ctype[t.id]) or nil
 end
 
 --- The struct or number that a pointer points to: p[0], p[i].
@@ -362,7 +364,7 @@ local in6 = ffi.typeof "struct tw_in6"
 function M.halves(cx, fv)
    if fv.k == "host" and type(fv.v) == "cdata" and ffi.istype(in6, fv.v) then
       return ir.const(fv.v.q0, "u64"), ir.const(fv.v.q1, "u64")
-   elseif fv.k == "ptr" and fv.type.kind == "struct" and fv.type.size == 16 then
+   elseif fv.k == "ptr" and fv.type == ctype.of(in6) then
       return M.load(cx, fv, 0, 64, "u64"), M.load(cx, fv, 8, 64, "u64")
    elseif fv.k == "tagged" then
       cx:refuse("the address may be nil here", "test it first: if x then ... end")
@@ -371,25 +373,26 @@ function M.halves(cx, fv)
 end
 
 function M.copy_struct(cx, p, off, t, fv)
-   if t.size == 16 then
+   local array = require "tideway.compiler.front.array"
+   if t == ctype.of(in6) then
       local a, b = M.halves(cx, fv)
       M.store(cx, p, off, 64, a)
       M.store(cx, p, off + 8, 64, b)
       return
+   elseif arrays.by_ctype[t.id] then
+      return array.copy(cx, p, off, arrays.by_ctype[t.id], fv)
    end
-   if fv.k ~= "ptr" or fv.type.size ~= t.size then
+   if fv.k ~= "ptr" or fv.type ~= t then
       cx:refuse(("%d bytes of the same type are needed, this is %s"):format(t.size, value.describe(fv)))
    end
-   local at = 0
-   while at < t.size do
-      local n = t.size - at >= 8 and 8 or t.size - at >= 4 and 4 or t.size - at >= 2 and 2 or 1
-      M.store(cx, p, off + at, n * 8, M.load(cx, fv, at, n * 8))
-      at = at + n
+   for at, bytes in array.words(t.size) do
+      M.store(cx, p, off + at, bytes * 8, M.load(cx, fv, at, bytes * 8))
    end
 end
 
 -- ---- header fields ----
 
+--- A number of so many bits with its bytes in the other order, unless that is the CPU's own.
 local function swap(cx, v, bits, order)
    if order == "le" or bits == 8 then return v end
    if v.op == "const" then
@@ -402,6 +405,8 @@ local function swap(cx, v, bits, order)
    if bits < 64 then fields.lo, fields.hi = 0, MAX[bits] end
    return cx:emit("bswap", bits == 64 and "u64" or "num", { v }, fields)
 end
+
+M.swap = swap
 
 -- The member that holds the field, as a host number.
 local function member(cx, p, field, at)
@@ -433,6 +438,7 @@ end
 local function read_header_field(cx, p, field)
    local at = offset_of(p, field)
    if field.type == "mac" then return read_mac(cx, p, at) end
+   if field.count or field.fields then return M.load_ctype(cx, p, at, p.type.fields[field.raw].type) end
    if field.type == "ip6" then return M.load_ctype(cx, p, at, ctype.of(in6)) end
    local v = member(cx, p, field, at)
    local bits = field.raw_size * 8
@@ -470,6 +476,7 @@ end
 local function write_header_field(cx, p, field, fv)
    local at = offset_of(p, field)
    if field.type == "mac" then return write_mac(cx, p, at, fv) end
+   if field.count or field.fields then return M.copy_struct(cx, p, at, p.type.fields[field.raw].type, fv) end
    if field.type == "ip6" then return M.copy_struct(cx, p, at, ctype.of(in6), fv) end
    local bits = field.raw_size * 8
    local v = number.ir(cx, fv, "assignment to " .. field.name)
@@ -517,6 +524,17 @@ function M.store_basic(cx, p, off, type, fv)
    if type == "ip6" then return M.copy_struct(cx, p, off, ctype.of(in6), fv) end
    local bits = types.basic[type].size * 8
    M.store(cx, p, off, bits, number.ir(cx, fv, "a value of type " .. type))
+end
+
+--- A field of an entry.
+function M.load_field(cx, p, field)
+   if field.array then return M.load_ctype(cx, p, field.offset, ctype.of(field.array.ctype)) end
+   return M.load_basic(cx, p, field.offset, field.type)
+end
+
+function M.store_field(cx, p, field, fv)
+   if field.array then return M.copy_struct(cx, p, field.offset, ctype.of(field.array.ctype), fv) end
+   return M.store_basic(cx, p, field.offset, field.type, fv)
 end
 
 -- ---- by name ----
@@ -571,7 +589,7 @@ function M.field(cx, p, name)
       if method then return value.host(method) end
    elseif p.shape then
       local field = entry_field(p.shape, name)
-      if field then return M.load_basic(cx, p, field.offset, field.type) end
+      if field then return M.load_field(cx, p, field) end
    end
    local member_of = p.type.fields[name]
    if member_of then return M.load_ctype(cx, p, member_of.offset, member_of.type) end
@@ -592,7 +610,7 @@ function M.set_field(cx, p, name, fv)
       if field then return write_header_field(cx, p, field, fv) end
    elseif p.shape then
       local field = entry_field(p.shape, name)
-      if field then return M.store_basic(cx, p, field.offset, field.type, fv) end
+      if field then return M.store_field(cx, p, field, fv) end
    end
    local member_of = p.type.fields[name]
    if not member_of then unknown(cx, p, name) end

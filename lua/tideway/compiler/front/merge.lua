@@ -381,6 +381,30 @@ function M.undecided(edges, depth)
    end
 end
 
+local function is_pointer_or_nil(fv) return fv.k == "ptr" or (fv.k == "host" and fv.v == nil) end
+
+-- References of which one may be nil by itself (0), and nil: all as references that may be 0.
+local function with_null(cx, edges, fvs)
+   local like
+   for i, fv in ipairs(fvs) do
+      if fv.k == "ptr" and fv.nilable and edges[i].state.nonnil[fv.ir] == nil then like = fv end
+   end
+   if not like then return nil end
+   local out = {}
+   for i, fv in ipairs(fvs) do
+      out[i] = fv.k == "ptr" and fv or value.ptr(cx:null(), like.off, like.type,
+         { ref = like.ref, nilable = true, gen = like.gen, shape = like.shape, alternatives = like.alternatives })
+   end
+   return out
+end
+
+-- A reference that may be 0 can't be told apart by a tag.
+local function hides_nil(edges, fvs)
+   for i, fv in ipairs(fvs) do
+      if fv.k == "ptr" and fv.nilable and edges[i].state.nonnil[fv.ir] == nil then return true end
+   end
+end
+
 function merge_values(cx, block, edges, fvs)
    local first, same = fvs[1], true
    for i = 2, #fvs do
@@ -392,7 +416,10 @@ function merge_values(cx, block, edges, fvs)
    end
    if all(fvs, value.is_number) then return merge_numbers(cx, block, edges, fvs) end
    if all(fvs, is_pointer) then return merge_pointers(cx, block, edges, fvs) end
+   local nullable = all(fvs, is_pointer_or_nil) and with_null(cx, edges, fvs)
+   if nullable then return merge_pointers(cx, block, edges, nullable) end
    if all(fvs, is_thing) then return merge_choice(cx, block, edges, fvs) end
+   if hides_nil(edges, fvs) then return value.conflict "what a table gave may be nil on one path: test it first" end
    if all(fvs, can_tag) then
       local known = {}
       for i, fv in ipairs(fvs) do known[i] = outcome(edges[i], fv) end

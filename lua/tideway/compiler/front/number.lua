@@ -140,7 +140,7 @@ local function divisor_checked(cx, v, what)
    local lo, hi = cx:range(v)
    if lo and (lo > 0 or hi < 0) then return end
    if v.op == "const" and v.value ~= 0 then return end
-   cx:refuse(("%s: the divisor may be 0 here"):format(what), "test it first: if d == 0 then return end")
+   cx:doubt(("%s: the divisor may be 0 here"):format(what), "test it first: if d == 0 then return end")
 end
 
 local function modulo(cx, a, b)
@@ -151,7 +151,7 @@ local function modulo(cx, a, b)
    local bl, bh = cx:range(y)
    if type ~= "num" then
       if type == "i64" and not (al and al >= 0 and bl and bl > 0) then
-         cx:refuse("'%' on int64_t that may be negative", "use uint64_t")
+         cx:doubt("'%' on int64_t that may be negative", "use uint64_t")
       end
       return value.int(wide(cx, "mod", type, M.widen(cx, x, type), M.widen(cx, y, type), 0, bh and bh - 1 or nil))
    end
@@ -160,9 +160,9 @@ local function modulo(cx, a, b)
       return value.int(num(cx, "and", x, cx:const(y.value - 1), 0, al >= 0 and min(ah, y.value - 1) or y.value - 1))
    end
    if al < 0 or bl < 0 then
-      cx:refuse("'%': an operand may be negative here", "Lua's % is floored; make both operands non-negative")
+      cx:doubt("'%': an operand may be negative here", "Lua's % is floored; make both operands non-negative")
    end
-   return value.int(num(cx, "mod", x, y, 0, min(ah, bh - 1)))
+   return value.int(num(cx, "mod", x, y, 0, max(0, min(ah, bh - 1))))
 end
 
 local function wide_divide(cx, type, x, y)
@@ -170,7 +170,7 @@ local function wide_divide(cx, type, x, y)
    local al, ah = cx:range(x)
    local bl = cx:range(y)
    if type == "i64" and not (al and al >= 0 and bl and bl > 0) then
-      cx:refuse("'/' on int64_t that may be negative", "use uint64_t")
+      cx:doubt("'/' on int64_t that may be negative", "use uint64_t")
    end
    return value.int(wide(cx, "div", type, M.widen(cx, x, type), M.widen(cx, y, type), 0, ah))
 end
@@ -189,8 +189,9 @@ function M.floor(cx, fv)
       return value.int(num(cx, al >= 0 and "shr" or "sar", x, cx:const(k), floor(al / y.value), floor(ah / y.value)))
    end
    if al < 0 or bl < 0 then
-      cx:refuse("math.floor(a / b): an operand may be negative here", "make both operands non-negative")
+      cx:doubt("math.floor(a / b): an operand may be negative here", "make both operands non-negative")
    end
+   al, ah, bl, bh = max(al, 0), max(ah, 0), max(bl, 1), max(bh, 1)
    return value.int(num(cx, "div", x, y, floor(al / bh), floor(ah / bl)))
 end
 

@@ -190,17 +190,16 @@ end
 
 local u64 = ctype.int.uint64_t
 
--- Bytes of the packet, 0 where there is none.
+-- Bytes of the packet as it leaves, 0 where there is none. Asked for anew: nothing is kept for this until then.
 function M:frame_length(cx)
-   if cx.copied then return cx.copied.frame_length end
-   return (self.kernel.packet or self.kernel.length) and memory.length(cx) or cx:const(0)
+   if not self.kernel.packet and not self.kernel.length then return cx:const(0) end
+   return cx:emit("pktlen", "num", {}, { anew = true, lo = 0, hi = 65535 })
 end
 
 -- One entry of the exits' counters: packets and bytes.
 function M:account(cx, index)
-   if not self.counted then return end
    local key = cx:alloca(4, 4)
-   cx:emit("store", "void", { key, cx:const(index) }, { bits = 32, off = 0 })
+   cx:emit("store", "void", { key, index }, { bits = 32, off = 0 })
    local p = self:call(cx, "map_lookup_elem", "ptr", { cx:table_const(self.exit_table), key },
       { space = "value", reads = { stack = true }, table = self.exit_table })
    local yes, no = cx:split("ne", p, cx:null())
@@ -217,9 +216,26 @@ function M:account(cx, index)
    cx:enter(join)
 end
 
+-- Every way out leads to one place, which counts: the verifier then walks what is there once per way out, not once per
+-- path that leads to one.
+function M:exit(cx, index, code)
+   if not self.counted then return cx:ret(code) end
+   if not self.way_out then
+      self.way_out = cx:landing { { "num", 0, 65535 }, { "num", -4095, 2 ^ 31 - 1 } }
+   end
+   cx:land(self.way_out, { cx:const(index), code })
+end
+
+--- Writes the place that counts; the program is complete then.
+function M:close(cx)
+   if not self.way_out then return end
+   local index, code = unpack(cx:arrive(self.way_out))
+   self:account(cx, index)
+   cx:ret(code)
+end
+
 function M:leave(cx, stage, kind, argument, code)
-   self:account(cx, self:exit_index(stage, kind, argument))
-   cx:ret(type(code) == "number" and cx:const(code) or code)
+   self:exit(cx, self:exit_index(stage, kind, argument), type(code) == "number" and cx:const(code) or code)
 end
 
 --- Indexes of the ports, in order.
@@ -240,9 +256,8 @@ function M:to_port(cx, stage, fv)
       if fv.v == self.port and self.code.back then
          return self:leave(cx, stage, "port", fv.v, self.code.back)
       end
-      self:account(cx, self:exit_index(stage, "port", fv.v))
       local code = self:call(cx, "redirect", "num", { cx:const(ifindex), cx:const(0) }, { lo = -4095, hi = 255 })
-      return cx:ret(code)
+      return self:leave(cx, stage, "port", fv.v, code)
    end
    -- One test per port: there are few.
    local list = self:port_list()
@@ -286,14 +301,13 @@ function M:flood(cx, stage)
    if self.name ~= "tc" and self.name ~= "xdp" then
       cx:refuse(("pkt:flood() on hook %s"):format(self.name), "pin the chain to xdp, tc or an lcore")
    end
-   self:account(cx, self:exit_index(stage, "flood"))
    if self.name == "xdp" then
       local types = require "tideway.table.type"
       self.flood_table = self.flood_table or { kind = "devmap_hash", name = "flood", key_type = types.parse "u32",
          entries = math.max(1, #self:port_list()), internal = true }
       local code = self:call(cx, "redirect_map", "num",
          { cx:table_const(self.flood_table), cx:const(0), cx:const(BROADCAST) }, { lo = -4095, hi = 255 })
-      return cx:ret(code)
+      return self:leave(cx, stage, "flood", nil, code)
    end
    for _, index in ipairs(self:port_list()) do
       if index ~= self.port then
@@ -301,7 +315,7 @@ function M:flood(cx, stage)
             { writes = { pkt = true }, resizes = true })
       end
    end
-   cx:ret(cx:const(self.code.drop))
+   self:leave(cx, stage, "flood", nil, self.code.drop)
 end
 
 function M:punt(cx)
@@ -310,10 +324,7 @@ end
 
 --- A packet leaves at a stage with a verdict word (enum tw_verdict of core/abi.h).
 function M:finish_with(cx, word, stage)
-   if word.k == "redirected" then
-      self:account(cx, self:exit_index(stage, "redirect"))
-      return cx:ret(word.ir)
-   end
+   if word.k == "redirected" then return self:leave(cx, stage, "redirect", nil, word.ir) end
    if word.k == "host" then
       local kind = bit.band(word.v, 0xff)
       return KIND[NAMES[kind]](self, cx, stage, bit.rshift(word.v, 8))
@@ -352,8 +363,7 @@ end
 function M:at_end(cx, stage)
    if self.record then -- a stream parser says how long the next record is
       local n = number.ir(cx, cx.state.vars[cx.record], "pkt.record")
-      self:account(cx, self:exit_index(stage, "pass"))
-      return cx:ret(n)
+      return self:leave(cx, stage, "pass", nil, n)
    end
    local out = cx.state.vars[cx.out]
    if out and not value.is_host(out, C.TW_PORT_NONE) then

@@ -2,6 +2,7 @@
 -- The place "lcore" for the front end: fields of struct tw_pkt, verdict words left for C, tables of the engine.
 
 local abi = require "tideway.abi"
+local kind = require "tideway.table.kind"
 local memory = require "tideway.compiler.front.memory"
 local number = require "tideway.compiler.front.number"
 local tables = require "tideway.compiler.front.intrinsic.table"
@@ -111,10 +112,10 @@ local T = M.tables
 local function table_value(cx, t) return cx:table_const(t) end
 local function moment(cx, t) return t.expire and M.now(cx).ir or cx:const(0) end
 
-function T.key_size(t)
-   local stride = math.ceil(t.key_type.size / 8) * 8
-   return stride
-end
+T.key_in_words = true
+
+--- Bytes that the engine reads of a key.
+function T.key_size(t) return kind.info_of(t).key_stride end
 
 local STACK, VALUE = { stack = true }, { value = true }
 
@@ -158,7 +159,7 @@ end
 function T.entry(cx, t, index)
    local lo, hi = cx:range(index)
    local base = cx:memory_const(C.tw_array_base(t.table), "value")
-   local info = require("tideway.table.kind").info_of(t)
+   local info = kind.info_of(t)
    local function at()
       local offset = number.ir(cx, number.binary(cx, "*", value.int(index), value.host(info.value_stride)))
       return cx:emit("ptradd", "ptr", { base, offset }, { space = "value" })
@@ -194,6 +195,10 @@ function T.meter(cx, t, args)
    return value.int(call(cx, "tw_meter_mark", "num", {
       table_value(cx, t), number.ir(cx, args[1], "the meter"), number.ir(cx, args[2], "a length"), color, M.now(cx).ir,
    }, { lo = 0, hi = 2, table = t, writes = { mem = true } }))
+end
+
+function T.acl(cx, t, key)
+   return call(cx, "tw_acl_get", "num", { table_value(cx, t), key }, { reads = STACK, lo = -1, hi = 2 ^ 28 - 1, table = t })
 end
 
 --- The place of an lcore chain.

@@ -26,6 +26,7 @@ end
 
 --- pkt.name
 function M.field(cx, name)
+   if name ~= "data" and name ~= "len" then cx.effects = cx.effects + 1 end -- may be another value next time
    if name == "data" then return memory.frame(cx) end
    if name == "len" then return value.int(memory.length(cx)) end
    if name == "verdict" then return cx.state.vars[cx.verdict] end
@@ -44,6 +45,7 @@ end
 
 --- pkt.name = fv
 function M.set_field(cx, name, fv)
+   cx.effects = cx.effects + 1
    if name == "verdict" then
       M.set_verdict(cx, fv)
       return

@@ -38,7 +38,7 @@ end
 local function check_count(cx, what, t, args, first)
    if #args - first + 1 < #t.fields then
       local names = {}
-      for i, field in ipairs(t.fields) do names[i] = field.type .. " " .. field.name end
+      for i, field in ipairs(t.fields) do names[i] = (field.array and field.array.name or field.type) .. " " .. field.name end
       cx:refuse(("%s: %d values are needed (%s), there are %d"):format(what, #t.fields, table.concat(names, ", "),
          math.max(0, #args - first + 1)))
    end
@@ -52,11 +52,59 @@ local function object(cx, what, t, args, first, size)
    fill_gaps(cx, p, t, size)
    local expression = require "tideway.compiler.front.expression"
    for i, field in ipairs(t.fields) do
-      memory.store_basic(cx, p, field.offset, field.type, expression.resolve(cx, args[first + i - 1]))
+      memory.store_field(cx, p, field, expression.resolve(cx, args[first + i - 1]))
    end
    return p.ir, first + #t.fields
 end
 M.object = object
+
+-- Fields as 64-bit integers: { offset, bytes, value }. An IPv6 address is two.
+local function pieces_of(cx, what, t, args)
+   local expression = require "tideway.compiler.front.expression"
+   local list = {}
+   for i, field in ipairs(t.fields) do
+      local fv = expression.resolve(cx, args[i])
+      if field.type == "ip6" then
+         local a, b = memory.halves(cx, fv)
+         list[#list + 1] = { offset = field.offset, size = 8, ir = a }
+         list[#list + 1] = { offset = field.offset + 8, size = 8, ir = b }
+      else
+         local v = number.ir(cx, fv, ("%s, %s"):format(what, field.name))
+         if field.size < 8 then v = number.truncate(cx, v, field.size * 8) end
+         list[#list + 1] = { offset = field.offset, size = field.size, ir = v }
+      end
+   end
+   return list
+end
+
+--- A key as object() makes it, written in whole words: a CPU forwards a store to a load that follows only when the
+--- store covers it, and who gets this key reads it word by word.
+local function words(cx, what, t, args, size)
+   check_count(cx, what, t, args, 1)
+   local p = value.ptr(cx:alloca(size, 8), 0, ctype.int.uint64_t)
+   local pieces = pieces_of(cx, what, t, args)
+   for at = 0, size - 8, 8 do
+      local word
+      for _, piece in ipairs(pieces) do
+         if piece.offset < at + 8 and piece.offset + piece.size > at then
+            local v, shift = piece.ir, (piece.offset - at) * 8
+            if shift ~= 0 then
+               v = cx:emit(shift > 0 and "shl" or "shr", "u64", { number.widen(cx, v, "u64"), cx:const(math.abs(shift)) })
+            end
+            word = word and cx:emit("or", "u64", { number.widen(cx, word, "u64"), number.widen(cx, v, "u64") }) or v
+         end
+      end
+      memory.store(cx, p, at, 64, word or cx:const(0))
+   end
+   return p.ir, #t.fields + 1
+end
+
+-- The key of a look-up on the stack; the index of the argument behind it.
+local function key_of(cx, what, t, args)
+   local place = cx.target.tables
+   if place.key_in_words then return words(cx, what, t.key_type, args, place.key_size(t)) end
+   return object(cx, what, t.key_type, args, 1, place.key_size(t))
+end
 
 -- A zeroed object.
 local function zeros(cx, t)
@@ -120,32 +168,32 @@ end
 local hash = {}
 
 function hash.get(cx, t, args)
-   local key = object(cx, t.name .. ":get", t.key_type, args, 1, cx.target.tables.key_size(t))
+   local key = key_of(cx, t.name .. ":get", t, args)
    local p = cx.target.tables.lookup(cx, t, key)
    if t.expire and cx.target.tables.expires then return { alive(cx, t.value_type, p) } end
    return { found(cx, t.value_type, p) }
 end
 
 function hash.set(cx, t, args)
-   local key, next = object(cx, t.name .. ":set", t.key_type, args, 1, cx.target.tables.key_size(t))
+   local key, next = key_of(cx, t.name .. ":set", t, args)
    local val = object(cx, t.name .. ":set", t.value_type, args, next)
    return { cx.target.tables.update(cx, t, key, val) }
 end
 
 function hash.del(cx, t, args)
-   local key = object(cx, t.name .. ":del", t.key_type, args, 1, cx.target.tables.key_size(t))
+   local key = key_of(cx, t.name .. ":del", t, args)
    return { cx.target.tables.delete(cx, t, key) }
 end
 
 function hash.put(cx, t, args)
    if t.value_type.scalar then cx:refuse(("%s:put is for values with fields"):format(t.name), "use set or add") end
-   local key = object(cx, t.name .. ":put", t.key_type, args, 1, cx.target.tables.key_size(t))
+   local key = key_of(cx, t.name .. ":put", t, args)
    return { found(cx, t.value_type, cx.target.tables.put(cx, t, key)) }
 end
 
 function hash.add(cx, t, args)
    if not t.value_type.scalar then cx:refuse(("%s:add is for values that are one number"):format(t.name)) end
-   local key, next = object(cx, t.name .. ":add", t.key_type, args, 1, cx.target.tables.key_size(t))
+   local key, next = key_of(cx, t.name .. ":add", t, args)
    local n = args[next] or value.NIL
    if not number.type(n) then number.not_a_number(cx, n, t.name .. ":add") end
    return { cx.target.tables.add(cx, t, key, number.ir(cx, n, t.name .. ":add")) }
@@ -183,7 +231,7 @@ function array.set(cx, t, args)
    cx:go(yes)
    local target = value.ptr(p, 0, ctype.of(t.value_type.ctype))
    for k, field in ipairs(t.value_type.fields) do
-      memory.store_basic(cx, target, field.offset, field.type, args[k + 1])
+      memory.store_field(cx, target, field, args[k + 1])
    end
    cx:jump(join, { value.TRUE })
    return { cx:enter(join)[1] }
@@ -274,10 +322,29 @@ function meter.mark(cx, t, args)
    return { cx.target.tables.meter(cx, t, args) }
 end
 
+-- ---- acl ----
+
+local acl = {}
+
+function acl.get(cx, t, args)
+   if not cx.target.tables.acl then
+      cx:refuse(("%s:get: tw.acl runs on lcores only"):format(t.name), "pin this chain to an lcore")
+   end
+   local key = object(cx, t.name .. ":get", t.key_type, args, 1, cx.target.tables.key_size(t))
+   local result = cx.target.tables.acl(cx, t, key)
+   local join = cx:join()
+   local yes, no = cx:split("ge", result, cx:const(0))
+   cx:go(no)
+   cx:jump(join, { value.NIL })
+   cx:go(yes)
+   cx:jump(join, { value.int(result) })
+   return { cx:enter(join)[1] }
+end
+
 -- ---- by kind ----
 
 local KINDS = {
-   hash = hash, lru = hash, array = array, lpm = lpm, counters = counters, meter = meter,
+   hash = hash, lru = hash, array = array, lpm = lpm, counters = counters, meter = meter, acl = acl,
    percpu_hash = hash, lru_percpu = hash, percpu_array = array,
 }
 M.kinds = KINDS
