@@ -58,9 +58,10 @@ struct tw_pkt {
 	uint32_t mark;   /* user metadata carried along the chain, 0 at ingress */
 	uint16_t stage;  /* index in the chain of the NF that gave the verdict */
 	uint16_t resume; /* stage to resume at (punt, release of a held packet) */
-	void *mbuf;      /* owned by C; opaque to Lua */
+	void *mbuf;      /* owned by C; opaque to Lua; NULL: see room */
 	uint64_t key;    /* hold key (TW_HOLD) */
-	uint64_t reserved[2];
+	/* without an mbuf (a copy of a packet of a hook): the buffer around the frame */
+	uint8_t *room, *room_end;
 };
 
 /* The burst a VM works on; one per lcore VM, its address is given to Lua at build time. */
@@ -288,6 +289,8 @@ void tw_stats_close(void);
 /* Signals arrive as flags polled by the control thread. */
 int tw_signal_pending(void);  /* 0, or the signal number that asked for a stop */
 int tw_sleep_ms(uint32_t ms); /* returns early, with 1, when a signal came */
+/* The same for at most 64 descriptors: 2 when one can be read. */
+int tw_wait(const int *fds, uint32_t count, uint32_t ms);
 /* Next message of the lcores for the user's log (faults, quarantines); 0 when none. */
 int tw_log_next(char *line, size_t size);
 

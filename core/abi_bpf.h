@@ -114,6 +114,11 @@ const void *tw_bpf_ringbuf_next(struct tw_bpf_ringbuf *ring, uint32_t *length);
 int tw_bpf_ringbuf_poll(struct tw_bpf_ringbuf *ring, int ms);
 void tw_bpf_ringbuf_free(struct tw_bpf_ringbuf *ring);
 
+/* ---- frames out of an interface ---- */
+/* A packet socket that only sends; direct: past the qdisc and programs on egress. */
+int tw_inject_open(bool direct);
+int tw_inject(int socket, int ifindex, const void *frame, uint32_t len);
+
 /* ---- programs ---- */
 
 enum tw_bpf_program_type {

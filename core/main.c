@@ -47,24 +47,37 @@ static void on_stop(int sig)
 	errno = saved;
 }
 
+#define WAIT_MAX 64
+
 int tw_signal_pending(void)
 {
 	return stop_signal;
 }
 
-int tw_sleep_ms(uint32_t ms)
+int tw_wait(const int *fds, uint32_t count, uint32_t ms)
 {
-	struct pollfd fd = { .fd = wake[0], .events = POLLIN };
+	struct pollfd set[1 + WAIT_MAX] = { { .fd = wake[0], .events = POLLIN } };
 	char buf[16];
+	int ready;
 
 	attentive = 1;
 	alarm(0);
 	if (stop_signal)
 		return 1;
-	if (poll(&fd, 1, (int)ms) > 0 && read(wake[0], buf, sizeof(buf)) < 0) {
+	for (uint32_t i = 0; i < count && i < WAIT_MAX; i++)
+		set[1 + i] = (struct pollfd){ .fd = fds[i], .events = POLLIN };
+	ready = poll(set, 1 + (count < WAIT_MAX ? count : WAIT_MAX), (int)ms);
+	if (set[0].revents && read(wake[0], buf, sizeof(buf)) < 0) {
 		/* nothing to do: the flag tells */
 	}
-	return stop_signal != 0;
+	if (stop_signal)
+		return 1;
+	return ready > 0 && !set[0].revents ? 2 : 0;
+}
+
+int tw_sleep_ms(uint32_t ms)
+{
+	return tw_wait(NULL, 0, ms);
 }
 
 static int traceback(lua_State *L)

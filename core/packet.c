@@ -11,6 +11,32 @@
 #include <rte_ip.h>
 #include <rte_random.h>
 
+/* A packet without an mbuf lies in a buffer of its own. */
+static int bare_head(struct tw_pkt *pkt, int delta)
+{
+	if (delta < pkt->room - pkt->data)
+		return tw_fail(ENOSPC, "adjust_head(%d): the buffer has %u bytes of headroom",
+		               delta, (unsigned)(pkt->data - pkt->room));
+	pkt->data += delta;
+	pkt->len -= delta;
+	return 0;
+}
+
+static int bare_tail(struct tw_pkt *pkt, int delta)
+{
+	ptrdiff_t tailroom = pkt->room_end - pkt->data - pkt->len;
+
+	if (delta <= -pkt->len)
+		return tw_fail(EINVAL, "adjust_tail(%d): the frame has %d bytes", delta, pkt->len);
+	if (delta > tailroom)
+		return tw_fail(ENOSPC, "adjust_tail(%d): the buffer has %u bytes of tailroom",
+		               delta, (unsigned)tailroom);
+	if (delta > 0)
+		memset(pkt->data + pkt->len, 0, delta);
+	pkt->len += delta;
+	return 0;
+}
+
 int tw_pkt_adjust_head(struct tw_pkt *pkt, int delta)
 {
 	struct rte_mbuf *mbuf = pkt->mbuf;
@@ -18,6 +44,8 @@ int tw_pkt_adjust_head(struct tw_pkt *pkt, int delta)
 
 	if (delta > 0 && delta >= pkt->len)
 		return tw_fail(EINVAL, "adjust_head(%d): the frame has %d bytes", delta, pkt->len);
+	if (!mbuf)
+		return bare_head(pkt, delta);
 	/* Lengths of mbufs have 16 bits: a larger delta would be cut to what fits. */
 	if (delta > 0)
 		data = rte_pktmbuf_adj(mbuf, delta);
@@ -38,6 +66,8 @@ int tw_pkt_adjust_tail(struct tw_pkt *pkt, int delta)
 	struct rte_mbuf *mbuf = pkt->mbuf;
 	char *data;
 
+	if (!mbuf)
+		return bare_tail(pkt, delta);
 	if (delta < 0) {
 		if (delta <= -pkt->len || rte_pktmbuf_trim(mbuf, -delta) < 0)
 			return tw_fail(EINVAL, "adjust_tail(%d): the frame has %d bytes", delta,

@@ -31,6 +31,7 @@ local MIX = {
 }
 
 local mine = tw.header("mine", "be16 src_port, dst_port; u4 a; u12 b")
+local arrays = tw.header("arrays", "u8 a[4]; u8 b[4]; be16 c[2]; be32 d[1]; struct e { u8 f; be16 g; u8 h }")
 local src6 = tw.ip6 "2001:db8::99"
 
 -- The bodies of packet() functions, as NFs write them.
@@ -100,6 +101,15 @@ local NFS = {
    ["a header of one's own"] = function(pkt)
       local h = pkt:header(mine, pkt:l4_offset())
       if h and h.dst_port == 53 then h.b = h.a end
+   end,
+   ["arrays and structs"] = function(pkt)
+      local h = pkt:header(arrays, pkt:payload_offset() or 60000)
+      if not h then return end
+      h.a[3] = h.a[h.b[0] % 4] + 1
+      h.c[1] = h.c[0]
+      if h.d[0] > 5 then h.e.g = h.e.f + h.e.h end
+      if h.a == h.b then return pkt:drop "spec_equal" end
+      h.b = h.a
    end,
    ["offsets, numbers and time"] = function(pkt)
       local at, length = pkt:payload_offset()

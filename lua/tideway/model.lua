@@ -8,6 +8,7 @@ local M = {}
 ---@field rings table[]
 ---@field chains table[]
 ---@field dry boolean nothing is opened (`tideway check`)
+---@field staged boolean tables that need DPDK wait until somebody needs them (tideway.table.staged)
 
 --- Forget everything declared.
 function M.reset()
@@ -23,7 +24,7 @@ function M.where(level)
    return ("%s:%d"):format(info.short_src, info.currentline)
 end
 
-M.dry = false
+M.dry, M.staged = false, false
 M.reset()
 
 return M

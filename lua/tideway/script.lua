@@ -2,6 +2,7 @@
 -- Loads users' scripts and files of network functions.
 
 local diagnostic = require "tideway.compiler.diagnostic"
+local model = require "tideway.model"
 local nfs = require "tideway.nf"
 
 local M = {}
@@ -19,6 +20,7 @@ function M.load(path, args)
    local arg = { [0] = path }
    for i, value in ipairs(args) do arg[i] = value end
    rawset(_G, "arg", arg)
+   model.staged = true
    local ok, value = xpcall(function() return chunk(unpack(args)) end, function(e)
       return diagnostic.is(e) and e or tostring(e)
    end)

@@ -194,7 +194,8 @@ local function chain_rates(new, old, seconds)
    old = old or { nfs = {} }
    local function r(key) return rate(new[key], old[key], seconds) end
    local chain = {
-      name = new.name, tier = new.tier, hook = new.hook, rx_pps = r "rx", rx_mbps = r "rx_bytes" * 8 / 1e6, originated_pps = r "originated",
+      name = new.name, tier = new.tier, hook = new.hook, rx_pps = r "rx", rx_mbps = r "rx_bytes" * 8 / 1e6,
+      originated_pps = r "originated",
       sent_pps = r "sent", sent_mbps = r "sent_bytes" * 8 / 1e6, dropped_pps = r "dropped",
       punted_pps = r "punted", bursts_ps = r "bursts", nfs = {},
       engine = nf_rates(new.engine, old.engine, seconds),

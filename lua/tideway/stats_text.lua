@@ -35,10 +35,12 @@ local function chain_rows(snap)
       local note = {}
       if c.held > 0 then note[#note + 1] = count(c.held) .. " held" end
       if c.punted > 0 then note[#note + 1] = count(c.punted) .. " punted" end
+      if c.passed > 0 then note[#note + 1] = count(c.passed) .. " passed to the kernel" end
       if c.faults > 0 then note[#note + 1] = count(c.faults) .. " faults" end
+      local cycles = c.hook and "-" or ("%.0f"):format(c.cycles_per_packet)
       rows[#rows + 1] = {
          c.name, count(c.rx), count(c.originated), count(c.sent), count(c.dropped),
-         ("%.0f"):format(c.cycles_per_packet), #note > 0 and "(" .. table.concat(note, ", ") .. ")" or "",
+         cycles, #note > 0 and "(" .. table.concat(note, ", ") .. ")" or "",
       }
       for _, nf in ipairs(c.nfs) do
          rows[#rows + 1] = { "  " .. nf.name, count(nf.received), "", "", count(nf.dropped), "", drops_text(nf) }
@@ -112,10 +114,13 @@ function M.line(rates)
    for _, p in ipairs(rates.ports) do
       parts[#parts + 1] = ("%s in %s out %s"):format(p.name, pps(p.rx_pps), pps(p.tx_pps))
    end
-   for _, c in ipairs(rates.chains) do dropped = dropped + c.dropped_pps end
+   for _, c in ipairs(rates.chains) do
+      if c.hook then parts[#parts + 1] = ("%s in %s out %s"):format(c.name, pps(c.rx_pps), pps(c.sent_pps)) end
+      dropped = dropped + c.dropped_pps
+   end
    parts[#parts + 1] = ("dropped %s/s"):format(si(dropped))
    for i, l in ipairs(rates.lcores) do load[i] = ("%.0f%%"):format(l.load * 100) end
-   parts[#parts + 1] = "load " .. table.concat(load, " ")
+   if #load > 0 then parts[#parts + 1] = "load " .. table.concat(load, " ") end
    return table.concat(parts, " | ")
 end
 

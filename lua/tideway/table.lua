@@ -15,6 +15,7 @@ local ffi = require "ffi"
 local abi = require "tideway.abi"
 local type_lib = require "tideway.table.type"
 local kind_lib = require "tideway.table.kind"
+local staged = require "tideway.table.staged"
 
 local M = {}
 
@@ -99,6 +100,21 @@ local function check_entries(o, spec)
    end
 end
 
+-- A table of the engine.
+local function new(o, spec)
+   local pointer = C.tw_table_new(ffi.new("struct tw_table_spec", spec))
+   if pointer == nil then
+      return nil, ffi.string(C.tw_error())
+   end
+   local self = wrap(pointer, o)
+   if kinds[o.kind].finish and not kinds[o.kind].finish(self, o) then
+      local err = ffi.string(C.tw_error())
+      self:free()
+      return nil, err
+   end
+   return self
+end
+
 -- Returns the table, or nil and a sentence.
 local function make(kind, options)
    local err = check_options(kind, options)
@@ -119,18 +135,14 @@ local function make(kind, options)
       return nil, ("name is longer than %d bytes"):format(C.TW_NAME_LEN - 1)
    end
    spec.entries, spec.entries_option, spec.name = o.entries, nil, o.name
-   local pointer = C.tw_table_new(ffi.new("struct tw_table_spec", spec))
-   if pointer == nil then
-      return nil, ffi.string(C.tw_error())
-   end
    o.kind, o.expire, o.lock = kind, o.expire and true or nil, o.lock and true or nil
-   local self = wrap(pointer, o)
-   if kinds[kind].finish and not kinds[kind].finish(self, o) then
-      err = ffi.string(C.tw_error())
-      self:free()
-      return nil, err
+   if not staged.applies(kind) then
+      return new(o, spec)
    end
-   return self
+   return staged.new(o, function(name)
+      spec.name = name
+      return new(o, spec)
+   end)
 end
 
 local function maker(kind)

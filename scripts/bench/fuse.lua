@@ -16,7 +16,7 @@ local report = require "report"
 local tw = require "tideway"
 
 local C = abi.C
-local FLOWS, FRAME = 1024, 64
+local FRAME = 64
 local NFS = { "parse", "firewall", "ttl", "nat", "mac" }
 local GCC = "gcc -O3 -march=native -fwrapv -fno-strict-aliasing -shared -fPIC -Wall -Wextra -Werror -Icore -o %s %s"
 local TIER1, TIER2, BY_HAND = 1.0, 1.5, 1.1 -- goals: against the separate functions, and against the one by hand
@@ -24,15 +24,17 @@ local GCC_SECONDS = 60
 
 ffi.cdef [[
 struct fuse_stage { struct tw_table *table; int32_t reasons[2]; uint8_t dst[6], src[6]; };
-void fuse_separate(struct tw_burst *burst, int32_t count, const struct fuse_stage *stages, uint32_t n);
+void fuse_separate(struct tw_burst *burst, int32_t count, const struct fuse_stage *stages, uint32_t n,
+   bool bulk);
 void fuse_fused(struct tw_burst *burst, int32_t count, const struct fuse_stage *stages);
+void fuse_fused_bulk(struct tw_burst *burst, int32_t count, const struct fuse_stage *stages);
 void fuse_fill(struct tw_burst *burst, int32_t count, uint8_t *memory, const uint8_t *frames);
 int tw_rcu_register(unsigned slot);
 struct fuse_time { long seconds, nanoseconds; };
 int fuse_clock(int clock, struct fuse_time *time) __asm__("clock_gettime");
 ]]
 
-local options = { rounds = 7, packets = 1000000, burst = 64 }
+local options = { rounds = 7, packets = 1000000, burst = 64, flows = { 1024, 65536 } }
 do
    local words, i = { ... }, 1
    while words[i] do
@@ -41,10 +43,12 @@ do
          options.check, i = true, i - 1
       elseif word == "--rounds" or word == "--packets" or word == "--burst" then
          options[word:sub(3)] = tonumber(value)
+      elseif word == "--flows" then
+         options.flows = { tonumber(value) }
       elseif word == "--json" then
          options.json = value
       else
-         error(("fuse: cannot use '%s'; there are --rounds, --packets, --burst, --json, --check"):format(word), 0)
+         error(("fuse: cannot use '%s'; there are --rounds, --packets, --burst, --flows, --json, --check"):format(word), 0)
       end
       i = i + 2
    end
@@ -52,19 +56,23 @@ end
 
 -- ---- packets and tables ----
 
-local function inside(i) return ("10.1.%d.%d"):format(math.floor(i / 250), i % 250 + 1) end
+local function inside(i) return ("10.%d.%d.%d"):format(math.floor(i / 62500), math.floor(i / 250) % 250, i % 250 + 1) end
 
-local frames = ffi.new("uint8_t[?]", FLOWS * FRAME)
-for i = 0, FLOWS - 1 do
-   local build, data = i % 2 == 0 and frame.udp4 or frame.tcp4, ("\0"):rep(i % 2 == 0 and 18 or 6)
-   ffi.copy(frames + i * FRAME, build({}, { src = inside(i), dst = ("192.0.2.%d"):format(i % 64 + 1) },
-      { sport = 1024 + i, dport = 80, flags = 0x10 }, data))
+local flows, frames -- their number, and a frame of each
+
+local function make_frames(count)
+   flows, frames = count, ffi.new("uint8_t[?]", count * FRAME)
+   for i = 0, count - 1 do
+      local build, data = i % 2 == 0 and frame.udp4 or frame.tcp4, ("\0"):rep(i % 2 == 0 and 18 or 6)
+      ffi.copy(frames + i * FRAME, build({}, { src = inside(i), dst = ("192.0.2.%d"):format(i % 64 + 1) },
+         { sport = 1024 + i % 60000, dport = 80, flags = 0x10 }, data))
+   end
 end
 
 -- Where a flow's source is after k translations.
 local function source(i, k)
-   if k == 0 then return tw.ip4(inside(i)), 1024 + i end
-   return tw.ip4(("203.0.%d.%d"):format(113 + k, i % 200 + 1)), 20000 + i
+   if k == 0 then return tw.ip4(inside(i)), 1024 + i % 60000 end
+   return tw.ip4(("203.%d.%d.%d"):format(k, math.floor(i / 40000), i % 200 + 1)), 20000 + math.floor(i / 200) % 200
 end
 
 local MAKE, DROPS = {}, {
@@ -73,8 +81,8 @@ local MAKE, DROPS = {}, {
 
 function MAKE.nat(number, nats)
    local mappings = tw.hash { name = "fuse_nat" .. number, key = "u32 address; u16 port; u8 proto",
-      value = "u32 address; u16 port", entries = 4096 }
-   for i = 0, FLOWS - 1 do
+      value = "u32 address; u16 port", entries = flows * 2 }
+   for i = 0, flows - 1 do
       local address, port = source(i, nats)
       mappings:set(address, port, i % 2 == 0 and 17 or 6, source(i, nats + 1))
    end
@@ -89,7 +97,7 @@ local function make(n)
    for i = 1, n do
       local name = NFS[(i - 1) % #NFS + 1]
       local config, t = {}, nil
-      if MAKE[name] then config, t = MAKE[name](("%d_%d"):format(n, i), nats) end
+      if MAKE[name] then config, t = MAKE[name](("%d_%d_%d"):format(flows, n, i), nats) end
       if name == "nat" then nats = nats + 1 end
       list[i] = nfs[name](config)
       local stage = stages[i - 1]
@@ -117,7 +125,7 @@ end
 
 local function segment_of(list, label)
    local found = compiler.for_lcore { name = label, stages = list }
-   assert(#found == 1 and found[1].ir, tostring(found[1].raw or (#found .. " segments")))
+   for _, segment in ipairs(found) do assert(segment.ir, tostring(segment.raw)) end
    local segment = lcore.segment(found[1].ir, 1, #list, #list)
    segment.index = 0
    return segment
@@ -144,7 +152,8 @@ local function contenders_of(n, library)
    local segment = segment_of(list, "fuse" .. n)
    kept[#kept + 1] = { list, stages, segment }
    local c = {
-      separate = function(count) library.fuse_separate(burst, count, stages, n) end,
+      separate = function(count) library.fuse_separate(burst, count, stages, n, false) end,
+      separate_bulk = function(count) library.fuse_separate(burst, count, stages, n, true) end,
       plain = chain_code.build({ name = "plain" .. n }, list, 0, burst),
       native = native(segment),
    }
@@ -153,7 +162,10 @@ local function contenders_of(n, library)
    else
       c.why = segment.why
    end
-   if n == #NFS then c.by_hand = function(count) library.fuse_fused(burst, count, stages) end end
+   if n == #NFS then
+      c.by_hand = function(count) library.fuse_fused(burst, count, stages) end
+      c.by_hand_bulk = function(count) library.fuse_fused_bulk(burst, count, stages) end
+   end
    return c
 end
 
@@ -176,7 +188,7 @@ local function over_packets(library, packets, run)
    for _ = 1, packets / size do
       library.fuse_fill(burst, size, buffers, frames + at * FRAME)
       run(size)
-      at = (at + size) % FLOWS
+      at = (at + size) % flows
    end
    return (now() - from) / packets
 end
@@ -186,7 +198,7 @@ local function nothing() end
 -- Frames and verdicts after the first flows: what every contender must agree on.
 local function outcome(library, run)
    local list = {}
-   for at = 0, FLOWS - options.burst, options.burst do
+   for at = 0, flows - options.burst, options.burst do
       library.fuse_fill(burst, options.burst, buffers, frames + at * FRAME)
       run(options.burst)
       for i = 0, options.burst - 1 do
@@ -197,7 +209,7 @@ local function outcome(library, run)
    return table.concat(list, "\n")
 end
 
-local ORDER = { "separate", "by_hand", "luajit", "native", "plain" }
+local ORDER = { "separate", "separate_bulk", "by_hand", "by_hand_bulk", "luajit", "native", "plain" }
 
 -- ns a packet of every contender, by round; every second round backwards.
 local function measure(library, contenders, rounds)
@@ -230,7 +242,8 @@ local function verdict(met)
 end
 
 local TITLES = {
-   separate = "five C functions (gcc -O3)", by_hand = "fused by hand in C", luajit = "tier 1: fused, LuaJIT",
+   separate = "five C functions (gcc -O3)", separate_bulk = "the same, look-ups in bulk",
+   by_hand = "fused by hand in C", by_hand_bulk = "the same, look-ups in bulk", luajit = "tier 1: fused, LuaJIT",
    native = "tier 2: fused, native", plain = "five Lua functions",
 }
 
@@ -242,7 +255,7 @@ local function speed(ns, name, reference)
 end
 
 local function print_chain(ns)
-   print(("\nfuse: parse, firewall, TTL, NAT, MAC over bursts of %d, %d flows"):format(options.burst, FLOWS))
+   print(("\nfuse: parse, firewall, TTL, NAT, MAC over bursts of %d, %d flows"):format(options.burst, flows))
    print(("   %-28s %8s   %s"):format("", "ns/pkt", "speed against the five C functions (rounds)"))
    for _, name in ipairs(ORDER) do
       if ns[name] then
@@ -282,8 +295,13 @@ local function main()
       "hotexit=6", "sizemcode=256", "loopunroll=100", "maxmcode=16384")
    local library = by_gcc()
    assert(ffi.C.tw_rcu_register(0) == 0, abi.error()) -- tables treat this thread as an lcore's from now on
-   local ns = measure(library, contenders_of(#NFS, library), options.rounds)
-   local goals = print_chain(ns)
+   local chains = {}
+   for i, count in ipairs(options.flows) do
+      make_frames(count)
+      local ns = measure(library, contenders_of(#NFS, library), options.rounds)
+      chains[i] = { flows = count, ns = ns, goals = print_chain(ns) }
+   end
+   make_frames(options.flows[1])
    local rows = {}
    for _, n in ipairs { 1, 2, 4, 8, 12, 16 } do
       local row, taken = { n = n }, measure(library, contenders_of(n, library), math.min(3, options.rounds))
@@ -293,8 +311,8 @@ local function main()
    print_growth(rows)
    if options.json then
       local file = assert(io.open(options.json, "w"))
-      file:write(report.json { machine = report.machine(), burst = options.burst, rounds = options.rounds, ns = ns,
-         goals = goals, growth = rows }, "\n")
+      file:write(report.json { machine = report.machine(), burst = options.burst, rounds = options.rounds,
+         chains = chains, growth = rows }, "\n")
       file:close()
    end
    return all_met and 0 or options.check and 1 or 0

@@ -20,6 +20,7 @@ local M = {}
 
 local C = abi.C
 local HEADROOM, ROOM = 256, 4096
+local STEPS = 2e7 -- instructions of LuaJIT for all packets of a program
 local PORT, PORTS = 1, { [0] = 1, [1] = 1, [2] = 1 } -- index of the ingress port; ifindex by port: all "lo"
 local START = { verdict = 0, out = C.TW_PORT_NONE, port = PORT, hash = 0, mark = 0, stage = 0, resume = 0 }
 
@@ -141,9 +142,11 @@ end
 local function raw(instance, frames)
    reset(instance)
    jit.off() -- traces have bugs of their own
+   debug.sethook(function() error "the NF runs for too long" end, "", STEPS)
    local ok, results = pcall(over, frames, function(count)
       for i = 0, count - 1 do instance.packet(burst.pkts[i]) end
    end)
+   debug.sethook()
    jit.on()
    if not ok then return nil, results end
    return { packets = results, tables = tables_of(instance) }

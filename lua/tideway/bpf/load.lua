@@ -20,7 +20,7 @@ end
 
 --- Load a compiled chain.
 ---@param compiled tideway.compiled
----@param options? { attach_type: string?, log_level: integer? }
+---@param options? { attach_type: string?, log_level: integer?, brief: boolean? } brief: no log when it is too large
 ---@return tideway.bpf.Program? program
 ---@return table? err a diagnostic
 function M.load(compiled, options)
@@ -36,6 +36,7 @@ function M.load(compiled, options)
    local loaded, err = program.load {
       name = compiled.name, type = compiled.hook, attach_type = options.attach_type, insns = object.insns,
       count = object.count, relocs = relocs, lines = lines, log_level = options.log_level,
+      brief = options.brief,
    }
    if not loaded then
       return nil, verifier.explain(err, { lines = lines, names = object.names, hook = compiled.hook })

@@ -312,6 +312,32 @@ function base:reader()
    return require("tideway.bpf.ringbuf").open(self)
 end
 
+-- The one reader behind poll() and records().
+local function own_reader(self)
+   if self.kind ~= "ringbuf" then error(("a %s has no records to poll"):format(self.kind), 3) end
+   if not self.records_of then
+      local reader, err = self:reader()
+      if not reader then error(("map %s: %s"):format(self.name, err), 3) end
+      self.records_of = reader
+   end
+   return self.records_of
+end
+
+--- Waits for a record of a ring buffer.
+---@param ms? integer  at most; 0, which is the default, only looks
+---@return boolean there
+function base:poll(ms)
+   return own_reader(self):poll(ms or 0)
+end
+
+--- Takes the records of a ring buffer that are there now: `for record in map:records() do`. A record is a copy of
+--- what its value type says, or a string.
+---@return fun(): any
+function base:records()
+   local reader = own_reader(self)
+   return function() return reader:next() end
+end
+
 --- Removes the pin: the map ends with the last process or program that uses it.
 function base:unpersist()
    if not self.pinned then return true end
@@ -322,6 +348,10 @@ end
 
 --- Closes the descriptor. Programs that use the map keep it alive.
 function base:free()
+   if self.records_of then
+      self.records_of:close()
+      self.records_of = nil
+   end
    if self.memory then C.tw_bpf_map_munmap(self.memory, self.memory_size) end
    C.tw_bpf_close(self.fd)
    self.fd, self.memory = -1, nil

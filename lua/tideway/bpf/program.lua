@@ -9,7 +9,7 @@ local btf = require "tideway.bpf.btf"
 local M = {}
 
 local C = abi.C
-local ENOSPC = -28
+local E2BIG, ENOSPC = -7, -28
 local LOG_FIRST = 256 * 1024
 local LDDW, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE = 0x18, 1, 2
 
@@ -185,7 +185,8 @@ end
 ---@param spec table  { name =, type = "xdp", attach_type = name or number?, insns = uint64_t[],
 ---  count =, relocs = { { insn =, map =, value = offset in the map's value? } }?,
 ---  lines = { { insn =, pos = { file =, line =, col = } } }?,
----  functions = { { insn =, name = } }? (default: one), license = "Dual BSD/GPL"?, log_level = 0? }
+---  functions = { { insn =, name = } }? (default: one), license = "Dual BSD/GPL"?, log_level = 0?,
+---  brief = no log when it is too large? }
 ---@return tideway.bpf.Program? program
 ---@return tideway.bpf.LoadError? err  tostring() gives a sentence, .log the verifier's log
 function M.load(spec)
@@ -209,8 +210,9 @@ function M.load(spec)
       fd, log = load_with_log(load, spec.log_level)
    else
       fd = C.tw_bpf_program_load(load)
-      if fd < 0 then
-         local again, text = load_with_log(load, 2)
+      if fd < 0 and not (fd == E2BIG and spec.brief) then
+         -- Of a program that is too large the log of all paths would take minutes: that of the last one.
+         local again, text = load_with_log(load, fd == E2BIG and 1 or 2)
          fd, log = again, text
       end
    end

@@ -6,6 +6,7 @@ local messages = require "tideway.bpf.verifier_messages"
 
 local M = {}
 
+local E2BIG = 7
 local TAIL = 60 -- lines at the end of a log that may hold the message
 
 -- Lines that say what was done, not what is wrong.
@@ -78,7 +79,7 @@ end
 ---@param log string  of a load with log level 2
 ---@param o table  { lines = { { insn =, pos = } }?, names = fun(insn): table<integer, string>?, name =
 ---  of the program?, sentence = what to say when the log is empty? }
----@return tideway.compiler.diagnostic diagnostic  with .log, .insn and .said, the verifier's own words
+---@return tideway.compiler.diagnostic diagnostic  with .log, .insn, .said (the verifier's own words), .too_large
 function M.translate(log, o)
    local insn, said = split(log)
    local m, captures, line = find(said)
@@ -95,7 +96,7 @@ function M.translate(log, o)
    local pos = insn and o.lines and M.position(o.lines, insn)
    local d = diagnostic.new(pos, ("the kernel's verifier refuses %s: %s"):format(o.name or "the program",
       rename(reason, names)), advice)
-   d.log, d.insn, d.said = log, insn, line
+   d.log, d.insn, d.said, d.too_large = log, insn, line, m and m.size
    return d
 end
 
@@ -106,7 +107,7 @@ end
 function M.explain(err, o)
    if err.log == "" then
       local d = diagnostic.new(nil, err.message)
-      d.log = ""
+      d.log, d.too_large = "", err.errno == E2BIG
       return d
    end
    return M.translate(err.log, { lines = o.lines, names = o.names, name = o.name or err.name, sentence = err.message })

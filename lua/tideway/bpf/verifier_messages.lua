@@ -12,6 +12,7 @@ local COMPILER = "this is a mistake of Tideway's compiler, not of this program: 
 ---@field [2] string reason
 ---@field [3] string advice
 ---@field insn integer? capture with the index of an instruction
+---@field size boolean? a part of the program alone might do
 
 return {
    -- loops and size
@@ -20,17 +21,17 @@ return {
    { "back%-edge from insn (%d+) to (%d+)", "this kernel takes no loops here",
       "bound the loop by a small constant, so that it is unrolled", insn = 1 },
    { "BPF program is too large%. Processed (%d+) insn", "checking all its paths takes more than the %1 steps allowed",
-      "fewer iterations of loops, fewer tests that depend on each other, or a chain split in two" },
+      "fewer iterations of loops, fewer tests that depend on each other, or a chain split in two", size = true },
    { "[Tt]he sequence of (%d+) jumps is too complex", "it has more paths than the verifier follows (%1 open branches)",
-      "fewer iterations of loops with tests in them, or a chain split in two" },
-   { "[Aa]rgument list too long", "it is longer than the kernel takes", "split the chain in two" },
+      "fewer iterations of loops with tests in them, or a chain split in two", size = true },
+   { "[Aa]rgument list too long", "it is longer than the kernel takes", "split the chain in two", size = true },
    { "unreachable insn (%d+)", "instruction %1 can never run", COMPILER, insn = 1 },
    { "jump out of range from insn (%d+)", "a jump leaves the program", COMPILER, insn = 1 },
    { "last insn is not an exit or jmp", "it does not end with a return", COMPILER },
    { "combined stack size of (%d+) calls is (%d+)", "its functions need %2 bytes of stack, of 512 there are",
-      "fewer variables that live at the same time, smaller keys and values, or a chain split in two" },
+      "fewer variables that live at the same time, smaller keys and values, or a chain split in two", size = true },
    { "stack size (%d+) is too large", "it needs %1 bytes of stack, of 512 there are",
-      "fewer variables that live at the same time, smaller keys and values, or a chain split in two" },
+      "fewer variables that live at the same time, smaller keys and values, or a chain split in two", size = true },
    { "call stack of (%d+) frames is too deep", "its functions call each other %1 deep; 8 is the most",
       "call less deep" },
 

@@ -34,6 +34,7 @@ M.caught = caught
 ---@field tables table[] engine tables in the order of their names
 ---@field exits table[] what the counters of what left mean: { stage, kind, argument }
 ---@field exit_table table? declaration of those counters
+---@field punt_table table? the ring that packets are punted to, when one may be
 
 local function sorted(set)
    local list = {}
@@ -45,6 +46,12 @@ end
 local function hook_program(name, nfs, hook, options)
    local place = require("tideway.compiler.place.hook").new(hook, options)
    place.reason_name = options.reason_name or M.reason_name
+   for i, nf in ipairs(nfs) do
+      if nf.punt then
+         place.punts = place.punts or {}
+         place.punts[i - 1] = true
+      end
+   end
    if place.counted then
       local type_lib = require "tideway.table.type"
       -- Declared now, sized when all exits are known.
@@ -54,13 +61,15 @@ local function hook_program(name, nfs, hook, options)
       }
    end
    local clock = os.clock()
-   local front = require("tideway.compiler.front").compile(name, nfs, place)
+   local front = require("tideway.compiler.front").compile(name, nfs, place,
+      { first = place.part.first, last = not place.part.next })
    if place.exit_table then place.exit_table.entries = math.max(1, #place.exits) end
    local stats = optimise(front.program, options)
    local object = require("tideway.compiler.back.ebpf").compile(front.program, hook, options)
    return {
       name = name, hook = hook, ir = front.program, object = object, tables = sorted(front.tables), exits = place.exits,
-      exit_table = place.exit_table, flood_table = place.flood_table, ports = place.ports, stats = stats, seconds = os.clock() - clock,
+      exit_table = place.exit_table, flood_table = place.flood_table, punt_table = place.punt_table, ports = place.ports,
+      stats = stats, seconds = os.clock() - clock,
    }
 end
 
@@ -68,7 +77,7 @@ end
 ---@param name string of the program
 ---@param nfs table[] instances
 ---@param hook string "xdp", "tc", ...
----@param options? table see tideway.compiler.place.hook; optimise = false, passes = { name = false }
+---@param options? table see tideway.compiler.place.hook (part: NFs that are not the whole chain); optimise = false, passes = { name = false }
 ---@return tideway.compiled?
 ---@return tideway.compiler.diagnostic? why not
 function M.for_hook(name, nfs, hook, options) return caught(hook_program, name, nfs, hook, options or {}) end
@@ -92,30 +101,27 @@ local function lcore_program(chain, first, last)
    return front.program
 end
 
-local function can_compile(chain, i)
-   local nf = chain.stages[i].nf or chain.stages[i]
-   if not nf.packet then return false, "it works on bursts" end
-   local program, err = caught(lcore_program, chain, i, i)
-   return program ~= nil, err
+-- The longest run of stages from `first` on that can be compiled, as a segment; or why there is none.
+local function run_from(chain, first)
+   local last = first - 1
+   while chain.stages[last + 1] and (chain.stages[last + 1].nf or chain.stages[last + 1]).packet do last = last + 1 end
+   local why = "it works on bursts"
+   while last >= first do
+      local program, err = caught(lcore_program, chain, first, last)
+      if program then return { first = first, last = last, ir = program } end
+      why, last = err, err.stage or first - 1 -- up to the one that was refused
+   end
+   return { first = first, last = first, raw = why }
 end
 
 --- Compile a chain for lcores: segments of stages, in order, that cover the chain.
 ---@param chain table { name, stages = NF instances }
 ---@return table[] segments { first, last, ir } or { first, last, raw = why }
 function M.for_lcore(chain)
-   local segments, i = {}, 1
-   while i <= #chain.stages do
-      local ok, why = can_compile(chain, i)
-      if not ok then
-         segments[#segments + 1] = { first = i, last = i, raw = why }
-         i = i + 1
-      else
-         local last = i
-         while last < #chain.stages and can_compile(chain, last + 1) do last = last + 1 end
-         local program = lcore_program(chain, i, last)
-         segments[#segments + 1] = { first = i, last = last, ir = program }
-         i = last + 1
-      end
+   local segments, done = {}, 0
+   while done < #chain.stages do
+      local segment = run_from(chain, done + 1)
+      segments[#segments + 1], done = segment, segment.last
    end
    return segments
 end

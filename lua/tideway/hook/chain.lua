@@ -7,9 +7,9 @@ local compiler = require "tideway.compiler"
 local counters = require "tideway.hook.counters"
 local diagnostic = require "tideway.compiler.diagnostic"
 local link = require "tideway.bpf.link"
-local load = require "tideway.bpf.load"
 local model = require "tideway.model"
 local ports = require "tideway.port"
+local split = require "tideway.bpf.split"
 
 local C = abi.C
 local M = {}
@@ -17,7 +17,7 @@ local M = {}
 ---@class tideway.hook.chain
 ---@field chain tideway.chain
 ---@field stages tideway.nf.instance[] that run now
----@field parts table[] one per target: { target, port, compiled, program, link }
+---@field parts table[] one per target: { target, port, split, link }; split has the programs
 ---@field runs tideway.hook.run[] programs that count, the replaced ones first
 local Hook = {}
 Hook.__index = Hook
@@ -109,29 +109,35 @@ local function flood_copies(part)
    return n
 end
 
--- Compiled and loaded programs of NFs, one per target.
+-- Compiled and loaded programs of NFs, for each target.
 local function load_all(chain, stages)
    local parts = {}
    for i, target in ipairs(chain.place.targets) do
-      local compiled, err = M.compile(chain, stages, target)
-      if not compiled then return nil, of_chain(err, chain) end
-      local program
       local clock = os.clock()
-      program, err = load.load(compiled, { attach_type = link.hooks[target.link.hook].attach_type })
-      if not program then return nil, of_chain(err, chain) end
+      local programs, err = split.load {
+         stages = stages, split = chain.place.split,
+         load = { attach_type = link.hooks[target.link.hook].attach_type },
+         compile = function(nfs, options) return M.compile(chain, nfs, target, options) end,
+      }
+      if not programs then return nil, of_chain(err, chain) end
       local port = ingress_of(chain, target)
       parts[i] = {
-         target = target, port = port and port.index, interfaces = interfaces(chain), compiled = compiled,
-         program = program, load_seconds = os.clock() - clock,
+         target = target, port = port and port.index, interfaces = interfaces(chain), split = programs,
+         seconds = os.clock() - clock,
       }
    end
    return parts
 end
 
-local function run_of(part, stages)
+-- What counters need to know of one of a target's programs.
+local function run_of(part, compiled, stages)
    return {
-      exits = part.compiled.exits, exit_table = part.compiled.exit_table, copies = flood_copies(part), stages = #stages,
+      exits = compiled.exits, exit_table = compiled.exit_table, copies = flood_copies(part), stages = #stages,
    }
+end
+
+local function add_runs(self, part, stages)
+   for _, p in ipairs(part.split.parts) do self.runs[#self.runs + 1] = run_of(part, p.compiled, stages) end
 end
 
 --- Compile and load a chain; raises what is wrong.
@@ -142,7 +148,7 @@ function M.load(chain)
    local parts, err = load_all(chain, chain.stages)
    if not parts then error(err, 0) end
    local self = setmetatable({ chain = chain, stages = chain.stages, parts = parts, runs = {} }, Hook)
-   for i, part in ipairs(parts) do self.runs[i] = run_of(part, chain.stages) end
+   for _, part in ipairs(parts) do add_runs(self, part, chain.stages) end
    return self
 end
 
@@ -151,8 +157,10 @@ end
 function Hook:tables()
    local set = {}
    for _, part in ipairs(self.parts) do
-      for _, t in ipairs(part.compiled.tables) do
-         if not t.internal then set[t] = true end
+      for _, p in ipairs(part.split.parts) do
+         for _, t in ipairs(p.compiled.tables) do
+            if not t.internal then set[t] = true end
+         end
       end
    end
    return set
@@ -161,10 +169,16 @@ end
 -- ---- attach ----
 
 local function link_options(part, chain)
-   local o = { program = part.program, persist = chain.place.persist }
+   local o = { program = part.split:program(), persist = chain.place.persist }
    for key, value in pairs(part.target.link) do o[key] = value end
    if part.target.table then o.map = assert(backing.of(part.target.table)) end
    return o
+end
+
+local function persist(part, chain)
+   if not chain.place.persist then return end
+   local ok, err = part.split:persist(chain.place.persist, part.target.label)
+   if not ok then error(("%s: chain %s: %s"):format(chain.where, chain.name, err), 0) end
 end
 
 --- Attach the programs; raises what is wrong, with nothing attached then.
@@ -176,7 +190,19 @@ function Hook:attach()
          self:detach()
          error(("%s: chain %s: %s"):format(self.chain.where, self.chain.name, err), 0)
       end
+      persist(part, self.chain)
    end
+end
+
+local function programs_text(programs)
+   local count, bytes = 0, 0
+   for _, p in ipairs(programs.parts) do
+      count, bytes = count + p.compiled.object.count, bytes + p.program.jited
+   end
+   local text = ("program id %d, %d instructions, %d bytes"):format(programs:program().id, count, bytes)
+   if #programs.parts == 1 then return text end
+   return ("%s in %d programs with tail calls between them (%s)"):format(text, #programs.parts,
+      programs.why and "as one, " .. programs.why or "split = true")
 end
 
 --- What was got: a line per target.
@@ -185,9 +211,8 @@ function Hook:lines()
    local lines = {}
    for i, part in ipairs(self.parts) do
       local l = part.link
-      lines[i] = ("%s: %s%s, program id %d, %d instructions, %d bytes"):format(self.chain.name, part.target.label,
-         l.mode and part.target.link.hook == "xdp" and (" (%s)"):format(l.mode) or "", part.program.id,
-         part.compiled.object.count, part.program.jited)
+      lines[i] = ("%s: %s%s, %s"):format(self.chain.name, part.target.label,
+         l.mode and part.target.link.hook == "xdp" and (" (%s)"):format(l.mode) or "", programs_text(part.split))
       if l.fell_back then
          lines[i] = ("%s; not native: %s"):format(lines[i], l.fell_back)
       end
@@ -220,18 +245,58 @@ function Hook:replace(stages)
    if not parts then return nil, err end
    for i, part in ipairs(parts) do
       part.link = self.parts[i].link
-      ok, err = part.link:replace(part.program)
+      ok, err = part.link:replace(part.split:program())
       if not ok then
-         for k = 1, i - 1 do parts[k].link:replace(self.parts[k].program) end
-         for _, p in ipairs(parts) do p.program:close() end
+         for k = 1, i - 1 do parts[k].link:replace(self.parts[k].split:program()) end
+         for _, p in ipairs(parts) do p.split:close() end
          return nil, err
       end
    end
-   for i, part in ipairs(parts) do
-      self.parts[i].program:close()
-      self.runs[#self.runs + 1] = run_of(part, stages)
+   self:close_replaced()
+   for _, part in ipairs(parts) do
+      add_runs(self, part, stages)
+      persist(part, self.chain)
    end
-   self.parts, self.stages = parts, stages
+   self.replaced, self.parts, self.stages = self.parts, parts, stages
+   return true
+end
+
+local function close_all(changes)
+   for _, change in ipairs(changes) do change.part.program:close() end
+end
+
+local function install(part, change)
+   return part.split:install(change, function(program) return part.link:replace(program) end)
+end
+
+--- Put another NF in the place of one stage. Of a split chain only the program that runs it is replaced, the others
+--- go on; every packet sees the old NF or the new one. When this fails the old one runs.
+---@param i integer stage, from 1
+---@param nf tideway.nf.instance
+---@return boolean? ok
+---@return any err a diagnostic or a sentence
+function Hook:replace_stage(i, nf)
+   local new, old, err = {}, {}
+   for k, part in ipairs(self.parts) do
+      new[k], err = part.split:prepare(i, nf)
+      if not new[k] then
+         close_all(new)
+         return nil, of_chain(err, self.chain)
+      end
+   end
+   for k, part in ipairs(self.parts) do
+      old[k], err = install(part, new[k])
+      if not old[k] then
+         for j = 1, k - 1 do install(self.parts[j], old[j]) end
+         close_all(new)
+         return nil, err
+      end
+   end
+   close_all(old)
+   self.stages = new[1].stages
+   for k, part in ipairs(self.parts) do
+      self.runs[#self.runs + 1] = run_of(part, new[k].part.compiled, self.stages)
+   end
    return true
 end
 
@@ -252,9 +317,16 @@ function Hook:detach()
    return errors
 end
 
+-- The programs before the last replacement: until now a packet may have been between two of them.
+function Hook:close_replaced()
+   for _, part in ipairs(self.replaced or {}) do part.split:close() end
+   self.replaced = nil
+end
+
 --- Forget the programs; the kernel ends those that are attached nowhere.
 function Hook:close()
-   for _, part in ipairs(self.parts) do part.program:close() end
+   self:close_replaced()
+   for _, part in ipairs(self.parts) do part.split:close() end
    self.parts = {}
 end
 

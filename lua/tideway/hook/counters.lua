@@ -20,7 +20,8 @@ local SLOT = C.TW_LCORES_MAX - 1
 
 local function new_row(stages)
    local row = {
-      rx = 0, rx_bytes = 0, originated = 0, sent = 0, sent_bytes = 0, passed = 0, dropped = 0, stage_in = {}, drops = {},
+      rx = 0, rx_bytes = 0, originated = 0, sent = 0, sent_bytes = 0, passed = 0, dropped = 0, stage_in = {},
+      drops = {},
    }
    for s = 0, stages - 1 do row.stage_in[s] = 0 end
    return row

@@ -49,8 +49,8 @@ local function check_tables(hooks)
       for t in pairs(hook:tables()) do
          local other = owner[t]
          if other then
-            error(("%s: table %s is used by chain %s, pinned to %s, and by chain %s (%s) on an lcore: tables of hooks are "
-               .. "in the kernel, those of lcores in the engine; pin both chains alike, or give each its own table")
+            error(("%s: table %s is used by chain %s, pinned to %s, and by chain %s (%s) on an lcore: tables of hooks "
+               .. "are in the kernel, those of lcores in the engine; pin both chains alike, or give each its own table")
                :format(hook.chain.where, t.name, hook.chain.name, hook.chain.place.kind, other.name, other.where), 0)
          end
       end
@@ -84,7 +84,11 @@ function M.attach()
       plan.publish_names(hook.chain, hook:place_text())
       C.tw_stats().chain[hook.chain.index].hook = 1
    end
-   if #M.list > 0 then C.tw_stats().running = 1 end
+   if #M.list == 0 then return end
+   C.tw_stats().running = 1
+   for _, place in ipairs(require("tideway.bpf.hook.tc").sweep()) do
+      messages[#messages + 1] = ("removed what a killed run left at tc %s"):format(place)
+   end
 end
 
 --- What was got, for the user.

@@ -84,7 +84,9 @@ function kinds.xdp(chain, pin)
    if not list then return nil, err end
    local targets = {}
    for i, iface in ipairs(list) do
-      targets[i] = { link = { hook = "xdp", interface = iface, mode = mode }, interface = iface, label = "xdp on " .. iface }
+      targets[i] = {
+         link = { hook = "xdp", interface = iface, mode = mode }, interface = iface, label = "xdp on " .. iface,
+      }
    end
    return "xdp", targets
 end
@@ -165,7 +167,7 @@ options.sk_lookup = {}
 function kinds.sk_lookup(_, pin)
    local netns = pin.sk_lookup
    if netns ~= true and type(netns) ~= "string" then
-      return nil, ("sk_lookup = %s: it is the path of a network namespace, such as /run/netns/NAME, or true for our own")
+      return nil, ("sk_lookup = %s: it is the path of a network namespace, as /run/netns/NAME, or true for our own")
          :format(tostring(netns))
    end
    return "sk_lookup", { {
@@ -196,7 +198,7 @@ function kinds.lwt(_, pin)
    if not at then return nil, err end
    local route = type(pin.lwt) == "string" and parse_route(pin.lwt)
    if not route then
-      return nil, ("lwt = %s: it is a route, \"PREFIX [via ADDRESS] [dev INTERFACE] [table N] [metric N] [headroom N]\"")
+      return nil, ("lwt = %s: it is a route, \"PREFIX [via ADDRESS] [dev NAME] [table N] [metric N] [headroom N]\"")
          :format(type(pin.lwt) == "string" and ('"%s"'):format(pin.lwt) or tostring(pin.lwt))
    end
    route.hook = "lwt_" .. at

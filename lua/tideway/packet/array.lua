@@ -42,9 +42,12 @@ local function get(a, i)
    bad(i)
 end
 local function set(a, i, v)
-   if type(i) ~= "number" or i < 0 or i >= $count then bad(i) end
-   v = tobit(v)
-   a.raw[i] = $store
+   if type(i) == "number" and i >= 0 and i < $count then
+      v = tobit(v)
+      a.raw[i] = $store
+      return
+   end
+   bad(i)
 end
 return get, set
 ]]

@@ -133,7 +133,9 @@ end
 ---@return number?
 function Pkt:u48(offset)
    if not inside(self, offset, 6) then return nil end
-   return self:u16(offset) * 2 ^ 32 + self:u32(offset + 2)
+   barrier()
+   local at = self.data + offset
+   return rshift(bswap(cast(u16_p, at).v), 16) * 2 ^ 32 + tonumber(cast(u32, bswap(cast(i32_p, at + 2).v)))
 end
 
 --- Write a byte.

@@ -303,7 +303,7 @@ function M.generate(kinds, o)
    end
    text[#text + 1] = "return tables, env"
    local chunk = assert(loadstring(table.concat(text, "\n"), ("=(table %s)"):format(o.name)))
-   return chunk(C, o.table, key, val, vptr, kptr, env)
+   return chunk(o.access or C, o.table, key, val, vptr, kptr, env)
 end
 
 return M

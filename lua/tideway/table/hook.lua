@@ -31,7 +31,7 @@ local OPTIONS = { name = true, key = true, value = true, entries = true, size = 
 
 -- Functions of maps. Looking one up makes the map.
 local FUNCTIONS = {}
-for name in ("get set put del add sum pairs count stats clear push pop peek has poll take fd id"):gmatch "%S+" do
+for name in ("get set put del add sum pairs count stats clear push pop peek has poll records take fd id"):gmatch "%S+" do
    FUNCTIONS[name] = true
 end
 
@@ -95,7 +95,8 @@ function M.is(value) return getmetatable(value) == HookTable end
 --- packet functions change them without atomic operations. `sum(key...)` adds them up.
 M.percpu_hash, M.lru_percpu, M.percpu_array = maker "percpu_hash", maker "lru_percpu", maker "percpu_array"
 
---- Ring buffer from the kernel to user space: `rb:output(fields...)` in a packet function, `rb:poll(ms)` in tick().
+--- Ring buffer from the kernel to user space: `rb:output(fields...)` in a packet function; elsewhere
+--- `for record in rb:records() do` takes what is there, and `rb:poll(ms)` waits for a record.
 ---@param options table { name =, value = "fields", size = bytes, a power of two and whole pages }
 M.ringbuf = maker "ringbuf"
 

@@ -144,7 +144,7 @@ local function build_hash(self, info)
    end
    return code.generate(list, {
       table = self.table, name = self.name, key = self.key_type, value = self.value_type,
-      key_stride = info.key_stride, timed = self.expire,
+      key_stride = info.key_stride, timed = self.expire, access = self.access,
    })
 end
 

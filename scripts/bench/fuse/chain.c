@@ -138,13 +138,45 @@ static inline bool local_service(const uint8_t *l4)
 
 /* The key { u32 address; u16 port; u8 protocol } as one word: read in one piece right after it was
  * stored, it must be stored in one piece. */
+static inline uint64_t key_of(const struct ip *ip, const uint8_t *l4)
+{
+	return ntohl(ip->src) | (uint64_t)ntohs(half(l4)) << 32 | (uint64_t)ip->protocol << 48;
+}
+
 static inline const struct mapping *mapping_of(struct tw_table *mappings, const struct ip *ip,
                                                const uint8_t *l4)
 {
-	uint64_t key = ntohl(ip->src) | (uint64_t)ntohs(half(l4)) << 32 |
-	               (uint64_t)ip->protocol << 48;
+	uint64_t key = key_of(ip, l4);
 
 	return tw_hash_get(mappings, &key, 0);
+}
+
+/* Packets whose mappings are looked up together. */
+struct batch {
+	uint64_t keys[TW_BURST_MAX];
+	const void *at[TW_BURST_MAX];
+	struct ip *ip[TW_BURST_MAX];
+	uint8_t *l4[TW_BURST_MAX];
+	struct tw_pkt *pkt[TW_BURST_MAX];
+	void *found[TW_BURST_MAX];
+	uint32_t count;
+};
+
+static inline void batch_add(struct batch *b, struct tw_pkt *pkt, struct ip *ip, uint8_t *l4)
+{
+	uint32_t i = b->count++;
+
+	b->keys[i] = key_of(ip, l4);
+	b->at[i] = &b->keys[i];
+	b->ip[i] = ip;
+	b->l4[i] = l4;
+	b->pkt[i] = pkt;
+}
+
+static inline void batch_find(struct batch *b, struct tw_table *mappings)
+{
+	if (b->count)
+		tw_hash_get_bulk(mappings, b->at, b->count, 0, b->found);
 }
 
 /* Change of the sums of header and transport. */
@@ -243,6 +275,28 @@ static void nf_nat(struct tw_burst *burst, int32_t count, const struct fuse_stag
 	}
 }
 
+static void nf_nat_bulk(struct tw_burst *burst, int32_t count, const struct fuse_stage *stage,
+                        uint32_t index)
+{
+	struct batch b;
+
+	(void)index;
+	b.count = 0;
+	for (struct tw_pkt *pkt = burst->pkts, *last = pkt + count; pkt < last; pkt++) {
+		uint32_t size, total;
+		struct ip *ip = pkt->verdict ? NULL : ipv4(pkt, &size, &total);
+		uint8_t *l4 = ip ? ports(ip, size, total) : NULL;
+
+		if (likely(l4))
+			batch_add(&b, pkt, ip, l4);
+	}
+	batch_find(&b, stage->table);
+	for (uint32_t i = 0; i < b.count; i++)
+		if (likely(b.found[i]))
+			b.ip[i]->check = apply(b.ip[i]->check,
+			                       translate(b.ip[i], b.l4[i], b.found[i]));
+}
+
 static void nf_mac(struct tw_burst *burst, int32_t count, const struct fuse_stage *stage,
                    uint32_t index)
 {
@@ -255,14 +309,15 @@ static void nf_mac(struct tw_burst *burst, int32_t count, const struct fuse_stag
 typedef void (*nf)(struct tw_burst *burst, int32_t count, const struct fuse_stage *stage,
                    uint32_t index);
 
-static const nf nfs[] = { nf_parse, nf_firewall, nf_ttl, nf_nat, nf_mac };
+static const nf nfs[][5] = { { nf_parse, nf_firewall, nf_ttl, nf_nat, nf_mac },
+	                     { nf_parse, nf_firewall, nf_ttl, nf_nat_bulk, nf_mac } };
 
 /* The NFs one behind the other, over and over. */
 void fuse_separate(struct tw_burst *burst, int32_t count, const struct fuse_stage *stages,
-                   uint32_t n)
+                   uint32_t n, bool bulk)
 {
 	for (uint32_t i = 0; i < n; i++)
-		nfs[i % 5](burst, count, &stages[i], i);
+		nfs[bulk][i % 5](burst, count, &stages[i], i);
 	for (struct tw_pkt *pkt = burst->pkts, *last = pkt + count; pkt < last; pkt++)
 		if (!pkt->verdict)
 			pkt->verdict = TW_SINK;
@@ -270,27 +325,37 @@ void fuse_separate(struct tw_burst *burst, int32_t count, const struct fuse_stag
 
 /* ---- all five by hand in one ---- */
 
-static inline void one(struct tw_burst *burst, struct tw_pkt *pkt, const struct fuse_stage *stages)
+/* The first three; the header behind the IP header, NULL when the packet has its verdict. */
+static inline uint8_t *first_three(struct tw_burst *burst, struct tw_pkt *pkt,
+                                   const struct fuse_stage *stages, struct ip **header)
 {
-	uint32_t size, total, change;
+	uint32_t size, total;
 	struct ip *ip = ipv4(pkt, &size, &total);
-	const struct mapping *to;
-	uint8_t *l4;
+	uint8_t *l4 = ip ? ports(ip, size, total) : NULL;
 
+	*header = ip;
 	if (unlikely(!ip))
-		return finish(burst, pkt, 0, stages[0].reasons[0]);
-	l4 = ports(ip, size, total);
-	if (unlikely(!l4))
-		return finish(burst, pkt, 0, stages[0].reasons[1]);
-	if (unlikely(martian(ip)))
-		return finish(burst, pkt, 1, stages[1].reasons[0]);
-	if (unlikely(local_service(l4)))
-		return finish(burst, pkt, 1, stages[1].reasons[1]);
-	if (unlikely(ip->ttl <= 1))
-		return finish(burst, pkt, 2, stages[2].reasons[0]);
+		finish(burst, pkt, 0, stages[0].reasons[0]);
+	else if (unlikely(!l4))
+		finish(burst, pkt, 0, stages[0].reasons[1]);
+	else if (unlikely(martian(ip)))
+		finish(burst, pkt, 1, stages[1].reasons[0]);
+	else if (unlikely(local_service(l4)))
+		finish(burst, pkt, 1, stages[1].reasons[1]);
+	else if (unlikely(ip->ttl <= 1))
+		finish(burst, pkt, 2, stages[2].reasons[0]);
+	else
+		return l4;
+	return NULL;
+}
+
+/* TTL, translation, MAC addresses: one change of the header's checksum. */
+static inline void rewrite(struct tw_pkt *pkt, struct ip *ip, uint8_t *l4, const struct mapping *to,
+                           const struct fuse_stage *stages)
+{
+	uint32_t change = 0xfffe; /* the TTL is the low byte of its word */
+
 	ip->ttl--;
-	change = 0xfffe;
-	to = mapping_of(stages[3].table, ip, l4);
 	if (likely(to))
 		change += translate(ip, l4, to);
 	ip->check = apply(ip->check, change);
@@ -301,10 +366,37 @@ static inline void one(struct tw_burst *burst, struct tw_pkt *pkt, const struct 
 void fuse_fused(struct tw_burst *burst, int32_t count, const struct fuse_stage *stages)
 {
 	for (int32_t i = 0; i < count; i++) {
+		struct tw_pkt *pkt = &burst->pkts[i];
+		struct ip *ip;
+		uint8_t *l4;
+
 		if (i + AHEAD < count)
 			__builtin_prefetch(burst->pkts[i + AHEAD].data, 1);
-		one(burst, &burst->pkts[i], stages);
+		l4 = first_three(burst, pkt, stages, &ip);
+		if (likely(l4))
+			rewrite(pkt, ip, l4, mapping_of(stages[3].table, ip, l4), stages);
 	}
+}
+
+void fuse_fused_bulk(struct tw_burst *burst, int32_t count, const struct fuse_stage *stages)
+{
+	struct batch b;
+
+	b.count = 0;
+	for (int32_t i = 0; i < count; i++) {
+		struct tw_pkt *pkt = &burst->pkts[i];
+		struct ip *ip;
+		uint8_t *l4;
+
+		if (i + AHEAD < count)
+			__builtin_prefetch(burst->pkts[i + AHEAD].data, 1);
+		l4 = first_three(burst, pkt, stages, &ip);
+		if (likely(l4))
+			batch_add(&b, pkt, ip, l4);
+	}
+	batch_find(&b, stages[3].table);
+	for (uint32_t i = 0; i < b.count; i++)
+		rewrite(b.pkt[i], b.ip[i], b.l4[i], b.found[i], stages);
 }
 
 /* ---- what gives them packets ---- */

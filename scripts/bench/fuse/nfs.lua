@@ -5,6 +5,7 @@ local bit = require "bit"
 local tw = require "tideway"
 
 local rshift = bit.rshift
+local apply, change16, change32 = tw.csum.apply, tw.csum.change16, tw.csum.change32
 
 local M = {}
 
@@ -56,12 +57,23 @@ M.nat = tw.nf("fuse_nat", function(cfg)
       packet = function(pkt)
          local ip = pkt:ipv4()
          if not ip then return end
-         local l4 = pkt:tcp() or pkt:udp()
+         local tcp, udp = pkt:tcp(), pkt:udp()
+         local l4 = tcp or udp
          if not l4 then return end
          local to = mappings:get(ip.src, l4.src_port, ip.protocol)
          if not to then return end
-         pkt:set_ipv4_src(to.address)
-         pkt:set_src_port(to.port)
+         local change = change32(ip.src, to.address)
+         ip.src = to.address
+         ip.checksum = apply(ip.checksum, change)
+         change = change + change16(l4.src_port, to.port)
+         l4.src_port = to.port
+         if tcp then
+            tcp.checksum = apply(tcp.checksum, change)
+         elseif udp and udp.checksum ~= 0 then
+            local sum = apply(udp.checksum, change)
+            if sum == 0 then sum = 0xffff end
+            udp.checksum = sum
+         end
       end,
    }
 end)

@@ -84,12 +84,16 @@ local function refused(state)
    return why
 end
 
+-- One of ours that ends with its process.
+local function is_stale(f)
+   return f.kind == "bpf" and bit.band(f.handle, 0x7fff0000) == TAG and not has(f.handle, PERSISTS)
+end
+
 -- Puts the program in the place of a filter that a dead process left here, and removes more of them.
 local function take_over(o, state)
    local done
    for _, f in ipairs(M.filters(state.ifindex, state.egress) or {}) do
-      if bit.band(f.handle, 0x7fff0000) == TAG and not has(f.handle, PERSISTS) and f.kind == "bpf"
-         and f.priority == state.priority then
+      if is_stale(f) and f.priority == state.priority then
          local mine = setmetatable({ handle = f.handle }, { __index = state })
          mine.claim = claim(mine)
          if mine.claim >= 0 then
@@ -104,6 +108,39 @@ local function take_over(o, state)
       end
    end
    return done and state
+end
+
+-- Removes what dead processes left at one side of an interface; adds what was removed to a list.
+local function sweep_side(state, list)
+   for _, f in ipairs(M.filters(state.ifindex, state.egress) or {}) do
+      if is_stale(f) then
+         state.handle, state.priority = f.handle, f.priority
+         local fd = claim(state)
+         if fd >= 0 then
+            if has(f.handle, MADE_CLSACT) then made_clsact[state.ifindex] = true end
+            if C.tw_bpf_tc_detach(state.ifindex, state.egress, f.handle, f.priority) == 0 then
+               list[#list + 1] = ("%s %s"):format(state.target, state.egress and "egress" or "ingress")
+            end
+            C.tw_bpf_close(fd)
+         end
+      end
+   end
+end
+
+--- Removes the filters that dead processes left, on all interfaces of this network namespace.
+---@return string[] places they were at
+function M.sweep()
+   local list = {}
+   for name in require("lfs").dir "/sys/class/net" do
+      local ifindex = C.tw_bpf_ifindex(name)
+      if ifindex > 0 then
+         for _, egress in ipairs { false, true } do
+            sweep_side({ ifindex = ifindex, egress = egress, target = name }, list)
+         end
+         tidy(ifindex)
+      end
+   end
+   return list
 end
 
 -- A new filter, under the first handle that nobody has.

@@ -89,6 +89,13 @@ local function reader(cx, array, fv)
       "arrays are copied and compared with others of the same type")
 end
 
+--- The words of an array: { offset, size, ir } each.
+function M.pieces(cx, array, fv)
+   local read, list = reader(cx, array, fv), {}
+   for at, bytes in words(array.size) do list[#list + 1] = { offset = at, size = bytes, ir = read(at, bytes) } end
+   return list
+end
+
 --- Copies a whole array to p + off.
 function M.copy(cx, p, off, array, fv)
    local read = reader(cx, array, fv)

@@ -4,6 +4,7 @@
 local diagnostic = require "tideway.compiler.diagnostic"
 local expression = require "tideway.compiler.front.expression"
 local intrinsic = require "tideway.compiler.front.intrinsic"
+local lock = require "tideway.compiler.front.intrinsic.lock"
 local source = require "tideway.compiler.syntax.source"
 local statement = require "tideway.compiler.front.statement"
 local value = require "tideway.compiler.front.value"
@@ -32,6 +33,7 @@ local function inline(cx, node, frame, args, name)
    end
    if node.vararg then frame.varargs = { unpack(args, #node.params + 1, #args) } end
    statement.statements(cx, frame, node.body)
+   lock.check_return(cx)
    cx:jump(frame.returns)
    cx.depth = cx.depth - 1
    cx.pos = pos

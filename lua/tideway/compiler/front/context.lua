@@ -50,6 +50,7 @@ end
 ---@param hint? string what to write instead
 function Context:refuse(message, hint)
    local err = diagnostic.new(self.pos, message, hint)
+   err.stage = self.stage
    for i = #self.calls, 1, -1 do
       if self.calls[i].pos then diagnostic.note(err, self.calls[i].pos, "called here") end
    end
@@ -303,12 +304,13 @@ function Context:land(landing, values)
    terminate(self, "jmp", {}, { { block = landing, args = values } })
 end
 
---- Go on there; nothing is known but the numbers.
+--- Go on there; nothing is known but the numbers, variables are what they were at the outset.
 ---@return tideway.ir.value[]
 function Context:arrive(landing)
    assert(self:dead(), "a path is still open")
    self.block, self.state = landing, M.state()
    self.state.dom = { block = landing, depth = 0 }
+   for slot, fv in pairs(self.outset or {}) do self.state.vars[slot] = fv end
    return landing.params
 end
 

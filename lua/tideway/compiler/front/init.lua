@@ -97,10 +97,14 @@ function M.compile(name, nfs, place, options)
    local cx = context.new(name, place)
    cx.used_tables, cx.words = {}, {}
    add_constants(cx)
+   cx.held = cx:slot "lock"
+   cx.state.vars[cx.held] = value.NIL
    for _, field in ipairs { "verdict", "out", "mark" } do
       cx[field] = cx:slot(field)
       cx.state.vars[cx[field]] = value.host(field == "out" and C.TW_PORT_NONE or 0)
    end
+   cx.outset = {}
+   for slot, fv in pairs(cx.state.vars) do cx.outset[slot] = fv end
    if place.enter then place:enter(cx) end
    if place.record then
       cx.record = cx:slot "record"

@@ -6,6 +6,7 @@ local ffi = require "ffi"
 local arrays = require "tideway.packet.array"
 local header = require "tideway.packet.header"
 local ir = require "tideway.compiler.ir"
+local alias = require "tideway.compiler.front.alias"
 local ctype = require "tideway.compiler.front.ctype"
 local number = require "tideway.compiler.front.number"
 local types = require "tideway.table.type"
@@ -73,64 +74,10 @@ end
 
 local function key_of(base, off, bits) return ("%d+%d:%d"):format(base.id, off, bits) end
 
--- The number behind a packet pointer as leaves that are added up, and a constant.
-local function leaves_of(v, leaves, depth)
-   v = v.stands_for or v
-   if v.op == "const" then
-      leaves.constant = leaves.constant + v.value
-   elseif v.op == "add" and v.type == "num" and not v.w and depth < 6 then
-      leaves_of(v.args[1], leaves, depth + 1)
-      leaves_of(v.args[2], leaves, depth + 1)
-   else
-      leaves[v] = (leaves[v] or 0) + 1
-   end
-   return leaves
-end
-
-local function distance_leaves(base)
-   if base.op == "pktdata" then return base, { constant = 0 } end
-   local root, index = M.parts(base)
-   if index and root.op == "pktdata" then return root, leaves_of(index, { constant = 0 }, 0) end
-end
-
---- Range of b - a for two packet pointers; nil when it is not known.
-local function distance(a, b)
-   local root_a, from = distance_leaves(a)
-   local root_b, to = distance_leaves(b)
-   if not root_a or root_a ~= root_b then return nil end
-   local lo, hi = to.constant - from.constant, to.constant - from.constant
-   for leaf, n in pairs(to) do
-      local left = leaf ~= "constant" and n - (from[leaf] or 0) or 0
-      if left > 0 then
-         if not leaf.lo then return nil end
-         lo, hi = lo + left * leaf.lo, hi + left * leaf.hi
-      end
-   end
-   for leaf, n in pairs(from) do
-      local left = leaf ~= "constant" and n - (to[leaf] or 0) or 0
-      if left > 0 then
-         if not leaf.lo then return nil end
-         lo, hi = lo - left * leaf.hi, hi - left * leaf.lo
-      end
-   end
-   return lo, hi
-end
-
--- Do the bytes [off, off + size) from `base` and those of `entry` overlap?
-local function overlaps(space, base, off, size, entry)
-   if not base then return true end
-   if entry.base == base then return not (entry.off + entry.size <= off or off + size <= entry.off) end
-   if space == "stack" then return false end
-   if space ~= "pkt" then return true end
-   local lo, hi = distance(base, entry.base)
-   if not lo then return true end
-   return not (lo + entry.off >= off + size or hi + entry.off + entry.size <= off)
-end
-
 --- Forget loads that a store to `size` bytes at base + off may have changed; without base, all of the space.
 function M.forget(cx, space, base, off, size)
    local memo = cx.state.memo
-   local function touched(entry) return entry.space == space and overlaps(space, base, off, size, entry) end
+   local function touched(entry) return entry.space == space and alias.overlaps(space, base, off, size, entry) end
    for key, entry in pairs(memo) do
       if entry.reads then
          for _, read in ipairs(entry.reads) do
@@ -158,18 +105,11 @@ function M.usable(cx, p)
    end
 end
 
---- Start and variable part of a packet pointer; no second result when it has none.
-function M.parts(v)
-   if v.op == "ptradd" then return v.args[1], v.args[2] end
-   if v.index then return v.root, v.index end
-   return v
-end
-
 -- A packet pointer with a constant offset that is not negative.
 local function settled(cx, p, off)
    local base = p.ir
    if off >= 0 then return base, off end
-   local root, own = M.parts(base)
+   local root, own = alias.parts(base)
    if own then
       local lo = cx:range(own)
       if lo + off >= 0 then
@@ -196,7 +136,7 @@ end
 
 -- The same in a copy of the frame's first bytes, whose length is a number.
 local function reach_copy(cx, p, off, size)
-   local root, index = M.parts(p.ir)
+   local root, index = alias.parts(p.ir)
    local stop = value.host(off + size)
    if index then stop = number.binary(cx, "+", value.int(index), stop) end
    local inside, outside = number.compare(cx, "le", stop, value.int(cx.copied.length))
@@ -257,6 +197,9 @@ end
 
 --- Store of the low bits.
 function M.store(cx, p, off, bits, v)
+   if p.gen and cx.target.kernel and not cx.target.kernel.writable then
+      cx:refuse(("packets can't be changed on hook %s"):format(cx.target.name), "pin the chain to xdp, tc or an lcore")
+   end
    local base, at = reach(cx, p, p.off + off, bits / 8)
    M.forget(cx, base.space, base, at, bits / 8)
    cx:emit("store", "void", { base, v }, { bits = bits, off = at })
@@ -276,7 +219,7 @@ function M.add(cx, p, bytes)
    local index = number.ir(cx, bytes, "an offset into memory")
    local lo, hi = cx:range(index)
    if (p.ir.space == "pkt" or (cx.copied and p.gen)) and cx.target.checks then
-      local root, own = M.parts(p.ir)
+      local root, own = alias.parts(p.ir)
       if own then -- one variable part
          local sum = number.binary(cx, "+", value.int(own), bytes)
          return M.add(cx, value.ptr(root, p.off, p.type, { gen = p.gen, ref = p.ref, shape = p.shape }), sum)
@@ -311,7 +254,7 @@ end
 --- Offset from the start of the frame of what a pointer into it points to, a number.
 function M.offset_in_frame(cx, p)
    if p.ir.op == "pktdata" then return value.host(p.off) end
-   local root, index = M.parts(p.ir)
+   local root, index = alias.parts(p.ir)
    if index and root.op == "pktdata" then return number.binary(cx, "+", value.int(index), value.host(p.off)) end
    cx:refuse("where this view lies in the frame is not known here")
 end

@@ -58,10 +58,11 @@ end
 
 local function is_static(fv) return fv.k == "host" end
 
-local function const_of(v) return v.op == "const" and type(v.value) == "number" and v.value or nil end
+--- A constant as a Lua number, else nil.
+function M.const_of(v) return v.op == "const" and type(v.value) == "number" and v.value or nil end
 
--- A num result within lo..hi.
-local function num(cx, op, a, b, lo, hi, fields)
+--- A num result within lo..hi.
+function M.num(cx, op, a, b, lo, hi, fields)
    if lo < -LIMIT or hi > LIMIT then
       if not cx.speculative then
          cx:refuse(("'%s': the result may be as large as %.0f, beyond the 2^53 a Lua number holds exactly")
@@ -75,11 +76,14 @@ local function num(cx, op, a, b, lo, hi, fields)
    return cx:emit(op, "num", { a, b }, fields)
 end
 
-local function wide(cx, op, type, a, b, lo, hi, fields)
+--- A 64-bit result; the range when it is known and within 2^53.
+function M.wide(cx, op, type, a, b, lo, hi, fields)
    fields = fields or {}
    if lo and lo >= 0 and hi <= LIMIT then fields.lo, fields.hi = lo, hi end
    return cx:emit(op, type, { a, b }, fields)
 end
+
+local num, wide, const_of = M.num, M.wide, M.const_of
 
 --- As a 64-bit integer of that type (LuaJIT converts numbers when they meet 64-bit cdata).
 function M.widen(cx, v, type)
@@ -143,6 +147,26 @@ local function divisor_checked(cx, v, what)
    cx:doubt(("%s: the divisor may be 0 here"):format(what), "test it first: if d == 0 then return end")
 end
 
+-- x % y of an x that may be negative: Lua's % is floored, the machine's is of unsigned numbers.
+local function floored(cx, x, y, bh)
+   local join = cx:join()
+   local positive, negative = cx:split("ge", x, cx:const(0))
+   if positive then
+      cx:go(positive)
+      local _, ah = cx:range(x)
+      cx:jump(join, { value.int(num(cx, "mod", x, y, 0, min(ah, bh - 1))) })
+   end
+   if negative then
+      cx:go(negative)
+      local al = cx:range(x)
+      local below = num(cx, "sub", cx:const(-1), x, 0, -al - 1) -- -x - 1
+      local rest = num(cx, "mod", below, y, 0, min(-al - 1, bh - 1))
+      local top = num(cx, "sub", y, cx:const(1), 0, bh - 1)
+      cx:jump(join, { value.int(num(cx, "sub", top, rest, 0, bh - 1)) })
+   end
+   return cx:enter(join)[1]
+end
+
 local function modulo(cx, a, b)
    local type = common_type(a, b)
    local x, y = M.ir(cx, a, "'%'"), M.ir(cx, b, "'%'")
@@ -159,8 +183,9 @@ local function modulo(cx, a, b)
    if k then -- floored modulo by a power of two is a mask, for negative numbers too
       return value.int(num(cx, "and", x, cx:const(y.value - 1), 0, al >= 0 and min(ah, y.value - 1) or y.value - 1))
    end
+   if al < 0 and bl > 0 then return floored(cx, x, y, bh) end
    if al < 0 or bl < 0 then
-      cx:doubt("'%': an operand may be negative here", "Lua's % is floored; make both operands non-negative")
+      cx:doubt("'%': the divisor may be negative here", "Lua's % has the sign of the divisor; make it positive")
    end
    return value.int(num(cx, "mod", x, y, 0, max(0, min(ah, bh - 1))))
 end
@@ -259,230 +284,6 @@ function M.zext32(cx, v)
    if v.op == "const" and v.type == "num" then return cx:const(v.value % 2 ^ 32) end
    if v.op == "sext" and v.bits == 32 then return M.zext32(cx, v.args[1]) end
    return cx:emit("zext", "num", { v }, { bits = 32, lo = 0, hi = U32MAX })
-end
-
-local function in32(cx, v)
-   local lo, hi = cx:range(v)
-   return lo >= I32MIN and hi <= I32MAX
-end
-
-local function is_mask(cx, v) -- 0..2^31-1
-   local lo, hi = cx:range(v)
-   return lo >= 0 and hi <= I32MAX
-end
-
-local function ones(n) -- least 2^k - 1 that is not below n
-   local r = 1
-   while r <= n do r = r * 2 end
-   return r - 1
-end
-
--- ---- bit.* on Lua numbers: 32 bits, signed results ----
-
-local narrow = {}
-
-function narrow.band(cx, a, b)
-   if is_mask(cx, a) or is_mask(cx, b) then
-      local _, ah = cx:range(a)
-      local _, bh = cx:range(b)
-      local hi = min(is_mask(cx, a) and ah or I32MAX, is_mask(cx, b) and bh or I32MAX)
-      local mask = const_of(b) or const_of(a)
-      local other = const_of(b) and a or b
-      if mask and is_mask(cx, other) and mask >= 0 and mask % 1 == 0 then
-         local ol, oh = cx:range(other)
-         if ol >= 0 and oh <= I32MAX and bit.band(mask, ones(oh)) == ones(oh) then return other end
-         -- 0x46..0x4f and 15: all in one block of the mask
-         if bit.band(mask, mask + 1) == 0 and ol >= 0 and floor(ol / (mask + 1)) == floor(oh / (mask + 1)) then
-            return num(cx, "and", a, b, ol % (mask + 1), oh % (mask + 1))
-         end
-      end
-      return num(cx, "and", a, b, 0, hi)
-   end
-   if not in32(cx, a) then a = M.sext32(cx, a) end
-   if not in32(cx, b) then b = M.sext32(cx, b) end
-   local al, bl = cx:range(a), cx:range(b)
-   if al >= 0 or bl >= 0 then
-      local _, h1 = cx:range(a)
-      local _, h2 = cx:range(b)
-      return num(cx, "and", a, b, 0, al >= 0 and h1 or h2)
-   end
-   return num(cx, "and", a, b, I32MIN, I32MAX)
-end
-
-local function or_like(op)
-   return function(cx, a, b)
-      if is_mask(cx, a) and is_mask(cx, b) then
-         local _, ah = cx:range(a)
-         local _, bh = cx:range(b)
-         return num(cx, op, a, b, op == "or" and max((cx:range(a)), (cx:range(b))) or 0, ones(max(ah, bh)))
-      end
-      return num(cx, op, M.sext32(cx, a), M.sext32(cx, b), I32MIN, I32MAX)
-   end
-end
-narrow.bor, narrow.bxor = or_like "or", or_like "xor"
-
--- Shift count 0..31.
-local function count_of(cx, n, mask)
-   local c = const_of(n)
-   if c then return cx:const(bit.band(c, mask)) end
-   local lo, hi = cx:range(n)
-   if lo >= 0 and hi <= mask then return n end
-   return num(cx, "and", n, cx:const(mask), 0, mask)
-end
-
-function narrow.lshift(cx, a, n)
-   n = count_of(cx, n, 31)
-   local _, nh = cx:range(n)
-   local al, ah = cx:range(a)
-   if const_of(n) == 0 then return M.sext32(cx, a) end
-   if al >= 0 and ah * 2 ^ nh <= I32MAX then
-      local nl = cx:range(n)
-      return num(cx, "shl", a, n, al * 2 ^ nl, ah * 2 ^ nh)
-   end
-   return M.sext32(cx, num(cx, "shl", a, n, 0, U32MAX, { w = 32 }))
-end
-
-function narrow.rshift(cx, a, n)
-   n = count_of(cx, n, 31)
-   local k = const_of(n)
-   if k == 0 then return M.sext32(cx, a) end
-   -- bswap of a 16-bit number, moved down again
-   if k == 16 and a.op == "sext" and a.args[1].op == "bswap" and a.args[1].bits == 32 then
-      local x = a.args[1].args[1]
-      local lo, hi = cx:range(x)
-      if lo >= 0 and hi <= 65535 then
-         return cx:emit("bswap", "num", { x }, { bits = 16, lo = 0, hi = 65535 })
-      end
-   end
-   a = M.zext32(cx, a)
-   local lo, hi = cx:range(a)
-   if k then return num(cx, "shr", a, n, floor(lo / 2 ^ k), floor(hi / 2 ^ k)) end
-   local v = num(cx, "shr", a, n, 0, hi)
-   return M.sext32(cx, v)
-end
-
-function narrow.arshift(cx, a, n)
-   n = count_of(cx, n, 31)
-   a = M.sext32(cx, a)
-   local lo, hi = cx:range(a)
-   local k = const_of(n)
-   if k then return num(cx, "sar", a, n, floor(lo / 2 ^ k), floor(hi / 2 ^ k)) end
-   return num(cx, "sar", a, n, min(lo, 0), max(hi, 0))
-end
-
-function narrow.bnot(cx, a)
-   a = M.sext32(cx, a)
-   local lo, hi = cx:range(a)
-   return num(cx, "xor", a, cx:const(-1), -hi - 1, -lo - 1)
-end
-
-function narrow.bswap(cx, a)
-   return M.sext32(cx, cx:emit("bswap", "num", { a }, { bits = 32, lo = 0, hi = U32MAX }))
-end
-
-local function rotate(first, second)
-   return function(cx, a, n)
-      n = count_of(cx, n, 31)
-      if const_of(n) == 0 then return M.sext32(cx, a) end
-      a = M.zext32(cx, a)
-      local k = const_of(n)
-      local back = k and cx:const(32 - k)
-         or num(cx, "and", num(cx, "sub", cx:const(32), n, 1, 32), cx:const(31), 0, 31)
-      local x = num(cx, first, a, n, 0, U32MAX, { w = 32 })
-      local y = num(cx, second, a, back, 0, U32MAX, { w = 32 })
-      return M.sext32(cx, num(cx, "or", x, y, 0, U32MAX))
-   end
-end
-narrow.rol, narrow.ror = rotate("shl", "shr"), rotate("shr", "shl")
-
--- ---- bit.* with a 64-bit operand ----
-
-local broad = {}
-
-function broad.band(cx, type, a, b)
-   local _, ah = cx:range(a)
-   local _, bh = cx:range(b)
-   local hi = (ah and cx:range(a) >= 0 and ah) or math.huge
-   if bh and cx:range(b) >= 0 then hi = min(hi, bh) end
-   if b.op == "const" and type == "u64" and tonumber(b.value) <= LIMIT then hi = min(hi, tonumber(b.value)) end
-   return wide(cx, "and", type, a, b, hi < math.huge and 0 or nil, hi)
-end
-
-local function wide_or(op)
-   return function(cx, type, a, b)
-      local al, ah = cx:range(a)
-      local bl, bh = cx:range(b)
-      local known = al and bl and al >= 0 and bl >= 0
-      return wide(cx, op, type, a, b, known and 0 or nil, known and ones(max(ah, bh)) or nil)
-   end
-end
-broad.bor, broad.bxor = wide_or "or", wide_or "xor"
-
-function broad.lshift(cx, type, a, n)
-   n = count_of(cx, n, 63)
-   local al, ah = cx:range(a)
-   local _, nh = cx:range(n)
-   return wide(cx, "shl", type, a, n, al and al >= 0 and 0 or nil, ah and ah * 2 ^ nh)
-end
-
-function broad.rshift(cx, type, a, n)
-   n = count_of(cx, n, 63)
-   local k = const_of(n)
-   local al, ah = cx:range(a)
-   local hi = al and al >= 0 and ah or 2 ^ 64 - 1
-   if k then hi = floor(hi / 2 ^ k) end
-   return wide(cx, "shr", type, a, n, 0, hi)
-end
-
-function broad.arshift(cx, type, a, n) return wide(cx, "sar", type, a, count_of(cx, n, 63)) end
-function broad.bnot(cx, type, a) return wide(cx, "xor", type, a, ir.const(-1LL, type)) end
-function broad.bswap(cx, type, a) return cx:emit("bswap", type, { a }, { bits = 64 }) end
-local SHIFTS = { lshift = true, rshift = true, arshift = true, rol = true, ror = true }
-
---- bit.NAME(...)
----@param name string
----@param args table[] values
-function M.bitop(cx, name, args)
-   local static = true
-   for i, a in ipairs(args) do
-      if not is_static(a) then static = false end
-      if not M.type(a) then M.not_a_number(cx, a, ("bit.%s, argument %d"):format(name, i)) end
-   end
-   if static then
-      local list = {}
-      for i, a in ipairs(args) do list[i] = a.v end
-      local ok, r = pcall(bit[name], unpack(list, 1, #args))
-      if not ok then cx:refuse(("bit.%s: %s"):format(name, tostring(r):gsub("^.-: ", ""))) end
-      return value.host(r)
-   end
-   cx.operator = "bit." .. name
-   local type = "num"
-   for i, a in ipairs(args) do
-      if not (SHIFTS[name] and i == 2) then
-         local t = M.type(a)
-         if t == "u64" or (t == "i64" and type == "num") then type = t end
-      end
-   end
-   local first = M.ir(cx, args[1], "bit." .. name)
-   if type == "num" then
-      if name == "tobit" then return value.int(M.sext32(cx, first)) end
-      if not args[2] then
-         return value.int((narrow[name] or narrow.bor)(cx, narrow[name] and first or M.sext32(cx, first), cx:const(0)))
-      end
-      for i = 2, #args do first = narrow[name](cx, first, M.ir(cx, args[i], "bit." .. name)) end
-      return value.int(first)
-   end
-   if name == "tobit" then return value.int(M.sext32(cx, first)) end
-   if not broad[name] then cx:refuse(("bit.%s on 64-bit integers"):format(name), "use bit.bor of two shifts") end
-   first = M.widen(cx, first, type)
-   if not args[2] then return value.int(broad[name](cx, type, first)) end
-   for i = 2, #args do
-      local v = M.ir(cx, args[i], "bit." .. name)
-      if not SHIFTS[name] then v = M.widen(cx, v, type) end
-      if SHIFTS[name] and v.type ~= "num" then v = M.tonumber(cx, value.int(v)).ir end
-      first = broad[name](cx, type, first, v)
-   end
-   return value.int(first)
 end
 
 -- ---- conversions ----

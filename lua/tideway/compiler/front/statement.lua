@@ -100,6 +100,8 @@ end
 function RUN.Return(cx, frame, node)
    local fvs = expression.list(cx, frame, node.exprs)
    for i, fv in ipairs(fvs) do fvs[i] = expression.resolve(cx, fv) end
+   at(cx, frame, node)
+   require("tideway.compiler.front.intrinsic.lock").check_return(cx)
    cx:jump(frame.returns, fvs)
 end
 

@@ -76,7 +76,7 @@ local function body(v)
    elseif op == "ctxstore" then
       return ("ctxstore %s, %s"):format(v.field, operand(v.args[1]))
    end
-   local s = op .. (v.bits or "") .. (v.w == 32 and ".32" or "")
+   local s = op .. (v.bits or "") .. (v.w == 32 and ".32" or "") .. (v.anew and " anew" or "")
    return #v.args > 0 and s .. " " .. operands(v.args) or s
 end
 
@@ -256,6 +256,7 @@ function Reader:instruction(value)
    local op, bits, w = self:need("(%l+)(%d*)(%.?%d*)", "an operation")
    value.op, value.bits, value.w = op, tonumber(bits), tonumber(w:sub(2))
    if SHAPES[op] then SHAPES[op](self, value)
+   elseif op == "pktlen" then value.anew = self:take "anew%f[%W]" or nil
    elseif not NO_ARGS[op] then
       if not ir.PURE[op] then self:fail(("no operation '%s'"):format(op)) end
       self:list(value.args)

@@ -26,7 +26,7 @@ local function first_reads(graph)
       for _, edge in ipairs(graph.preds[block]) do resized = resized or after[edge.block] or false end
       for _, v in ipairs(block.insts) do
          resized = resized or v.op == "call" and v.resizes or false
-         if FRAME[v.op] and not resized then table.insert(found[v.op], { block = block, value = v }) end
+         if FRAME[v.op] and not v.anew and not resized then table.insert(found[v.op], { block = block, value = v }) end
       end
    end
    return found

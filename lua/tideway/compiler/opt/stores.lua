@@ -135,7 +135,7 @@ local function join(program, insts, i, place, uses)
       value = wide_constant(x, y, bits)
       if not value then return nil end
    else
-      at = wide_load(insts, place, uses, x, y)
+      at = x.bits == bits and wide_load(insts, place, uses, x, y) -- a byte stored as a word is not copied
       if not at then return nil end
       local fields = { bits = 2 * bits, off = x.off or 0, pos = x.pos }
       if bits < 32 then fields.lo, fields.hi = 0, 2 ^ (2 * bits) - 1 end

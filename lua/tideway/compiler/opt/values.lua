@@ -70,7 +70,7 @@ end
 local FRAME = { pktdata = true, pktend = true, pktlen = true }
 
 function Walk:frame(v)
-   if self.on.gvn then
+   if self.on.gvn and not v.anew then
       local known = self.contents:find("frame", v.op)
       if known then
          self:replace(v, known.value)

@@ -4,14 +4,19 @@
 
 local bit = require "bit"
 local abi = require "tideway.abi"
+local bits = require "tideway.compiler.front.bits"
 local ctype = require "tideway.compiler.front.ctype"
 local kernel = require "tideway.compiler.target.kernel"
+local lock = require "tideway.compiler.front.intrinsic.lock"
 local memory = require "tideway.compiler.front.memory"
+local merge = require "tideway.compiler.front.merge"
 local number = require "tideway.compiler.front.number"
 local ipv4 = require("tideway.packet.ipv4").ipv4
 local parse = require "tideway.packet.parse"
+local punt = require "tideway.compiler.place.punt"
 local start = require "tideway.compiler.library.start"
 local sum = require "tideway.compiler.library.sum"
+local types = require "tideway.table.type"
 local value = require "tideway.compiler.front.value"
 local walk = require "tideway.compiler.library.walk"
 
@@ -44,6 +49,7 @@ function M:call(cx, helper, type, args, fields)
    if not self.kernel:helper(helper) then
       cx:refuse(("the kernel has no bpf_%s on hook %s"):format(helper, self.name), self.kernel:helper_hint(helper))
    end
+   lock.check_helper(cx, helper)
    fields = fields or {}
    fields.fn = helper
    return cx:emit("call", type, args, fields)
@@ -139,7 +145,7 @@ function M:tc_head(cx, ctx, v)
    local lo, hi = cx:range(v)
    if hi > 0 then
       cx:refuse("on tc the start of a packet can't be moved inwards",
-         "pin the chain to XDP or an lcore; for VLAN tags use pkt:pop_vlan()")
+         "pin the chain to xdp or an lcore")
    end
    local size = number.ir(cx, number.negate(cx, value.int(v)))
    local _ = lo
@@ -158,19 +164,20 @@ function M:sum_of(cx, p, length)
          local n = length.v - at >= 4 and 4 or 2
          local w = value.int(memory.load(cx, p, at, n * 8))
          if n == 4 then
-            total = number.binary(cx, "+", total, number.bitop(cx, "band", { w, value.host(0xffff) }))
-            total = number.binary(cx, "+", total, number.bitop(cx, "rshift", { w, value.host(16) }))
+            total = number.binary(cx, "+", total, bits.bitop(cx, "band", { w, value.host(0xffff) }))
+            total = number.binary(cx, "+", total, bits.bitop(cx, "rshift", { w, value.host(16) }))
          else
             total = number.binary(cx, "+", total, w)
          end
          at = at + n
       end
       for _ = 1, 2 do
-         total = number.binary(cx, "+", number.bitop(cx, "band", { total, value.host(0xffff) }),
-            number.bitop(cx, "rshift", { total, value.host(16) }))
+         total = number.binary(cx, "+", bits.bitop(cx, "band", { total, value.host(0xffff) }),
+            bits.bitop(cx, "rshift", { total, value.host(16) }))
       end
       return total
    end
+   if self.kernel:helper "csum_diff" then return sum.of_chunks(cx, p, length) end
    return sum.of_bytes(cx, p, length)
 end
 
@@ -220,14 +227,12 @@ end
 -- path that leads to one.
 function M:exit(cx, index, code)
    if not self.counted then return cx:ret(code) end
-   if not self.way_out then
-      self.way_out = cx:landing { { "num", 0, 65535 }, { "num", -4095, 2 ^ 31 - 1 } }
-   end
    cx:land(self.way_out, { cx:const(index), code })
 end
 
 --- Writes the place that counts; the program is complete then.
 function M:close(cx)
+   punt.close(self, cx)
    if not self.way_out then return end
    local index, code = unpack(cx:arrive(self.way_out))
    self:account(cx, index)
@@ -302,7 +307,6 @@ function M:flood(cx, stage)
       cx:refuse(("pkt:flood() on hook %s"):format(self.name), "pin the chain to xdp, tc or an lcore")
    end
    if self.name == "xdp" then
-      local types = require "tideway.table.type"
       self.flood_table = self.flood_table or { kind = "devmap_hash", name = "flood", key_type = types.parse "u32",
          entries = math.max(1, #self:port_list()), internal = true }
       local code = self:call(cx, "redirect_map", "num",
@@ -318,9 +322,7 @@ function M:flood(cx, stage)
    self:leave(cx, stage, "flood", nil, self.code.drop)
 end
 
-function M:punt(cx)
-   cx:refuse("pkt:punt() needs the user half of the NF, which runs on lcores", "pin this chain to an lcore")
-end
+function M:punt(cx, stage) punt.leave(self, cx, stage) end
 
 --- A packet leaves at a stage with a verdict word (enum tw_verdict of core/abi.h).
 function M:finish_with(cx, word, stage)
@@ -331,11 +333,11 @@ function M:finish_with(cx, word, stage)
    end
    local v = number.ir(cx, word, "a verdict")
    -- A port chosen at run time: TW_PORT | port << 8.
-   local kind = number.bitop(cx, "band", { word, value.host(0xff) })
+   local kind = bits.bitop(cx, "band", { word, value.host(0xff) })
    local yes, no = number.compare(cx, "eq", kind, value.host(C.TW_PORT))
    if yes then
       cx:go(yes)
-      self:to_port(cx, stage, number.bitop(cx, "rshift", { word, value.host(8) }))
+      self:to_port(cx, stage, bits.bitop(cx, "rshift", { word, value.host(8) }))
    end
    if no then
       cx:go(no)
@@ -379,6 +381,69 @@ function M:at_end(cx, stage)
    self:leave(cx, stage, "pass", nil, self.code.pass)
 end
 
+-- ---- one of several programs of a chain ----
+
+--- What a program hands to the next one: an entry per CPU on XDP, the packet's control block where there is one.
+M.carry = {
+   kind = "percpu_array", name = "carry", key_type = types.parse "u32", value_type = types.parse "u32 out; u32 mark",
+   entries = 1, internal = true,
+}
+
+local CARRIED = { "out", "mark" }
+
+-- The place of what is carried: { load(i), store(i, value) } of the i-th of CARRIED; nil where the hook has none.
+function M:carrier(cx)
+   if self.kernel.fields.cb0 and self.kernel.fields.cb0.write then
+      return function(i) return self:ctxload(cx, "cb" .. i - 1) end,
+         function(i, v) cx:emit("ctxstore", "void", { v }, { field = "cb" .. i - 1 }) end
+   elseif self.name ~= "xdp" then
+      cx:refuse(("a chain on hook %s can't be split into several programs"):format(self.name),
+         "split chains run on xdp, tc and cgroup")
+   end
+   local key = cx:alloca(4, 4)
+   cx:emit("store", "void", { key, cx:const(0) }, { bits = 32, off = 0 })
+   local p = self:call(cx, "map_lookup_elem", "ptr", { cx:table_const(M.carry), key },
+      { space = "value", reads = { stack = true }, table = M.carry })
+   local there, gone = cx:split("ne", p, cx:null())
+   cx:go(gone)
+   cx:ret(cx:const(self.code.drop)) -- the kernel has an entry 0 for each CPU
+   cx:go(there)
+   local entry = value.ptr(p, 0, ctype.int.uint32_t)
+   return function(i) return memory.load(cx, entry, (i - 1) * 4, 32) end,
+      function(i, v) memory.store(cx, entry, (i - 1) * 4, 32, v) end
+end
+
+-- What the program before has left.
+function M:resume(cx)
+   local load = self:carrier(cx)
+   self.carried = {}
+   for i, name in ipairs(CARRIED) do
+      local fv = value.int(load(i))
+      self.carried[name], cx.state.vars[cx[name]] = fv, fv
+   end
+end
+
+-- On to the next program. The first one always says what it has: what is there is another packet's.
+function M:go_to_next(cx)
+   local changed = {}
+   for i, name in ipairs(CARRIED) do
+      local fv = cx.state.vars[cx[name]]
+      if not self.carried or not merge.equal(self.carried[name], fv) then
+         changed[i] = number.ir(cx, fv, "pkt." .. name)
+      end
+   end
+   if next(changed) then
+      local _, store = self:carrier(cx)
+      for i in ipairs(CARRIED) do
+         if changed[i] then store(i, changed[i]) end
+      end
+   end
+   local to = self.part.next
+   self:call(cx, "tail_call", "num", { self:context(cx), cx:table_const(to.table), cx:const(to.index) },
+      { lo = -4095, hi = 0, table = to.table, writes = { pkt = true, value = true }, resizes = true })
+   self:leave(cx, cx.stage, "drop", "no_next_stage", self.code.drop)
+end
+
 -- ---- entry ----
 
 -- Helpers that make the first bytes of a packet readable in one piece, and their arguments.
@@ -387,8 +452,16 @@ local PULL = {
    msg = function(self, cx, want) return "msg_pull_data", { self:context(cx), cx:const(0), want, cx:const(0) } end,
 }
 
---- What runs before the first NF: where packets may lie in pieces, makes the headers linear.
+--- What runs before the first NF.
 function M:enter(cx)
+   punt.enter(self, cx)
+   if self.counted then self.way_out = cx:landing { { "num", 0, 65535 }, { "num", -2 ^ 53, 2 ^ 53 } } end
+   self:open(cx)
+   if self.part.first > 0 then self:resume(cx) end
+end
+
+-- Where packets may lie in pieces, makes the headers linear.
+function M:open(cx)
    if self.name == "socket_filter" then return self:enter_copy(cx) end
    if not self.kernel.packet or not self.kernel.length then return end
    local pull = self.name == "sk_msg" and PULL.msg or PULL.skb
@@ -417,7 +490,6 @@ local function scratch_table()
    if not scratch then
       local fields = {}
       for i = 1, COPIED / 8 do fields[i] = "u64 w" .. i end
-      local types = require "tideway.table.type"
       scratch = { kind = "percpu_array", name = "frame", key_type = types.parse "u32",
          value_type = types.parse(table.concat(fields, "; ")), entries = 1, internal = true }
    end
@@ -462,13 +534,15 @@ local REPLACED = {
 --- A hook as a place.
 ---@param name string "xdp", "tc", ...
 ---@param options table ports = ifindex by port index, port = index of the ingress port, sink = port index of the
----  chain's sink, counted = count what leaves (default true)
+---  chain's sink, counted = count what leaves (default true), part = this is one of several programs of the chain:
+---  { first = index of its first NF in the chain, from 0, next = { table = prog_array, index = }? for the program behind }
 function M.new(name, options)
    options = options or {}
    local self = setmetatable({
       name = name, checks = true, kernel = kernel.hook(name), code = CODES[name], ports = options.ports or {},
       port = options.port or 0, sink_port = options.sink, counted = options.counted ~= false, exits = {}, exit_of = {},
-      reason_name = options.reason_name, record = options.attach == "stream_parser",
+      reason_name = options.reason_name, punt_ring = options.punt_ring, record = options.attach == "stream_parser",
+      part = options.part or { first = 0 },
    }, M)
    -- The front end calls these without self.
    self.field = function(cx, n) return self:field_of(cx, n) end
@@ -484,7 +558,11 @@ function M.new(name, options)
    end
    self.finish = function(cx, word, stage) return self:finish_with(cx, word, stage) end
    self.sink = function(cx, stage) return self:at_end(cx, stage) end
-   self.trap = function(cx) return self:leave(cx, cx.stage or 0, "drop", "out_of_frame", self.code.drop) end
+   self.go_on = function(cx) return self:go_to_next(cx) end
+   self.trap = function(cx)
+      lock.release(cx)
+      return self:leave(cx, cx.stage or 0, "drop", "out_of_frame", self.code.drop)
+   end
    local other = start.by_start[self.kernel.starts]
    self.replaced = setmetatable(other and other.replaced or {}, { __index = REPLACED })
    self.methods = other and other.methods or {}

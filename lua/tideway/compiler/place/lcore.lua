@@ -201,6 +201,22 @@ function T.acl(cx, t, key)
    return call(cx, "tw_acl_get", "num", { table_value(cx, t), key }, { reads = STACK, lo = -1, hi = 2 ^ 28 - 1, table = t })
 end
 
+-- The packet goes when the holder of the lock does not give it back.
+function T.lock(cx, entry)
+   local packet = require "tideway.compiler.front.intrinsic.packet"
+   local at = cx:emit("ptradd", "ptr", { entry.ir, cx:const(entry.off + entry.shape.lock_offset) }, { space = "value" })
+   local rc = call(cx, "tw_lock", "num", { at }, { reads = VALUE, writes = VALUE, lo = -4095, hi = 0 })
+   local locked, failed = cx:split("eq", rc, cx:const(0))
+   cx:go(failed)
+   M.finish(cx, value.host(packet.drop_word(cx, "lock_timeout")), cx.stage or 0)
+   cx:go(locked)
+end
+
+function T.unlock(cx, entry)
+   local at = cx:emit("ptradd", "ptr", { entry.ir, cx:const(entry.off + entry.shape.lock_offset) }, { space = "value" })
+   call(cx, "tw_unlock", "num", { at }, { reads = VALUE, writes = VALUE, lo = -4095, hi = 0 })
+end
+
 --- The place of an lcore chain.
 function M.new() return setmetatable({ name = "lcore", checks = false }, M) end
 

@@ -117,6 +117,19 @@ function M.new(place)
       cx:enter(join)
    end
 
+   -- ---- spin locks ----
+
+   local function on_lock(cx, helper, entry)
+      if place.name == "socket_filter" then
+         cx:refuse("the kernel allows no spin locks in socket filters", "use exchange(), or a per-CPU table")
+      end
+      local offset = entry.off + entry.shape.lock_offset
+      local at = cx:emit("ptradd", "ptr", { entry.ir, cx:const(offset) }, { space = "value" })
+      place:call(cx, helper, "void", { at }, { reads = VALUE, writes = VALUE })
+   end
+   function T.lock(cx, entry) on_lock(cx, "spin_lock", entry) end
+   function T.unlock(cx, entry) on_lock(cx, "spin_unlock", entry) end
+
    -- ---- kinds that only hooks have ----
 
    local special = {}
@@ -225,7 +238,8 @@ function M.new(place)
    special.prog_array = {
       tail_call = function(cx, t, args)
          place:call(cx, "tail_call", "num", { place:context(cx), const(cx, t), number.ir(cx, args[1], "an index") },
-            { lo = -4095, hi = 0, table = t, writes = { pkt = true, value = true } })
+            { lo = -4095, hi = 0, table = t, writes = { pkt = true, value = true }, resizes = true })
+         memory.resized(cx) -- to the verifier, who knows nothing of the other program
          return {}
       end,
    }

@@ -126,9 +126,11 @@ function M.layout(program)
    end
    used = math.ceil(used / 8) * 8
    if used > M.LARGEST then
-      diagnostic.raise(slots[1].pos,
+      local err = diagnostic.new(slots[1].pos,
          ("the program needs %d bytes of stack, a program in the kernel has %d"):format(used, M.LARGEST),
          "use fewer or smaller keys and values at the same time, or keep them in a table's value")
+      err.too_large = true
+      error(err, 0)
    end
    return used
 end

@@ -3,6 +3,7 @@
 
 local bit = require "bit"
 local ffi = require "ffi"
+local bits = require "tideway.compiler.front.bits"
 local bpf = require "tideway.bpf"
 local barrier = require "tideway.packet.barrier"
 local checksum = require "tideway.packet.checksum"
@@ -10,6 +11,7 @@ local ctype = require "tideway.compiler.front.ctype"
 local helper = require "tideway.compiler.front.intrinsic.helper"
 local header = require "tideway.packet.header"
 local memory = require "tideway.compiler.front.memory"
+local lock = require "tideway.compiler.front.intrinsic.lock"
 local number = require "tideway.compiler.front.number"
 local packet = require "tideway.compiler.front.intrinsic.packet"
 local types = require "tideway.table.type"
@@ -26,7 +28,7 @@ local by_name = {}
 M.known, M.by_name = known, by_name
 
 for name, fn in pairs(bit) do
-   if name ~= "tohex" then known[fn] = function(cx, args) return { number.bitop(cx, name, args) } end end
+   if name ~= "tohex" then known[fn] = function(cx, args) return { bits.bitop(cx, name, args) } end end
 end
 
 known[math.floor] = function(cx, args) return { number.floor(cx, args[1] or value.NIL) } end
@@ -98,6 +100,11 @@ local function new_in6(cx, args)
    return { p }
 end
 
+known[require("tideway.compiler.library.sum").give_up] = function(cx)
+   cx.target.trap(cx)
+   return {}
+end
+
 --- Handler of a called value, nil to inline it.
 function M.of(fv)
    if fv.cname then return by_name[fv.cname] end
@@ -118,6 +125,7 @@ function M.method(cx, object, name)
       end
       return packet.methods[name]
    end
+   if object.k == "ptr" then return lock.method(object, name) end
    if object.k == "host" and type(object.v) == "table" then return tables.method(cx, object.v, name) end
 end
 

@@ -2,6 +2,8 @@
 -- Tables: their methods in terms of what the place offers (target.tables): look-up, update, deletion, addition.
 
 local address = require "tideway.packet.address"
+local arrays = require "tideway.compiler.front.array"
+local atomic = require "tideway.compiler.front.intrinsic.atomic"
 local ctype = require "tideway.compiler.front.ctype"
 local memory = require "tideway.compiler.front.memory"
 local number = require "tideway.compiler.front.number"
@@ -58,7 +60,7 @@ local function object(cx, what, t, args, first, size)
 end
 M.object = object
 
--- Fields as 64-bit integers: { offset, bytes, value }. An IPv6 address is two.
+-- Fields as 64-bit integers: { offset, bytes, value }. An IPv6 address is two, an array as many as it takes.
 local function pieces_of(cx, what, t, args)
    local expression = require "tideway.compiler.front.expression"
    local list = {}
@@ -68,6 +70,10 @@ local function pieces_of(cx, what, t, args)
          local a, b = memory.halves(cx, fv)
          list[#list + 1] = { offset = field.offset, size = 8, ir = a }
          list[#list + 1] = { offset = field.offset + 8, size = 8, ir = b }
+      elseif field.array then
+         for _, piece in ipairs(arrays.pieces(cx, field.array, fv)) do
+            list[#list + 1] = { offset = field.offset + piece.offset, size = piece.size, ir = piece.ir }
+         end
       else
          local v = number.ir(cx, fv, ("%s, %s"):format(what, field.name))
          if field.size < 8 then v = number.truncate(cx, v, field.size * 8) end
@@ -199,6 +205,13 @@ function hash.add(cx, t, args)
    return { cx.target.tables.add(cx, t, key, number.ir(cx, n, t.name .. ":add")) }
 end
 
+for _, name in ipairs(atomic.names) do
+   hash[name] = function(cx, t, args)
+      local key, next = key_of(cx, ("%s:%s"):format(t.name, name), t, args)
+      return { atomic.on(cx, name, t, cx.target.tables.lookup(cx, t, key), args, next) }
+   end
+end
+
 -- ---- array ----
 
 local array = {}
@@ -251,6 +264,12 @@ function array.add(cx, t, args)
    M.add_to(cx, t, p, n)
    cx:jump(join, { value.TRUE })
    return { cx:enter(join)[1] }
+end
+
+for _, name in ipairs(atomic.names) do
+   array[name] = function(cx, t, args)
+      return { atomic.on(cx, name, t, entry(cx, t, args[1] or value.NIL), args, 2) }
+   end
 end
 
 --- Add to a scalar value in place; atomically unless every CPU has its own.
@@ -362,7 +381,7 @@ function M.method(_, t, name)
       local handler = methods and methods[name]
       if not handler then
          cx:refuse(("%s %s: %s() can't be used here"):format(kind, t.name or "table", name),
-            methods and "in packet functions tables have get, set, put, del and add"
+            methods and "in packet functions tables have get, set, put, del, add, exchange and compare_exchange"
             or ("tables of kind %s do not run on %s"):format(kind, cx.target.name))
       end
       cx.used_tables[t] = true
