@@ -82,9 +82,9 @@ describe("exchange everywhere", function()
       it("of " .. type, function()
          same(([[
             local band = require("bit").band
-            local h = tw.hash { name = "lang_h", key = "ip4 src; u8 proto", value = "T", entries = 64 }
+            local h = tw.hash { name = "lang_h", key = "u32 src; u8 proto", value = "T", entries = 64 }
             local a = tw.array { name = "lang_a", value = "T", entries = 8 }
-            local function n(x) return tonumber(x) % 65536 end
+            local function n(x) return LOW end
             return { tables = { h, a }, packet = function(pkt)
                local ip, udp = pkt:ipv4(), pkt:udp()
                if not ip or not udp then return end
@@ -97,7 +97,7 @@ describe("exchange everywhere", function()
                local last = a:exchange(ip.ttl, 5)
                if not last then return pkt:drop "lang_none" end
                udp.length = n(last)
-            end }]]):gsub("T", type):gsub("ip4 src", "u32 src"))
+            end }]]):gsub("LOW", type:find "64" and "tonumber(band(x, 0xffffULL))" or "x %% 65536"):gsub("T", type))
       end)
    end
 

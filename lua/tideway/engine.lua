@@ -139,9 +139,8 @@ local function watch(opts, say)
       if deadline and now >= deadline then return end
       local nap = 200
       if deadline then nap = math.min(nap, math.ceil((deadline - now) / 1e6)) end
-      if C.tw_sleep_ms(nap) == 1 then return end
+      if hooks.sleep(nap) then return end
       native.poll()
-      hooks.poll()
       for _, line in ipairs(M.log()) do complain("%s", line) end
       M.refresh()
       now = tonumber(C.tw_now())

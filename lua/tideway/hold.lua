@@ -7,13 +7,26 @@ local model = require "tideway.model"
 local C = abi.C
 local M = {}
 
+--- Emits and releases in the control thread, where NFs on hooks have their user half (tideway.hook.punt).
+M.control = nil
+
+-- Queues of the control thread by number.
+local queues = {}
+
 ---@class tideway.hold_queue
 ---@field id integer
+---@field slots integer?
+---@field per_key integer?
+---@field timeout number? ns
 local Hold = {}
 Hold.__index = Hold
 Hold.__transfer = function(self) return "tideway.hold", "attach", { self.id } end
 
 function M.attach(id) return setmetatable({ id = id }, Hold) end
+
+--- The queue of a number, in the thread that made it.
+---@return tideway.hold_queue?
+function M.queue(id) return queues[id] end
 
 --- A queue for `pkt:hold(queue, key)`: packets that wait, for example for address resolution.
 ---@param options? { slots?: integer, per_key?: integer, timeout?: number } timeout in seconds (default 3)
@@ -24,13 +37,20 @@ function M.hold_queue(options)
    local timeout = (options.timeout or 3) * 1e9
    local id = C.tw_hold_new(options.slots or 256, options.per_key or 0, timeout)
    if id < 0 then error("tw.hold_queue: " .. abi.error(), 2) end
-   return M.attach(id)
+   local queue = M.attach(id)
+   queue.slots, queue.timeout = options.slots or 256, timeout
+   queue.per_key = (options.per_key or 0) > 0 and options.per_key or queue.slots
+   queues[id] = queue
+   return queue
 end
 
 --- Send the packets held under a key through the NF that held them again.
 ---@param key number
 ---@return integer released
-function Hold:release(key) return C.tw_hold_release(self.id, key) end
+function Hold:release(key)
+   local here = M.control and M.control.release(self, key) or 0
+   return here + C.tw_hold_release(self.id, key)
+end
 
 --- In punt() or tick(): a new zeroed frame that leaves by a port when the function returns.
 ---@param port integer port index
@@ -38,6 +58,7 @@ function Hold:release(key) return C.tw_hold_release(self.id, key) end
 ---@param onward? boolean it goes on with the NF behind this one, with `out` set to the port
 ---@return tideway.pkt? nil when no packet buffer is free
 function M.emit(port, len, onward)
+   if M.control then return M.control.emit(port, len, onward) end
    local pkt = C.tw_emit(port, len)
    if pkt == nil then return nil end
    if onward then pkt.verdict, pkt.resume = C.TW_NEXT, require("tideway.packet").burst.stage + 1 end

@@ -65,24 +65,18 @@ function Port:collect()
    return ffi.string(collect_buffer, n)
 end
 
--- "02:00:00:00:00:01" -> 0x020000000001
-local function mac_number(text)
-   local value = 0
-   for byte in text:gmatch "%x%x" do value = value * 256 + tonumber(byte, 16) end
-   return value
-end
-
 --- Ethernet address of the device as a 48-bit number.
 ---@return number
 function Port:mac()
-   local text = not self.opened and self.iface and posix.slurp(("/sys/class/net/%s/address"):format(self.iface))
-   if text then return mac_number(text) end
-   if not model.dry then
-      local ok, err = self:open()
-      if not ok then error(("port %s: %s"):format(self.name, err), 2) end
+   local mac, value = not self.opened and self.iface and posix.net_address(self.iface), 0
+   if not mac then
+      if not model.dry and not self.opened then
+         local ok, err = self:open()
+         if not ok then error(("port %s: %s"):format(self.name, err), 2) end
+      end
+      mac = ffi.string(C.tw_stats().port[self.index].mac, 6)
    end
-   local mac, value = C.tw_stats().port[self.index].mac, 0
-   for i = 0, 5 do value = value * 256 + mac[i] end
+   for i = 1, 6 do value = value * 256 + mac:byte(i) end
    return value
 end
 

@@ -39,6 +39,9 @@ int tw_posix_sigaddset(void *set, int sig) __asm__("sigaddset");
 int tw_posix_signalfd(int fd, const void *set, int flags) __asm__("signalfd");
 long tw_posix_syscall(long number, ...) __asm__("syscall");
 const char *tw_posix_strerror(int err) __asm__("strerror");
+struct tw_posix_nameindex { unsigned index; const char *name; };
+struct tw_posix_nameindex *tw_posix_if_nameindex(void) __asm__("if_nameindex");
+void tw_posix_if_freenameindex(struct tw_posix_nameindex *list) __asm__("if_freenameindex");
 ]]
 local C = ffi.C
 
@@ -141,21 +144,50 @@ function M.probe_socket(domain, kind)
    return true
 end
 
+-- A request about a network device: the struct ifreq, with the pointer in it when there is one.
+local function net_request(name, number, pointer)
+   local AF_INET, SOCK_DGRAM = 2, 2
+   if #name > 15 then return nil end
+   local fd = C.tw_posix_socket(AF_INET, bit.bor(SOCK_DGRAM, O_CLOEXEC), 0)
+   if fd < 0 then return nil end
+   local request = ffi.new "char[40]"
+   ffi.copy(request, name)
+   if pointer then ffi.cast("void **", request + 16)[0] = pointer end
+   local ok = C.tw_posix_ioctl(fd, number, ffi.cast("void *", request)) == 0
+   C.tw_posix_close(fd)
+   return ok and request or nil
+end
+
 --- Name of the kernel driver of a network device (ETHTOOL_GDRVINFO; virtual devices have one too).
 ---@param name string
 ---@return string? driver
 function M.net_driver(name)
-   local AF_INET, SOCK_DGRAM, SIOCETHTOOL, ETHTOOL_GDRVINFO = 2, 2, 0x8946, 3
-   if #name > 15 then return nil end
-   local fd = C.tw_posix_socket(AF_INET, bit.bor(SOCK_DGRAM, O_CLOEXEC), 0)
-   if fd < 0 then return nil end
-   local info, request = ffi.new "char[196]", ffi.new "char[40]" -- ethtool_drvinfo, ifreq
+   local SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3
+   local info = ffi.new "char[196]" -- struct ethtool_drvinfo
    ffi.cast("uint32_t *", info)[0] = ETHTOOL_GDRVINFO
-   ffi.copy(request, name)
-   ffi.cast("void **", request + 16)[0] = info
-   local ok = C.tw_posix_ioctl(fd, SIOCETHTOOL, ffi.cast("void *", request)) == 0
-   C.tw_posix_close(fd)
-   return ok and ffi.string(info + 4) or nil
+   return net_request(name, SIOCETHTOOL, info) and ffi.string(info + 4) or nil
+end
+
+--- Ethernet address of a network device.
+---@param name string
+---@return string? address six bytes
+function M.net_address(name)
+   local SIOCGIFHWADDR = 0x8927
+   local request = net_request(name, SIOCGIFHWADDR)
+   return request and ffi.string(request + 18, 6) or nil
+end
+
+--- Names of the network devices of this network namespace. /sys may be that of another one.
+---@return string[]
+function M.net_devices()
+   local list, names = C.tw_posix_if_nameindex(), {}
+   local i = 0
+   while list ~= nil and list[i].index ~= 0 do
+      names[#names + 1] = ffi.string(list[i].name)
+      i = i + 1
+   end
+   if list ~= nil then C.tw_posix_if_freenameindex(list) end
+   return names
 end
 
 --- Load (and drop) the smallest BPF program there is: "r0 = 0; exit".

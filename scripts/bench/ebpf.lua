@@ -2,8 +2,9 @@
 -- Compiled NFs against clang, in the kernel: instructions, ns a packet, and how long compiling takes. Runs inside
 -- the engine's binary, started by scripts/bench/run --only ebpf.
 
-local here = "scripts/bench"
-package.path = ("%s/?.lua;"):format(here) .. package.path
+package.path = "scripts/bench/?.lua;" .. package.path
+require("tideway.model").staged = false -- tables are the engine's at once
+require("tideway.options").options { no_huge = true, memory_mb = 4096 }
 
 local ffi = require "ffi"
 local compiler = require "tideway.compiler"
@@ -23,7 +24,7 @@ size_t tw_bench_insns(const void *program) __asm__("bpf_program__insn_cnt");
 
 local MEAN, WORST = 1.0, 1.15 -- goals: geometric mean, and each NF
 local COMPILE, CHAIN = 0.050, 0.200 -- seconds
-local ABOUT_100_LINES = "lb_gue"
+local ABOUT_100_LINES = "vxlan"
 local EIGHT = { "vlan", "ddos", "acl", "knock", "rate_limit", "nat44", "ttl", "ttl_router" }
 
 local options = { rounds = 7, times = 200000 }
@@ -143,23 +144,23 @@ end
 
 -- Seconds for source to loaded program: the first time in this process, and the median of those after it.
 local function compile_time(label, names, goal)
-   local seconds, first, program_of, insns = {}, nil, nil, 0
+   local seconds, compiling, first, program_of, insns = {}, {}, nil, nil, 0
    for i = 0, 5 do
       collectgarbage()
       local nfs = chain_of(names)
       local from = wall()
       local compiled, err = compiler.for_hook(label, nfs, "xdp", { counted = false, port = 0, ports = { [0] = 1 } })
-      local loaded
+      local compile, loaded = wall() - from, nil
       if compiled then loaded, err = loader.load(compiled) end
       local took = wall() - from
       for _, nf in ipairs(nfs) do twin_pair.free(nf) end
       if not loaded then return { name = label, why = tostring(err) } end
       program_of, insns = program.info(loaded.fd), compiled.object.count
       loaded:close()
-      if i == 0 then first = took else seconds[i] = took end
+      if i == 0 then first = took else seconds[i], compiling[i] = took, compile end
    end
-   return { name = label, first = first, seconds = report.median(seconds), verified = program_of.verified,
-      insns = insns, goal = goal }
+   return { name = label, first = first, seconds = report.median(seconds), compile = report.median(compiling),
+      verified = program_of.verified, insns = insns, goal = goal }
 end
 
 -- ---- report ----
@@ -199,9 +200,9 @@ local function print_times(times)
       if t.why then
          print(("   %-22s refused: %s  %s"):format(t.name, t.why:match "[^\n]+", verdict(false)))
       else
-         print(("   %-22s %6.1f ms, the first time in a process %6.1f ms  %s (goal: under %d ms); %d instructions, "
-            .. "verified %d"):format(t.name, t.seconds * 1000, t.first * 1000, verdict(t.first < t.goal),
-            t.goal * 1000, t.insns, t.verified))
+         print(("   %-20s %6.1f ms, %.1f of them compiling; the first time in a process %6.1f ms  %s (goal: under %d "
+            .. "ms); %d instructions, verified %d"):format(t.name, t.seconds * 1000, t.compile * 1000, t.first * 1000,
+            verdict(t.first < t.goal), t.goal * 1000, t.insns, t.verified))
       end
    end
 end
@@ -212,7 +213,7 @@ local function main()
       print("ebpf is skipped: " .. why)
       return 0
    end
-   local times = { compile_time("NF of 118 lines", { ABOUT_100_LINES }, COMPILE),
+   local times = { compile_time("NF of 122 lines", { ABOUT_100_LINES }, COMPILE),
       compile_time("chain of eight NFs", EIGHT, CHAIN) }
    local results, refused = {}, {}
    for _, twin in ipairs(twins.list) do

@@ -3,6 +3,8 @@
 -- started by scripts/bench/run --only fuse; no ports: bursts come from memory, one that was filled at a time.
 
 package.path = "scripts/bench/?.lua;" .. package.path
+require("tideway.model").staged = false -- tables are the engine's at once
+require("tideway.options").options { no_huge = true, memory_mb = 4096 }
 
 local bit = require "bit"
 local ffi = require "ffi"
@@ -48,7 +50,8 @@ do
       elseif word == "--json" then
          options.json = value
       else
-         error(("fuse: cannot use '%s'; there are --rounds, --packets, --burst, --flows, --json, --check"):format(word), 0)
+         error(("fuse: cannot use '%s'; there are --rounds, --packets, --burst, --flows, --json, --check"):format(word),
+            0)
       end
       i = i + 2
    end
@@ -56,7 +59,9 @@ end
 
 -- ---- packets and tables ----
 
-local function inside(i) return ("10.%d.%d.%d"):format(math.floor(i / 62500), math.floor(i / 250) % 250, i % 250 + 1) end
+local function inside(i)
+   return ("10.%d.%d.%d"):format(math.floor(i / 62500), math.floor(i / 250) % 250, i % 250 + 1)
+end
 
 local flows, frames -- their number, and a frame of each
 

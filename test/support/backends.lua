@@ -15,6 +15,7 @@ local compiler = require "tideway.compiler"
 local diagnostic = require "tideway.compiler.diagnostic"
 local frame = require "test.support.frame"
 local lcore_ir = require "test.support.lcore_ir"
+require "tideway.packet"
 
 local M = {}
 

@@ -33,7 +33,7 @@ local function fields_of(header, more)
       elseif f.width == 64 then
          list[#list + 1] = { name = f.name, t = "u64" }
       else
-         list[#list + 1] = { name = f.name, t = "num", lo = 0, hi = 2 ^ f.width - 1 }
+         list[#list + 1] = { name = f.name, t = "num", lo = 0, hi = 2 ^ f.width - 1, exact = f.width == 8 }
       end
    end
    for _, f in ipairs(more or {}) do list[#list + 1] = f end

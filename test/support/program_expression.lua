@@ -3,7 +3,7 @@
 
 local M = {}
 
-local LIMIT = 2 ^ 52
+local LIMIT = 2 ^ 51 -- what bit.* takes exactly
 local floor, min, max = math.floor, math.min, math.max
 
 ---@class test.program.expressions

@@ -32,8 +32,8 @@ Pair.__index = Pair
 function M.free(nf)
    for _, t in pairs(nf.tables or {}) do
       local map = t.hook_only and backing.of(t) or t.map
-      if map then map:free() end
       if not t.hook_only then t:free() end
+      if map then map:free() end
    end
 end
 
@@ -93,7 +93,10 @@ function Pair:c(data) return self.kernel:run(data) end
 
 -- ---- maps ----
 
--- Entries of a map as key bytes -> value bytes; of arrays only those that are not all zero.
+--- Entries of a map as key bytes -> value bytes; of arrays only those that are not all zero.
+---@param fd integer
+---@param like tideway.bpf.Map of the same kind and sizes
+---@return table<string, string>
 local function dump(fd, like)
    local view = setmetatable({ fd = fd }, { __index = like })
    local list = {}
@@ -107,6 +110,7 @@ local function dump(fd, like)
    end
    return list
 end
+M.dump = dump
 
 -- Of values with time stamps only the keys are compared.
 local function compare(name, mine, its, timed)

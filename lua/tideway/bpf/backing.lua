@@ -2,6 +2,7 @@
 -- The map behind a declared table: made when a chain on a hook uses the table, with the entries it has by then.
 -- From then on the table's functions work on the map.
 
+local ffi = require "ffi"
 local map = require "tideway.bpf.map"
 
 local M = {}
@@ -24,7 +25,7 @@ function M.declaration(t)
       d.value = "u64"
    else
       d.key = t.kind ~= "lpm" and t.kind ~= "array" and t.kind ~= "percpu_array" and t.key_type and t.key_type.text or nil
-      d.value = t.kind ~= "ringbuf" and t.value_type and t.value_type.text or nil
+      d.value = t.value_type and t.value_type.text
    end
    if kind == "lpm_trie" then d.family = t.family end
    d.lock = t.lock
@@ -54,7 +55,13 @@ local function copy_entries(t, m)
    if t.kind == "lpm" then
       for prefix, v in t:pairs() do m:set(prefix.address, prefix.length, unpacked(t.value_type, v)) end
    elseif t.kind == "array" then
-      for i, v in t:pairs() do m:set(i, unpacked(t.value_type, v)) end
+      local cell = ffi.new(ffi.typeof("$[1]", t.value_type.ctype))
+      local zeros = ffi.string(cell, t.value_type.size)
+      for i, v in t:pairs() do
+         cell[0] = v
+         -- An entry that nobody set leaves what an earlier run has counted.
+         if not (m.adopted and ffi.string(cell, #zeros) == zeros) then m:set(i, unpacked(t.value_type, v)) end
+      end
    else
       for k, v in t:pairs() do
          m:set(joined(packed(unpacked(t.key_type, k)), packed(unpacked(t.value_type, v))))
@@ -74,11 +81,15 @@ end
 
 --- The map of a table; made on first use.
 ---@param t table
+---@param persist? string name of the instance whose map it is from run to run; the script's entries are set over those
+---  that are there
 ---@return tideway.bpf.Map? map
 ---@return string? err
-function M.of(t)
+function M.of(t, persist)
    if maps[t] then return maps[t] end
-   local m, err = map.new(M.declaration(t))
+   local declared = M.declaration(t)
+   if not t.internal then declared.persist = persist end
+   local m, err = map.new(declared)
    if not m then return nil, err end
    if not t.internal and not t.hook_only then
       copy_entries(t, m)

@@ -20,14 +20,15 @@ end
 
 --- Load a compiled chain.
 ---@param compiled tideway.compiled
----@param options? { attach_type: string?, log_level: integer?, brief: boolean? } brief: no log when it is too large
+---@param options? { attach_type: string?, log_level: integer?, brief: boolean?, persist: string? } brief: no log
+---  when it is too large; persist: name under which its tables stay for later runs
 ---@return tideway.bpf.Program? program
 ---@return table? err a diagnostic
 function M.load(compiled, options)
    options = options or {}
    local relocs = {}
    for i, reloc in ipairs(compiled.object.relocs) do
-      local m, err = backing.of(reloc.table)
+      local m, err = backing.of(reloc.table, options.persist)
       if not m then return nil, err end
       relocs[i] = { insn = reloc.insn, map = m }
    end

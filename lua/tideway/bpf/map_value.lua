@@ -45,12 +45,15 @@ local function entry_meta(self, env)
       end
       error(("map %s has no field '%s'"):format(self.name, tostring(name)), 3)
    end
+   local function read(entry, name)
+      if not is_field[name] then bad(name) end
+      local found = rawget(entry, 1)[name]
+      return fixed[name] and ffi.cast(fixed[name], found)[0] or found
+   end
+   -- A trace that reads a field by the metatype's __index has no guard on the name, and the next name runs on it.
+   require("jit").off(read)
    return {
-      __index = function(entry, name)
-         if not is_field[name] then bad(name) end
-         local found = rawget(entry, 1)[name]
-         return fixed[name] and ffi.cast(fixed[name], found)[0] or found
-      end,
+      __index = read,
       __newindex = function(entry, name, value)
          if not is_field[name] then bad(name) end
          local key, now = rawget(entry, 2), ffi.new("uint8_t[?]", size)

@@ -25,6 +25,15 @@ function Reader:next()
    return map_value.copy(t, p)
 end
 
+--- The next record where it lies in the ring, nil when there is none now.
+---@return ffi.cdata*? data  good until the next call
+---@return integer? length
+function Reader:look()
+   local p = C.tw_bpf_ringbuf_next(self.ring, self.length)
+   if p == nil then return nil end
+   return p, self.length[0]
+end
+
 --- Waits for a record.
 ---@param ms integer  at most
 ---@return boolean there
@@ -40,13 +49,13 @@ function Reader:close()
 end
 
 --- The reader of a ring buffer; there may be one at a time.
----@return table? reader  next(), poll(ms), close()
+---@return table? reader  next(), look(), poll(ms), close(); fd
 ---@return string? err
 ---@param map tideway.bpf.Map
 function M.open(map)
    local ring = C.tw_bpf_ringbuf_new(map.fd)
    if ring == nil then return nil, abi.error() end
-   return setmetatable({ ring = ffi.gc(ring, C.tw_bpf_ringbuf_free), length = ffi.new "uint32_t[1]",
+   return setmetatable({ fd = map.fd, ring = ffi.gc(ring, C.tw_bpf_ringbuf_free), length = ffi.new "uint32_t[1]",
       value_type = map.value_type }, Reader)
 end
 

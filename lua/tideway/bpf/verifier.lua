@@ -106,8 +106,10 @@ end
 ---@return tideway.compiler.diagnostic
 function M.explain(err, o)
    if err.log == "" then
-      local d = diagnostic.new(nil, err.message)
-      d.log, d.too_large = "", err.errno == E2BIG
+      local too_large = err.errno == E2BIG
+      local d = diagnostic.new(nil, too_large and ("%s is too large for the kernel's verifier"):format(err.name)
+         or err.message)
+      d.log, d.too_large = "", too_large
       return d
    end
    return M.translate(err.log, { lines = o.lines, names = o.names, name = o.name or err.name, sentence = err.message })

@@ -9,6 +9,7 @@ local diagnostic = require "tideway.compiler.diagnostic"
 local link = require "tideway.bpf.link"
 local model = require "tideway.model"
 local ports = require "tideway.port"
+local punt = require "tideway.hook.punt"
 local split = require "tideway.bpf.split"
 
 local C = abi.C
@@ -96,6 +97,7 @@ function M.compile(chain, stages, target, options)
    end
    local port = ingress_of(chain, target)
    local all = { ports = interfaces(chain), port = port and port.index or 0, sink = chain.sink and chain.sink.index }
+   for key, value in pairs(punt.options(chain, target)) do all[key] = value end
    for key, value in pairs(options or {}) do all[key] = value end
    return compiler.for_hook(chain.name, stages, chain.place and chain.place.hook or "xdp", all)
 end
@@ -116,7 +118,7 @@ local function load_all(chain, stages)
       local clock = os.clock()
       local programs, err = split.load {
          stages = stages, split = chain.place.split,
-         load = { attach_type = link.hooks[target.link.hook].attach_type },
+         load = { attach_type = link.hooks[target.link.hook].attach_type, persist = chain.place.persist },
          compile = function(nfs, options) return M.compile(chain, nfs, target, options) end,
       }
       if not programs then return nil, of_chain(err, chain) end
@@ -149,6 +151,7 @@ function M.load(chain)
    if not parts then error(err, 0) end
    local self = setmetatable({ chain = chain, stages = chain.stages, parts = parts, runs = {} }, Hook)
    for _, part in ipairs(parts) do add_runs(self, part, chain.stages) end
+   self.punts = punt.new(self)
    return self
 end
 
@@ -192,6 +195,7 @@ function Hook:attach()
       end
       persist(part, self.chain)
    end
+   self.punts:attached()
 end
 
 local function programs_text(programs)
@@ -301,7 +305,7 @@ function Hook:replace_stage(i, nf)
 end
 
 --- Bring the counters up to date.
-function Hook:refresh() counters.refresh(self.chain.index, self.runs, #self.stages) end
+function Hook:refresh() counters.refresh(self.chain.index, self.runs, #self.stages, self.punts) end
 
 --- Detach the programs; those that persist go on running.
 ---@return string[] errors

@@ -20,8 +20,8 @@ local SLOT = C.TW_LCORES_MAX - 1
 
 local function new_row(stages)
    local row = {
-      rx = 0, rx_bytes = 0, originated = 0, sent = 0, sent_bytes = 0, passed = 0, dropped = 0, stage_in = {},
-      drops = {},
+      rx = 0, rx_bytes = 0, originated = 0, sent = 0, sent_bytes = 0, passed = 0, dropped = 0, held = 0, punted = 0,
+      faults = 0, stage_in = {}, drops = {},
    }
    for s = 0, stages - 1 do row.stage_in[s] = 0 end
    return row
@@ -48,6 +48,8 @@ local function add_exit(row, run, exit, packets, bytes)
    for s = 0, math.min(exit.stage, run.stages - 1) do row.stage_in[s] = row.stage_in[s] + packets end
    if exit.kind == "drop" then
       add_drop(row, exit.stage < run.stages and exit.stage or C.TW_STAGE_ENGINE, exit.argument, packets)
+   elseif exit.kind == "punt" then
+      row.punted = row.punted + packets
    elseif exit.kind == "flood" and run.copies == 0 then
       add_drop(row, exit.stage, "no_sink", packets)
    else
@@ -73,7 +75,25 @@ function M.exits(run)
    return list
 end
 
-local CHAIN = { "rx", "rx_bytes", "originated", "sent", "sent_bytes", "passed", "dropped" }
+local ADDED = { "originated", "sent", "sent_bytes", "passed", "dropped", "punted", "faults" }
+
+-- What became of the packets that were punted. Those in the ring and those that wait are in flight; a program counts a
+-- packet just after it has put it into the ring.
+local function add_punts(row, punts)
+   local counts, late = punts.counts, math.max(0, punts.taken - row.punted)
+   row.rx, row.punted = row.rx + late, row.punted + late
+   row.held = row.punted - punts.taken + punts.held
+   for _, key in ipairs(ADDED) do row[key] = row[key] + counts[key] end
+   for stage, n in pairs(counts.stage_in) do row.stage_in[stage] = (row.stage_in[stage] or 0) + n end
+   for stage, drops in pairs(counts.drops) do
+      row.drops[stage] = row.drops[stage] or {}
+      for id, n in pairs(drops) do row.drops[stage][id] = (row.drops[stage][id] or 0) + n end
+   end
+end
+
+local CHAIN = {
+   "rx", "rx_bytes", "originated", "sent", "sent_bytes", "passed", "dropped", "held", "punted", "faults",
+}
 
 local function write(index, row, stages)
    local slot = C.tw_stats().lcore[SLOT]
@@ -89,11 +109,13 @@ end
 ---@param index integer of the chain
 ---@param runs tideway.hook.run[] all its programs, those that were replaced too
 ---@param stages integer
-function M.refresh(index, runs, stages)
+---@param punts? tideway.hook.punts
+function M.refresh(index, runs, stages, punts)
    local row = new_row(stages)
    for _, run in ipairs(runs) do
       for _, exit in ipairs(M.exits(run)) do add_exit(row, run, exit, exit.packets, exit.bytes) end
    end
+   if punts then add_punts(row, punts) end
    write(index, row, stages)
 end
 

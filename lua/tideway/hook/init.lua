@@ -6,6 +6,7 @@ local hook_chain = require "tideway.hook.chain"
 local hook_tables = require "tideway.hook.tables"
 local model = require "tideway.model"
 local plan = require "tideway.plan"
+local punt = require "tideway.hook.punt"
 
 local C = abi.C
 local M = {}
@@ -20,6 +21,10 @@ local messages = {}
 function M.log()
    local list = messages
    messages = {}
+   for _, hook in ipairs(M.list) do
+      for _, line in ipairs(hook.punts.messages) do list[#list + 1] = line end
+      hook.punts.messages = {}
+   end
    return list
 end
 
@@ -107,10 +112,10 @@ end
 local function each(method, ...)
    local done = {}
    for _, hook in ipairs(M.list) do
-      for _, nf in ipairs(hook.stages) do
+      for i, nf in ipairs(hook.stages) do
          if nf[method] and not done[nf] then
             done[nf] = true
-            local ok, err = pcall(nf[method], ...)
+            local ok, err = hook.punts:call(i - 1, nf[method], ...)
             if not ok then
                messages[#messages + 1] = ("NF %s of chain %s: %s() failed and is not called again: %s"):format(nf.name,
                   hook.chain.name, method, tostring(err))
@@ -130,6 +135,23 @@ function M.poll()
    if now - ticked >= C.tw_options().tick_ms * 1e6 then
       ticked = now
       each("tick", now)
+      punt.follow_up()
+   end
+end
+
+--- Sleep, handle packets that are punted meanwhile, and tick.
+---@param ms integer
+---@return boolean stop a signal came
+function M.sleep(ms)
+   if #M.list == 0 then return C.tw_sleep_ms(ms) == 1 end
+   local stop = tonumber(C.tw_now()) + ms * 1e6
+   while true do
+      M.poll()
+      local more = punt.turn(M.list)
+      local now = tonumber(C.tw_now())
+      if now >= stop then return C.tw_signal_pending() ~= 0 end
+      local due = math.min(stop, ticked + C.tw_options().tick_ms * 1e6)
+      if punt.wait(M.list, more and 0 or math.max(0, math.ceil((due - now) / 1e6))) then return true end
    end
 end
 
@@ -144,6 +166,11 @@ function M.stop()
    for _, hook in ipairs(M.list) do
       for _, err in ipairs(hook:detach()) do messages[#messages + 1] = err end
    end
+   for _ = 1, 1000 do
+      if not punt.turn(M.list) then break end
+   end
+   for _, hook in ipairs(M.list) do hook.punts:close() end
+   messages = M.log()
    M.refresh()
    each "stop"
    for _, hook in ipairs(M.list) do hook:close() end

@@ -52,7 +52,7 @@ local PASS = { 0x00000002000000b7ULL, 0x95ULL }
 -- Sets entry 0 of a map to 1 before that. Between this and the end of the run nothing else happens on the CPU: the
 -- next program on it that looks is the one that would get the frame a second time.
 local PASS_MARKED = {
-   0xfffc0a6200000000ULL % 2 ^ 0 + 0x00000000fffc0a62ULL, -- *(u32 *)(r10 - 4) = 0
+   0x00000000fffc0a62ULL, -- *(u32 *)(r10 - 4) = 0
    0x000000000000a2bfULL, -- r2 = r10
    0xfffffffc00000207ULL, -- r2 += -4
    0x0000000000000118ULL, 0ULL, -- r1 = map

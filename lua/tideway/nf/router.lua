@@ -67,7 +67,8 @@ return tw.nf("router", function(cfg)
       if ip.total_length > hop.limit then return pkt:punt() end
       if strict then
          local from = lpm4:get(ip.src)
-         if not from or hops:get(from).port ~= pkt.port then return pkt:punt() end
+         local back = from and hops:get(from)
+         if not back or back.port ~= pkt.port then return pkt:punt() end
       end
       ip:decrement_ttl()
       frame.dst_hi, frame.dst_lo, frame.src_hi, frame.src_lo = hop.a, hop.b, hop.c, hop.d
@@ -87,7 +88,8 @@ return tw.nf("router", function(cfg)
       if ip.payload_length + 40 > hop.limit then return pkt:punt() end
       if strict then
          local from = lpm6:get(src)
-         if not from or hops:get(from).port ~= pkt.port then return pkt:punt() end
+         local back = from and hops:get(from)
+         if not back or back.port ~= pkt.port then return pkt:punt() end
       end
       ip.hop_limit = ip.hop_limit - 1
       frame.dst_hi, frame.dst_lo, frame.src_hi, frame.src_lo = hop.a, hop.b, hop.c, hop.d

@@ -27,8 +27,6 @@ local KINDS = {
    prog_array = { key = "u32" }, sockmap = { key = "u32" }, sockhash = { key = true },
 }
 
-local OPTIONS = { name = true, key = true, value = true, entries = true, size = true }
-
 -- Functions of maps. Looking one up makes the map.
 local FUNCTIONS = {}
 for name in ("get set put del add sum pairs count stats clear push pop peek has poll records take fd id"):gmatch "%S+" do
@@ -50,33 +48,56 @@ end
 
 local made = 0
 
+local PAGE = 4096
+
+local function options_of(spec)
+   local list = { "name", spec.size and "size" or "entries" }
+   for _, which in ipairs { "key", "value" } do
+      if spec[which] == true then list[#list + 1] = which end
+   end
+   return list
+end
+
+local function check_options(spec, o)
+   local known, list = {}, options_of(spec)
+   for _, name in ipairs(list) do known[name] = true end
+   for option in pairs(o) do
+      if not known[option] then
+         return ("%s is not an option; options are %s"):format(tostring(option), table.concat(list, ", "))
+      end
+   end
+end
+
+local function check_size(spec, n)
+   if type(n) ~= "number" or n < 1 or n % 1 ~= 0 then
+      return ("%s is %s, not a whole number from 1"):format(spec.size and "size" or "entries", tostring(n))
+   elseif spec.size and (n % PAGE ~= 0 or select(1, math.frexp(n)) ~= 0.5) then
+      return ("size is in bytes, a power of two and whole pages of %d; %d is not"):format(PAGE, n)
+   end
+end
+
 local function declared(kind, o)
    local spec = KINDS[kind]
    if type(o) ~= "table" then return nil, ("its argument is a %s, not a table of options"):format(type(o)) end
-   for option in pairs(o) do
-      if not OPTIONS[option] then
-         return nil, ("%s is not an option; options are name, key, value, entries, size"):format(tostring(option))
-      end
-   end
+   local wrong = check_options(spec, o)
+   if wrong then return nil, wrong end
    local self = { kind = kind, per_cpu = spec.per_cpu, hook_only = true }
    made = made + 1
    self.name = o.name or ("%s%d"):format(kind, made)
    if type(self.name) ~= "string" then return nil, ("name is %s, not a string"):format(tostring(o.name)) end
    for _, which in ipairs { "key", "value" } do
       local wanted = spec[which]
-      local text = wanted == true and o[which] or wanted
+      local text = wanted
+      if wanted == true then text = o[which] end
       if wanted then
          local t, err = type_lib.parse(text)
          if not t then return nil, ("%s type %s: %s"):format(which, tostring(text), err) end
          self[which .. "_type"] = t
-      elseif o[which] then
-         return nil, ("it has no %s"):format(which)
       end
    end
-   self.entries = spec.size and (o.size or 262144) or o.entries
-   if type(self.entries) ~= "number" or self.entries < 1 or self.entries % 1 ~= 0 then
-      return nil, ("%s is %s, not a whole number from 1"):format(spec.size and "size" or "entries", tostring(self.entries))
-   end
+   if spec.size then self.entries = o.size or 262144 else self.entries = o.entries end
+   wrong = check_size(spec, self.entries)
+   if wrong then return nil, wrong end
    return setmetatable(self, HookTable)
 end
 

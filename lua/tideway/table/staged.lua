@@ -107,10 +107,10 @@ local function realise(self)
    local store = rawget(self, "store")
    local real, err = store.make()
    if not real then error(("table %s: %s"):format(store.name, err), 0) end
-   local key = ffi.new("uint8_t[?]", store.key_stride) -- the engine reads keys of whole words
+   local word = ffi.new("uint8_t[?]", store.key_stride) -- the engine reads keys of whole words
    for k, cell in pairs(store.cells) do
-      ffi.copy(key, k, store.key_size)
-      C.tw_hash_set(real.table, key, cell, 0)
+      ffi.copy(word, k, store.key_size)
+      C.tw_hash_set(real.table, word, cell, 0)
    end
    store.real = real.table
    for key in pairs(self) do self[key] = nil end
@@ -156,7 +156,7 @@ function M.new(o, make)
       return nil, ("a table named \"%s\" exists, give this one another name"):format(self.name)
    end
    named[self.name] = self
-   self.key_type, self.value_type = type_lib.parse(o.key), type_lib.parse(o.value)
+   self.key_type, self.value_type = type_lib.parse(o.key), type_lib.parse(o.value, o.lock)
    local size = self.key_type.size
    self.store = {
       key_stride = size <= 8 and 8 or math.ceil(size / 16) * 16,

@@ -157,7 +157,8 @@ local function lock_methods(offset)
    return lock, unlock
 end
 
--- Fields stored as int64_t have another name in the struct; these functions give them theirs.
+-- Fields stored as int64_t have another name in the struct; these functions give them theirs. They know the others
+-- too: where the name is a variable, LuaJIT's traces come here with names of the struct as well.
 local function accessors(fields, lock_offset)
    local get, set, lock, unlock = {}, {}, nil, nil
    if lock_offset then
@@ -165,10 +166,8 @@ local function accessors(fields, lock_offset)
       lock, unlock = lock_methods(lock_offset)
    end
    for _, field in ipairs(fields) do
-      if field.raw ~= field.name then
-         get[#get + 1] = ("if k == %q then return %s end"):format(field.name, read_expression("self", field))
-         set[#set + 1] = ("if k == %q then self[%q] = v return end"):format(field.name, field.raw)
-      end
+      get[#get + 1] = ("if k == %q then return %s end"):format(field.name, read_expression("self", field))
+      set[#set + 1] = ("if k == %q then self[%q] = v return end"):format(field.name, field.raw)
    end
    return loadstring(([[
       local error, tonumber, lock, unlock = ...

@@ -131,7 +131,7 @@ end
 ---@return string[] places they were at
 function M.sweep()
    local list = {}
-   for name in require("lfs").dir "/sys/class/net" do
+   for _, name in ipairs(require("tideway.posix").net_devices()) do
       local ifindex = C.tw_bpf_ifindex(name)
       if ifindex > 0 then
          for _, egress in ipairs { false, true } do

@@ -51,7 +51,8 @@ end
 function M.set(cx, object, key, fv)
    local p, array = element(cx, object, key)
    local bits = array.element_size * 8
-   local v = number.ir(cx, fv, "an element of " .. array.name)
+   local what = "an element of " .. array.name
+   local v = number.low_bits(cx, number.ir(cx, fv, what), what)
    memory.store(cx, p, 0, bits, memory.swap(cx, v, bits, array.order))
 end
 

@@ -215,13 +215,17 @@ function M.bitop(cx, name, args)
          if t == "u64" or (t == "i64" and type == "num") then type = t end
       end
    end
-   local first = number.ir(cx, args[1], "bit." .. name)
+   local function operand(i)
+      local v = number.ir(cx, args[i], cx.operator)
+      return type == "num" and number.low_bits(cx, v, cx.operator) or v
+   end
+   local first = operand(1)
    if type == "num" then
       if name == "tobit" then return value.int(sext32(cx, first)) end
       if not args[2] then
          return value.int((narrow[name] or narrow.bor)(cx, narrow[name] and first or sext32(cx, first), cx:const(0)))
       end
-      for i = 2, #args do first = narrow[name](cx, first, number.ir(cx, args[i], "bit." .. name)) end
+      for i = 2, #args do first = narrow[name](cx, first, operand(i)) end
       return value.int(first)
    end
    if name == "tobit" then return value.int(sext32(cx, first)) end

@@ -73,7 +73,7 @@ function Context:emit(op, type, args, fields)
    local v = ir.value(self.program, op, type, args, fields)
    v.pos = self.pos
    v.block = self.block
-   if not pure[op] then self.effects = self.effects + 1 end
+   if not pure[op] and not v.pure then self.effects = self.effects + 1 end
    local insts = self.block.insts
    insts[#insts + 1] = v
    return v
@@ -268,6 +268,8 @@ function Context:split(cc, a, b, fields)
          recall(self, point.state, b)
       end
    elseif a.type == "ptr" and b == nil_pointer then
+      yes.state.nonnil[a], no.state.nonnil[a] = cc == "ne", cc == "eq"
+   elseif a.type ~= "ptr" and b.op == "const" and b.value == 0 and (cc == "eq" or cc == "ne") then -- what may divide
       yes.state.nonnil[a], no.state.nonnil[a] = cc == "ne", cc == "eq"
    end
    local term = fields or {}

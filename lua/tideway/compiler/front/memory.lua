@@ -259,6 +259,25 @@ function M.offset_in_frame(cx, p)
    cx:refuse("where this view lies in the frame is not known here")
 end
 
+--- The same number, of which the verifier knows no more than the range: it follows every path with every value that
+--- it can tell apart, and would follow a loop with two ways through it 2^n times. Off hooks, the number itself.
+---@param v tideway.ir.value num
+function M.blur(cx, v)
+   local lo, hi = cx:range(v)
+   if not cx.target.checks or not cx.target.kernel.packet or v.op == "const" and hi == 0 or lo < 0 or hi >= 2 ^ 24 then
+      return v
+   end
+   local zero = remembered(cx, "zero", function()
+      return cx:emit("call", "num", {}, { fn = "zero", pure = true, lo = 0, hi = 2 ^ 24 - 1 })
+   end)
+   local mask = 1
+   while mask <= hi do mask = mask * 2 end
+   local sum = cx:emit("add", "num", { v, zero }, { lo = lo, hi = hi + 2 ^ 24 })
+   local blurred = cx:emit("and", "num", { sum, cx:const(mask - 1) }, { lo = lo, hi = hi })
+   blurred.stands_for = v.stands_for or v
+   return blurred
+end
+
 -- ---- C types ----
 
 local function shape_of(t)
@@ -422,7 +441,9 @@ local function write_header_field(cx, p, field, fv)
    if field.count or field.fields then return M.copy_struct(cx, p, at, p.type.fields[field.raw].type, fv) end
    if field.type == "ip6" then return M.copy_struct(cx, p, at, ctype.of(in6), fv) end
    local bits = field.raw_size * 8
-   local v = number.ir(cx, fv, "assignment to " .. field.name)
+   local what = "assignment to " .. field.name
+   local v = number.ir(cx, fv, what)
+   if bits < 64 then number.low_bits(cx, v, what, bits == 8 and field.width == 8 and 2 ^ 31 or nil) end
    if field.width < bits then
       local ones = 2 ^ field.width - 1
       local mask = 2 ^ bits - 1 - ones * 2 ^ field.shift
@@ -463,10 +484,14 @@ function M.load_basic(cx, p, off, type)
    })[type]])
 end
 
-function M.store_basic(cx, p, off, type, fv)
+--- Keys are stored by bit operations, values as C does it, which knows no number beyond an int in a small field.
+---@param as_key boolean?
+function M.store_basic(cx, p, off, type, fv, as_key)
    if type == "ip6" then return M.copy_struct(cx, p, off, ctype.of(in6), fv) end
-   local bits = types.basic[type].size * 8
-   M.store(cx, p, off, bits, number.ir(cx, fv, "a value of type " .. type))
+   local bits, what = types.basic[type].size * 8, "a value of type " .. type
+   local v = number.ir(cx, fv, what)
+   if bits < 32 or type == "i32" then number.low_bits(cx, v, what, not as_key and 2 ^ 31 or nil) end
+   M.store(cx, p, off, bits, v)
 end
 
 --- A field of an entry.
@@ -475,9 +500,9 @@ function M.load_field(cx, p, field)
    return M.load_basic(cx, p, field.offset, field.type)
 end
 
-function M.store_field(cx, p, field, fv)
+function M.store_field(cx, p, field, fv, as_key)
    if field.array then return M.copy_struct(cx, p, field.offset, ctype.of(field.array.ctype), fv) end
-   return M.store_basic(cx, p, field.offset, field.type, fv)
+   return M.store_basic(cx, p, field.offset, field.type, fv, as_key)
 end
 
 -- ---- by name ----

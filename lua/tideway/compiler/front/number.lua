@@ -79,7 +79,7 @@ end
 --- A 64-bit result; the range when it is known and within 2^53.
 function M.wide(cx, op, type, a, b, lo, hi, fields)
    fields = fields or {}
-   if lo and lo >= 0 and hi <= LIMIT then fields.lo, fields.hi = lo, hi end
+   if lo and hi and lo >= 0 and hi <= LIMIT then fields.lo, fields.hi = lo, hi end
    return cx:emit(op, type, { a, b }, fields)
 end
 
@@ -144,6 +144,8 @@ local function divisor_checked(cx, v, what)
    local lo, hi = cx:range(v)
    if lo and (lo > 0 or hi < 0) then return end
    if v.op == "const" and v.value ~= 0 then return end
+   if cx.state.nonnil[v] == true then return end -- a 64-bit integer that was tested
+   if v.op == "or" and v.args[2].op == "const" and v.args[2].value ~= 0 then return end
    cx:doubt(("%s: the divisor may be 0 here"):format(what), "test it first: if d == 0 then return end")
 end
 
@@ -177,7 +179,9 @@ local function modulo(cx, a, b)
       if type == "i64" and not (al and al >= 0 and bl and bl > 0) then
          cx:doubt("'%' on int64_t that may be negative", "use uint64_t")
       end
-      return value.int(wide(cx, "mod", type, M.widen(cx, x, type), M.widen(cx, y, type), 0, bh and bh - 1 or nil))
+      x, y = M.widen(cx, x, type), M.widen(cx, y, type)
+      _, bh = cx:range(y)
+      return value.int(wide(cx, "mod", type, x, y, 0, bh and bh - 1))
    end
    local k = power_of_two(const_of(y))
    if k then -- floored modulo by a power of two is a mask, for negative numbers too
@@ -197,7 +201,9 @@ local function wide_divide(cx, type, x, y)
    if type == "i64" and not (al and al >= 0 and bl and bl > 0) then
       cx:doubt("'/' on int64_t that may be negative", "use uint64_t")
    end
-   return value.int(wide(cx, "div", type, M.widen(cx, x, type), M.widen(cx, y, type), 0, ah))
+   x, y = M.widen(cx, x, type), M.widen(cx, y, type)
+   _, ah = cx:range(x)
+   return value.int(wide(cx, "div", type, x, y, 0, ah))
 end
 
 --- floor(a / b) of a quotient made by `/`, or of a product with a negative power of two.
@@ -266,6 +272,20 @@ end
 
 -- ---- 32-bit views of a num ----
 
+--- Refuses a number whose low bits LuaJIT does not take exactly: beyond 2^51 for bit.* and for fields that are
+--- written with it, beyond 32 bits for fields of C of up to 16 bits (`most` = 2^31).
+---@return tideway.ir.value
+function M.low_bits(cx, v, what, most)
+   local lo, hi = cx:range(v)
+   most = most or 2 ^ 51
+   if v.type == "num" and (lo < -most or hi > most) then
+      cx:doubt(("%s: the number may be as large as %.0f, and LuaJIT takes the low bits of numbers within 2^%d only")
+         :format(what, hi > most and hi or lo, most == 2 ^ 51 and 51 or 31),
+         "take them yourself: x % 2^32" .. (most < 2 ^ 51 and ", bit.band(x, 0xffff)" or ""))
+   end
+   return v
+end
+
 --- The low 32 bits as a signed number (bit.tobit).
 function M.sext32(cx, v)
    local lo, hi = cx:range(v)
@@ -294,8 +314,12 @@ function M.tonumber(cx, fv)
    local v = M.ir(cx, fv, "tonumber")
    if v.type == "num" then return value.int(v) end
    local lo, hi = cx:range(v)
-   lo = lo or (v.type == "u64" and 0 or -LIMIT)
-   return value.int(cx:emit("convert", "num", { v }, { lo = lo, hi = hi or LIMIT }))
+   if not lo then
+      cx:doubt("tonumber: this 64-bit integer may be beyond the 2^53 that a Lua number holds exactly",
+         "limit it first: bit.band(x, 0xffffffffULL), or stay with 64-bit integers")
+      lo, hi = v.type == "u64" and 0 or -LIMIT, LIMIT
+   end
+   return value.int(cx:emit("convert", "num", { v }, { lo = lo, hi = hi }))
 end
 
 --- ffi.cast to an integer type.

@@ -4,6 +4,7 @@
 
 local expression = require "tideway.compiler.front.expression"
 local ir = require "tideway.compiler.ir"
+local memory = require "tideway.compiler.front.memory"
 local merge = require "tideway.compiler.front.merge"
 local number = require "tideway.compiler.front.number"
 local value = require "tideway.compiler.front.value"
@@ -20,7 +21,7 @@ M.MOST = MOST
 
 -- Least and greatest of v - param, nil when v is not the parameter plus something.
 local function delta(v, param, depth)
-   if v == param then return 0, 0 end
+   if v == param or v.stands_for == param then return 0, 0 end
    if depth > 12 then return nil end
    if v.op == "add" or v.op == "sub" then
       local a, b = v.args[1], v.args[2]
@@ -60,6 +61,16 @@ local function start_of(cx, slot, fv)
    if fv.k == "tagged" then cx:refuse(("'%s' may be nil when the loop changes it"):format(slot.name)) end
    cx:refuse(("'%s' (%s) changes in a loop that can't be unrolled"):format(slot.name, value.describe(fv)),
       "take views inside the loop, or outside and don't assign them again")
+end
+
+-- The verifier follows the counter of a loop; what else changes it need not, where there are several ways through it.
+local function blur(cx, changed, params)
+   for _, slot in ipairs(changed) do
+      local p = params[slot]
+      if p.fv.k == "int" and p.param.type == "num" and slot.name ~= "for" then
+         cx.state.vars[slot] = value.int(memory.blur(cx, p.param))
+      end
+   end
 end
 
 -- Header block with a parameter per changed slot. `known` has the ranges to assume, by slot.
@@ -191,6 +202,25 @@ function Loop:entry_ranges()
    return out
 end
 
+-- On hooks a loop without a counter gets one: the verifier sees an end by it.
+function Loop:count()
+   local cx = self.cx
+   if self.rounds then return end
+   if not self.counter then
+      self.counter = cx:slot "for"
+      return -- it is there from the next attempt on
+   end
+   if not cx.state.vars[self.counter] then return end
+   local n = number.ir(cx, expression.resolve(cx, cx.state.vars[self.counter]), "loop")
+   local yes, no = cx:split("lt", n, cx:const((self.most or MOST) + 1)) -- the last one ends it
+   if no then
+      cx:go(no)
+      cx.target.trap(cx)
+   end
+   cx:go(yes)
+   cx.state.vars[self.counter] = number.binary(cx, "+", value.int(n), value.host(1))
+end
+
 -- Write the loop once. Gives what the attempt found: the header, its parameters, the state before the first round,
 -- the tests at the loop's edge.
 function Loop:write()
@@ -203,6 +233,10 @@ function Loop:write()
    try.gen = cx.state.gen
    for slot, fv in pairs(cx.state.vars) do try.before[slot] = fv end
    frame.breaks = try.breaks
+   if self.branching then
+      blur(cx, self.changed, try.params)
+      self:count()
+   end
    self.body(try.breaks, function(cc, a, b)
       local al, ah = cx:range(a)
       local bl, bh = cx:range(b)
@@ -239,12 +273,14 @@ local function bound_of(try, slot_of, deltas)
    for _, t in ipairs(try.tests) do
       for _, side in ipairs { { t.cc, t.a, t.b }, { ir.MIRRORED[t.cc], t.b, t.a } } do
          local cc, base, y, shift = side[1], side[2], side[3], 0
-         while base.op == "add" and base.args[2].op == "const" do
-            shift = shift + base.args[2].value
+         while (base.op == "add" or base.op == "sub") and base.args[2].op == "const" do
+            shift = shift + (base.op == "add" and 1 or -1) * base.args[2].value
             base = base.args[1]
          end
+         base = slot_of[base.stands_for] and base.stands_for or base
          local start = slot_of[base] and try.entry[slot_of[base]]
-         if deltas[base] and start and start[1] and not deltas[y] and t.ranges[y][2] then
+         if deltas[base] and start and start[1] and not deltas[y] and not deltas[y.stands_for or y]
+            and t.ranges[y][2] then
             local n = rounds_of(cc, deltas[base], start, shift, t.ranges[y])
             if n then best = math.min(best or math.huge, n) end
          end
@@ -271,6 +307,7 @@ end
 -- round makes of it.
 function Loop:range_of(try, slot, change, back, rounds)
    local entry, param = try.entry[slot], try.params[slot].param
+   if slot == self.counter and rounds then return { 0, rounds + 2 } end -- its test is not to look decided
    if change and rounds then
       return { math.max(-LIMIT, entry[1] + math.min(0, change[1]) * rounds),
          math.min(LIMIT, entry[2] + math.max(0, change[2]) * rounds) }
@@ -281,15 +318,34 @@ function Loop:range_of(try, slot, change, back, rounds)
    return stepped(now, back)
 end
 
+-- Do paths meet inside the loop? Only on hooks it matters.
+function Loop:has_joins(try)
+   local cx = self.cx
+   if not cx.target.checks or not cx.target.kernel.packet then return false end
+   local seen = {}
+   for i = try.first + 1, #cx.program.blocks do
+      local term = cx.program.blocks[i].term
+      for _, target in ipairs(term and term.targets or {}) do
+         if seen[target.block] and target.block ~= try.block then return true end
+         seen[target.block] = true
+      end
+   end
+   return false
+end
+
 -- Close the loop, and see whether the ranges it was written with hold for all its rounds.
 function Loop:settle(try)
    local cx = self.cx
    close_header(cx, try.block, self.changed, try.params)
+   local branching = self:has_joins(try)
    note_sources(cx, try.first)
    local deltas, slot_of, back = self:deltas(try)
    local n = self:bound(try, slot_of, deltas)
    try.block.loop = n or MOST
-   local holds = true
+   local counted = self.most == n
+   self.most = n
+   local holds = (counted or not self.counter) and branching == self.branching
+   self.branching = branching
    for param, slot in pairs(slot_of) do
       if param.type == "num" and try.params[slot].fv.k == "int" then
          local want = self:range_of(try, slot, deltas[param], back[slot], n)
@@ -335,17 +391,20 @@ local ATTEMPTS = 24
 function M.write(cx, frame, rounds, body)
    local self = setmetatable({
       cx = cx, frame = frame, rounds = rounds, body = body, changed = {}, known = {}, precise = false,
+      branching = false,
    }, Loop)
    local start, speculative = cx:checkpoint(), cx.speculative
    for attempt = 1, ATTEMPTS do
       self.attempt = attempt
       if attempt > 1 then cx:rollback(start) end
+      if self.counter then cx.state.vars[self.counter] = value.host(0) end
       cx.speculative = speculative or not self.precise
       local done = self:try()
       cx.speculative = speculative
       if done then
          if not cx:dead() then cx:die() end
          cx:enter(self.breaks)
+         if self.counter and not cx:dead() then cx.state.vars[self.counter] = nil end
          return
       end
    end

@@ -18,7 +18,7 @@ local function constant(c)
    if c.type == "ptr" then
       if c.object then return ('&"%s"'):format(c.object.name or tostring(c.object)) end
       if v == nil or v == 0 then return "nil" end
-      return type(v) == "number" and ("&0x%x"):format(v) or ("&0x" .. bit.tohex(v))
+      return type(v) == "number" and ("&0x%x"):format(v) or ("&0x" .. bit.tohex(ffi.cast("uintptr_t", v)))
    end
    if c.type == "num" then return number(tonumber(v)) end
    local plain = tonumber(v)

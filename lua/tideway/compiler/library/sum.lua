@@ -19,6 +19,10 @@ local LONGEST = 2544
 function M.give_up() end
 local give_up = M.give_up
 
+--- The same number, with the verifier knowing its range only; the compiler knows it.
+function M.blur(n) return n end
+local blur = M.blur
+
 local function of_bytes(data, length)
    local sum, at = 0, 0
    if length > LONGEST then
@@ -44,7 +48,8 @@ local function of_options(ip, size)
 end
 
 -- bpf_csum_diff over `size` bytes, a constant; the compiler knows it.
-local function csum(at, size) return require("tideway").bpf.csum_diff(nil, 0, at, size, 0) end
+local csum_diff = require("tideway.bpf").csum_diff
+local function csum(at, size) return csum_diff(nil, 0, at, size, 0) end
 
 -- Parts that csum_diff takes at once, falling.
 local CHUNKS = { 512, 512, 512, 256, 128, 64, 32, 16, 8, 4 }
@@ -60,6 +65,7 @@ local function of_chunks(data, length)
          total = total + csum(data + at, size)
          at = at + size
       end
+      at = blur(at)
    end
    if length - at >= 2 then
       total = total + cast(u16_p, data + at).v

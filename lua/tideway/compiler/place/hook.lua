@@ -279,7 +279,7 @@ function M:to_port(cx, stage, fv)
    self:leave(cx, stage, "drop", "no_such_port", self.code.drop)
 end
 
---- A code that a helper gave is returned as it is.
+--- Kind of a verdict word that holds the code a helper gave.
 M.RETURN = 0x40
 
 local KIND = {}
@@ -326,7 +326,7 @@ function M:punt(cx, stage) punt.leave(self, cx, stage) end
 
 --- A packet leaves at a stage with a verdict word (enum tw_verdict of core/abi.h).
 function M:finish_with(cx, word, stage)
-   if word.k == "redirected" then return self:leave(cx, stage, "redirect", nil, word.ir) end
+   if word.redirected then return self:leave(cx, stage, "redirect", nil, word.redirected) end
    if word.k == "host" then
       local kind = bit.band(word.v, 0xff)
       return KIND[NAMES[kind]](self, cx, stage, bit.rshift(word.v, 8))
@@ -345,8 +345,27 @@ function M:finish_with(cx, word, stage)
    end
 end
 
+--- The packet leaves with what a helper said: a verdict word of its own, which paths may join.
+---@param rc tideway.ir.value
+function M:redirect(cx, rc)
+   local high = cx:emit("shl", "num", { rc, cx:const(8) }, { lo = 0, hi = 0xff00 })
+   local word = value.int(cx:emit("or", "num", { high, cx:const(M.RETURN) }, { lo = M.RETURN, hi = 0xff00 + M.RETURN }))
+   word.redirected, self.redirects = rc, true
+   cx.state.vars[cx.verdict] = word
+end
+
 -- Verdicts that were joined: one of those that this stage can give.
 function M:other_words(cx, v, stage)
+   if self.redirects then
+      local kind = bits.bitop(cx, "band", { value.int(v), value.host(0xff) })
+      local yes, no = number.compare(cx, "eq", kind, value.host(M.RETURN))
+      if yes then
+         cx:go(yes)
+         self:leave(cx, stage, "redirect", nil, number.ir(cx, bits.bitop(cx, "rshift", { value.int(v), value.host(8) })))
+      end
+      if not no then return end
+      cx:go(no)
+   end
    local words = {}
    for word in pairs(cx.words) do words[#words + 1] = word end
    table.sort(words)
@@ -526,7 +545,9 @@ end
 
 -- Functions of the library that hooks have better ones for.
 local REPLACED = {
-   [parse.walk] = walk,
+   [parse.walk] = walk.walk,
+   [parse.option] = walk.option,
+   [parse.nd_option] = walk.nd_option,
    [ipv4.methods.update_checksum] = sum.update_checksum,
    [ipv4.methods.valid_checksum] = sum.valid_checksum,
 }
@@ -541,7 +562,7 @@ function M.new(name, options)
    local self = setmetatable({
       name = name, checks = true, kernel = kernel.hook(name), code = CODES[name], ports = options.ports or {},
       port = options.port or 0, sink_port = options.sink, counted = options.counted ~= false, exits = {}, exit_of = {},
-      reason_name = options.reason_name, punt_ring = options.punt_ring, record = options.attach == "stream_parser",
+      reason_name = options.reason_name, punt_ring = options.punt_ring, again = options.again, egress = options.egress, record = options.attach == "stream_parser",
       part = options.part or { first = 0 },
    }, M)
    -- The front end calls these without self.

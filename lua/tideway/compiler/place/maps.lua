@@ -181,8 +181,8 @@ function M.new(place)
    local function redirect(cx, t, args)
       local key, flags = number.ir(cx, args[1], t.name .. ":redirect"), args[2] or value.host(0)
       local rc = place:call(cx, "redirect_map", "num", { const(cx, t), key, number.ir(cx, flags, "flags") },
-         { lo = -4095, hi = 255, table = t })
-      cx.state.vars[cx.verdict] = { k = "redirected", ir = rc }
+         { lo = 0, hi = 255, table = t })
+      place:redirect(cx, rc)
       return {}
    end
    special.devmap = { redirect = redirect }
@@ -201,7 +201,7 @@ function M.new(place)
          end
          local list = { ctx, const(cx, t), key, cx:const(0) }
          local rc = place:call(cx, helper, "num", list, { reads = STACK, lo = 0, hi = 1, table = t })
-         cx.state.vars[cx.verdict] = { k = "redirected", ir = rc }
+         place:redirect(cx, rc)
          return {}
       end
    end
@@ -243,6 +243,15 @@ function M.new(place)
          return {}
       end,
    }
+
+   --- What tables of a kind that only hooks have can do in packet functions; nil for other kinds.
+   function T.names(t)
+      if not special[t.kind] then return nil end
+      local list = {}
+      for name in pairs(special[t.kind]) do list[#list + 1] = name end
+      table.sort(list)
+      return table.concat(list, ", ")
+   end
 
    function T.method(cx, t, name)
       local methods = special[t.kind]

@@ -14,7 +14,8 @@ local M = {}
 M.FRAME = 4 * 4096
 
 -- What lies before the frame in a record.
-local HEADER = "u32 length; u32 mark; u16 stage; u16 port; u16 out; u16 vlan_tci; u32 vlan_proto; "
+local HEADER = "u32 length; u32 mark; u32 ifindex; u32 vlan_proto; u16 vlan_tci; u16 stage; u16 port; u16 out; "
+   .. "u32 egress; "
 
 -- Arrays have a limit of their own: the frame is several of them in a row.
 local record = types.parse(HEADER .. "u8 frame[4096]; u8 frame2[4096]; u8 frame3[4096]; u8 frame4[4096]")
@@ -33,9 +34,32 @@ end
 --- Hooks where it can be.
 M.LOAD = { xdp = "xdp_load_bytes", tc = "skb_load_bytes" }
 
+-- A packet that the punt() of an NF passed to the kernel comes here a second time, on tc and in generic XDP: it
+-- passes, and is not counted again.
+local function pass_again(place, cx)
+   local key = cx:alloca(4, 4)
+   cx:emit("store", "void", { key, cx:const(0) }, { bits = 32, off = 0 })
+   local at = place:call(cx, "map_lookup_elem", "ptr", { cx:table_const(place.again), key },
+      { space = "value", reads = { stack = true }, table = place.again })
+   local join = cx:join()
+   local yes, no = cx:split("ne", at, cx:null())
+   cx:go(no)
+   cx:jump(join)
+   cx:go(yes)
+   local marked = cx:emit("load", "num", { at }, { bits = 32, off = 0, lo = 0, hi = 2 ^ 32 - 1 })
+   yes, no = cx:split("ne", marked, cx:const(0))
+   cx:go(no)
+   cx:jump(join)
+   cx:go(yes)
+   cx:emit("store", "void", { at, cx:const(0) }, { bits = 32, off = 0 })
+   cx:ret(cx:const(place.code.pass))
+   cx:enter(join)
+end
+
 --- Opens the place that packets are punted at.
 function M.enter(place, cx)
    if not place.punts or not M.LOAD[place.name] then return end
+   if place.again then pass_again(place, cx) end
    place.punt_table = place.punt_ring or M.ring()
    place.punt_way = cx:landing { { "num", 0, 255 }, { "num", 0, 65535 }, { "num", 0, 2 ^ 32 - 1 } }
    place.punt_exits = {}
@@ -87,6 +111,8 @@ local function fill(place, cx, at, length, stage, out, mark)
    store(cx, at, "stage", stage)
    store(cx, at, "port", cx:const(place.port))
    store(cx, at, "out", out)
+   store(cx, at, "egress", cx:const(place.egress and 1 or 0))
+   store(cx, at, "ifindex", place:ctxload(cx, place.name == "xdp" and "ingress_ifindex" or "ifindex"))
    local tagged = place.kernel.fields.vlan_tci ~= nil
    store(cx, at, "vlan_tci", tagged and place:ctxload(cx, "vlan_tci") or cx:const(0))
    local proto = cx:const(0)

@@ -74,14 +74,14 @@ local SPECIAL = {}
 function SPECIAL.redirect(cx, args)
    local ifindex = number.ir(cx, args[1] or value.NIL, "tw.bpf.redirect, the interface")
    local flags = number.ir(cx, args[2] or value.host(0), "tw.bpf.redirect, the flags")
-   local rc = cx.target:call(cx, "redirect", "num", { ifindex, flags }, { lo = -4095, hi = 255 })
-   cx.state.vars[cx.verdict] = { k = "redirected", ir = rc }
+   local rc = cx.target:call(cx, "redirect", "num", { ifindex, flags }, { lo = 0, hi = 255 })
+   cx.target:redirect(cx, rc)
    return {}
 end
 function SPECIAL.redirect_peer(cx, args)
    local ifindex = number.ir(cx, args[1] or value.NIL, "tw.bpf.redirect_peer, the interface")
-   local rc = cx.target:call(cx, "redirect_peer", "num", { ifindex, cx:const(0) }, { lo = -4095, hi = 255 })
-   cx.state.vars[cx.verdict] = { k = "redirected", ir = rc }
+   local rc = cx.target:call(cx, "redirect_peer", "num", { ifindex, cx:const(0) }, { lo = 0, hi = 255 })
+   cx.target:redirect(cx, rc)
    return {}
 end
 

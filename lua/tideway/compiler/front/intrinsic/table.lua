@@ -54,7 +54,7 @@ local function object(cx, what, t, args, first, size)
    fill_gaps(cx, p, t, size)
    local expression = require "tideway.compiler.front.expression"
    for i, field in ipairs(t.fields) do
-      memory.store_field(cx, p, field, expression.resolve(cx, args[first + i - 1]))
+      memory.store_field(cx, p, field, expression.resolve(cx, args[first + i - 1]), first == 1)
    end
    return p.ir, first + #t.fields
 end
@@ -380,8 +380,9 @@ function M.method(_, t, name)
       local methods = KINDS[kind]
       local handler = methods and methods[name]
       if not handler then
+         local names = cx.target.tables.names and cx.target.tables.names(t)
          cx:refuse(("%s %s: %s() can't be used here"):format(kind, t.name or "table", name),
-            methods and "in packet functions tables have get, set, put, del, add, exchange and compare_exchange"
+            names and ("in packet functions a %s has %s"):format(kind, names) or methods and "in packet functions tables have get, set, put, del, add, exchange and compare_exchange"
             or ("tables of kind %s do not run on %s"):format(kind, cx.target.name))
       end
       cx.used_tables[t] = true
