@@ -95,6 +95,9 @@ local function value_text(t, v)
    return table.concat(list, " ")
 end
 
+-- A trace that reads a field of a struct with a metatype has no guard on its name.
+jit.off(value_text)
+
 local function key_text(t, key)
    if t.kind == "lpm" then return scalar_text(key.address) .. "/" .. key.length end
    return value_text(t.key_type, key)
@@ -419,7 +422,9 @@ function M.run(jobs, names)
    if wanted.c then c_part(jobs, outcomes) end
    for i, job in ipairs(jobs) do
       for _, hook in ipairs { "tc", "xdp" } do -- from then on tables are maps
-         if wanted[hook] and not outcomes[i].failure then hook_part(job, outcomes[i], hook) end
+         if wanted[hook] and not outcomes[i].failure then
+            guarded(outcomes[i], hook, hook_part, job, outcomes[i], hook)
+         end
       end
       free(job.instance)
       job.instance, outcomes[i].ir = nil, nil
