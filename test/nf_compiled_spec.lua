@@ -138,7 +138,7 @@ local function value_text(t, object, base)
    if t.scalar then return tostring(object) end
    local list = {}
    for i, field in ipairs(t.fields) do
-      local ok, v = pcall(function() return object[field.name] end) if not ok then print(t.text, object, field.name, ffi.typeof(object), t.ctype) end
+      local v = object[field.name]
       if field.type == "ns" and v ~= 0 and v < FOREVER then v = math.floor((v - base) / WINDOW) end
       list[i] = field.name .. "=" .. tostring(v)
    end

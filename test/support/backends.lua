@@ -127,8 +127,9 @@ end
 
 local function free(instance)
    for _, t in ipairs(instance.tables or {}) do
-      if rawget(t, "map") then t.map:free() end
+      local map = rawget(t, "map")
       t:free()
+      if map then map:free() end
    end
 end
 

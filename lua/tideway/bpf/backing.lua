@@ -4,6 +4,7 @@
 
 local ffi = require "ffi"
 local map = require "tideway.bpf.map"
+local meter = require "tideway.bpf.meter"
 
 local M = {}
 
@@ -19,6 +20,7 @@ local maps = setmetatable({}, { __mode = "k" })
 ---@param t table
 ---@return table
 function M.declaration(t)
+   if t.kind == "meter" then return meter.declaration(t) end
    local kind = KIND[t.kind] or t.kind
    local d = { kind = kind, name = (t.name:gsub("[^%w_]", "_")), entries = t.entries }
    if t.kind == "counters" then
@@ -50,17 +52,25 @@ end
 
 local function packed(...) return { n = select("#", ...), ... } end
 
+local function is_zero(words, count)
+   for i = 0, count - 1 do
+      if words[i] ~= 0 then return false end
+   end
+   return true
+end
+
 local function copy_entries(t, m)
    if t.kind == "counters" or not t.pairs then return end
    if t.kind == "lpm" then
       for prefix, v in t:pairs() do m:set(prefix.address, prefix.length, unpacked(t.value_type, v)) end
    elseif t.kind == "array" then
-      local cell = ffi.new(ffi.typeof("$[1]", t.value_type.ctype))
-      local zeros = ffi.string(cell, t.value_type.size)
+      local words = math.ceil(t.value_type.size / 8)
+      local memory = ffi.new("uint64_t[?]", words)
+      local cell = ffi.cast(ffi.typeof("$ *", t.value_type.ctype), memory)
       for i, v in t:pairs() do
          cell[0] = v
-         -- An entry that nobody set leaves what an earlier run has counted.
-         if not (m.adopted and ffi.string(cell, #zeros) == zeros) then m:set(i, unpacked(t.value_type, v)) end
+         -- An entry that nobody set is zero in a new map, and leaves what an earlier run has counted.
+         if not is_zero(memory, words) then m:set(i, unpacked(t.value_type, v)) end
       end
    else
       for k, v in t:pairs() do
@@ -92,8 +102,12 @@ function M.of(t, persist)
    local m, err = map.new(declared)
    if not m then return nil, err end
    if not t.internal and not t.hook_only then
-      copy_entries(t, m)
-      redirect(t, m)
+      if t.kind == "meter" then
+         meter.redirect(t, m)
+      else
+         copy_entries(t, m)
+         redirect(t, m)
+      end
    end
    maps[t] = m
    return m

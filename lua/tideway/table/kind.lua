@@ -302,7 +302,8 @@ kinds.meter = {
       return not rate and err or nil
    end,
    finish = function(self, o)
-      return C.tw_meter_config(self.table, 0, self.entries - 1, rate_of(o), C.tw_now()) == 0
+      self.rates = { all = rate_of(o) } -- for a map of the kernel that takes its place
+      return C.tw_meter_config(self.table, 0, self.entries - 1, self.rates.all, C.tw_now()) == 0
    end,
    build = function(self)
       return code.generate({ "meter" }, { table = self.table, name = self.name, timed = true })
@@ -318,6 +319,9 @@ kinds.meter = {
          end
          if C.tw_meter_config(self.table, i, i, r, C.tw_now()) < 0 then
             error(ffi.string(C.tw_error()), 2)
+         end
+         if self.rates then
+            self.rates[i] = r
          end
       end,
    },

@@ -2,9 +2,12 @@
 -- Tables on hooks: BPF maps through the kernel's helpers.
 
 local ctype = require "tideway.compiler.front.ctype"
+local lock = require "tideway.compiler.front.intrinsic.lock"
 local memory = require "tideway.compiler.front.memory"
+local meter = require "tideway.compiler.library.meter"
 local number = require "tideway.compiler.front.number"
 local tables = require "tideway.compiler.front.intrinsic.table"
+local types = require "tideway.table.type"
 local value = require "tideway.compiler.front.value"
 
 local M = {}
@@ -115,6 +118,28 @@ function M.new(place)
       memory.store(cx, entry, 0, 64, cx:emit("add", "u64", { memory.load(cx, entry, 0, 64), by }))
       cx:jump(join)
       cx:enter(join)
+   end
+
+   -- ---- meters ----
+
+   -- The colour of a packet, by the library's marker on the entry; red when there is no such meter.
+   function T.meter(cx, t, args)
+      local first = number.ir(cx, args[1] or value.NIL, t.name .. ":mark, the meter")
+      local length = value.int(number.ir(cx, args[2] or value.NIL, t.name .. ":mark, the length"))
+      local color, now = args[3] or value.host(0), cx.target.now(cx) -- no calls inside the lock
+      local type = types.parse(meter.value, true)
+      local p = T.entry(cx, t, first)
+      local join = cx:join()
+      local yes, no = cx:split("ne", p, cx:null())
+      cx:go(no)
+      cx:jump(join, { value.host(2) })
+      cx:go(yes)
+      local entry = value.ptr(p, 0, ctype.of(type.ctype), { ref = true, shape = type })
+      lock.method(entry, "lock")(cx, entry)
+      local result = require("tideway.compiler.front.call").inline_live(cx, meter.mark, { entry, length, color, now })
+      lock.method(entry, "unlock")(cx, entry)
+      cx:jump(join, { result[1] })
+      return cx:enter(join)[1]
    end
 
    -- ---- spin locks ----
