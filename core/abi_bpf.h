@@ -25,6 +25,9 @@ int tw_bpf_cpus(void); /* CPUs that may ever exist: values per entry of a per-CP
 /* Index of an interface of this network namespace, or -errno. */
 int tw_bpf_ifindex(const char *name);
 int tw_bpf_ifname(int ifindex, char *name, size_t size); /* size >= 16 */
+/* What a device can do with XDP, as the kernel's NETDEV_XDP_ACT_*; -errno before Linux 6.3. */
+enum { TW_XDP_CAN_SEND = 4 }; /* it takes frames that programs of other devices redirect */
+int tw_xdp_features(int ifindex, uint64_t *features);
 
 /* ---- maps ---- */
 
@@ -97,6 +100,7 @@ int tw_bpf_map_freeze(int map);
  * tw_bpf_map_read_batch() returns -ENOENT with the last batch. */
 int tw_bpf_map_read_batch(int map, void *cursor, bool first, uint64_t flags, void *keys,
                           void *values, uint32_t *count);
+int tw_bpf_map_write_batch(int map, const void *keys, const void *values, uint32_t *count);
 int tw_bpf_map_delete_batch(int map, const void *keys, uint32_t *count);
 /* Values of an array made with TW_BPF_MMAPABLE, each rounded up to 8 bytes; NULL on failure. */
 void *tw_bpf_map_mmap(int map, size_t size, bool writable);

@@ -215,6 +215,13 @@ int tw_bpf_map_read_batch(int map, void *cursor, bool first, uint64_t flags, voi
 	return done(rc, map, "batched look-up");
 }
 
+int tw_bpf_map_write_batch(int map, const void *keys, const void *values, uint32_t *count)
+{
+	LIBBPF_OPTS(bpf_map_batch_opts, opts);
+
+	return done(bpf_map_update_batch(map, keys, values, count, &opts), map, "batched update");
+}
+
 int tw_bpf_map_delete_batch(int map, const void *keys, uint32_t *count)
 {
 	LIBBPF_OPTS(bpf_map_batch_opts, opts);

@@ -51,7 +51,8 @@ static int directory_make(struct tw_native *native)
 	static const char *const places[] = { "/tmp", "/var/tmp", "/run" };
 
 	for (unsigned i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		snprintf(native->dir, sizeof(native->dir), "%s/tideway-XXXXXX", places[i]);
+		snprintf(native->dir, sizeof(native->dir), "%s/tideway-%d-XXXXXX", places[i],
+		         (int)getpid());
 		if (mkdtemp(native->dir))
 			return 0;
 	}

@@ -408,12 +408,14 @@ int tw_wire_inject(int index, const void *frame, uint32_t len)
 	if (!mbuf)
 		return tw_fail(ENOMEM, "no packet buffer is free");
 	data = len > UINT16_MAX ? NULL : rte_pktmbuf_append(mbuf, len);
+	if (data)
+		memcpy(data, frame, len);
+	/* From the enqueue on the frame may be on its way. */
 	if (!data || rte_ring_enqueue(port->wire_in, mbuf) < 0) {
 		rte_pktmbuf_free(mbuf);
 		return data ? tw_fail(ENOBUFS, "the wire is full (%u frames)", WIRE_SIZE - 1)
 		            : tw_fail(EMSGSIZE, "a frame of %u bytes does not fit a buffer", len);
 	}
-	memcpy(data, frame, len);
 	return 0;
 }
 

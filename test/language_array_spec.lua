@@ -3,9 +3,8 @@
 
 local ffi = require "ffi"
 local array = require "tideway.packet.array"
-local backends = require "test.support.backends"
-local compiler = require "tideway.compiler"
 local frame = require "test.support.frame"
+local language = require "test.support.language"
 local layout = require "tideway.packet.layout"
 local tw = require "tideway"
 
@@ -18,7 +17,8 @@ local function frames(count)
    for n = 1, count do
       local bytes = {}
       for i = 1, 49 + n % 7 * 8 do bytes[i] = string.char((i * 37 + n * 59) % 256) end
-      list[n] = frame.udp4({}, { src = "10.0.0.1", dst = "10.0.0.2" }, { sport = 1000 + n, dport = 67 }, table.concat(bytes))
+      list[n] = frame.udp4({}, { src = "10.0.0.1", dst = "10.0.0.2" }, { sport = 1000 + n, dport = 67 },
+         table.concat(bytes))
    end
    list[#list + 1] = list[1]:sub(1, 60)
    return list
@@ -29,31 +29,16 @@ local HEAD = ([[
    local h = tw.header("lang", %q)
 ]]):format(DECLARATION)
 
--- Runs a packet function on all back-ends; the number of each that ran.
-local function same(body, declarations)
-   local text = HEAD .. (declarations or "") .. [[
-      return { tables = tables, packet = function(pkt)
+local function nf(body, declarations)
+   return HEAD .. (declarations or "") .. [[
+      return { tables = tables, fill = fill, packet = function(pkt)
          local v = pkt:header(h, pkt:payload_offset() or 60000)
          if not v then return pkt:drop "lang_short" end
    ]] .. body .. "\nend }"
-   local outcome = backends.run({ { text = text, frames = frames(20) } })[1]
-   if outcome.failure then error(outcome.failure.where .. " " .. outcome.failure.kind .. ": " .. outcome.failure.text, 0) end
-   for _, name in ipairs(backends.all) do
-      assert.is_true(outcome.ran[name], name .. " did not run: " .. tostring(outcome.refused[name] or outcome.refused.lcore))
-   end
 end
 
--- The diagnostic of a packet function that is refused.
-local function refused(body, declarations)
-   local instance = backends.instance(HEAD .. (declarations or "") .. [[
-      return { packet = function(pkt)
-         local v = pkt:header(h, pkt:payload_offset() or 60000)
-         if not v then return pkt:drop "lang_short" end
-   ]] .. body .. "\nend }")
-   local compiled, err = compiler.for_hook("nf", { instance }, "xdp")
-   assert.is_nil(compiled)
-   return tostring(err)
-end
+local function same(body, declarations) language.same(nf(body, declarations), frames(20)) end
+local function refused(body, declarations) return language.refused(nf(body, declarations)) end
 
 describe("arrays in plain Lua", function()
    local h = tw.header("lang", DECLARATION)
@@ -68,7 +53,8 @@ describe("arrays in plain Lua", function()
       assert.equal("\xff\xff\xff\xfe", bytes:sub(30, 33))
       assert.equal("\x11\x22", bytes:sub(35, 36))
       assert.equal("\7\xde\xad\xbe\xef", bytes:sub(41, 45))
-      assert.same({ 171, 0x2345, 4294967294, 0x1122, 7 }, { v.chaddr[15], v.port[3], v.word[1], v.q.class, v.q.name[4] })
+      assert.same({ 171, 0x2345, 4294967294, 0x1122, 7 },
+         { v.chaddr[15], v.port[3], v.word[1], v.q.class, v.q.name[4] })
       assert.equal(16, #v.chaddr)
    end)
 
@@ -88,6 +74,9 @@ describe("arrays in plain Lua", function()
       assert.is_true(v.chaddr == w.chaddr)
       assert.equal(1, w.chaddr[9])
       assert.error_matches(function() w.chaddr = v.port end, "cannot convert")
+      w.q.name[0], w.q.name[1] = 0x61, 0x62
+      assert.same({ true, true, false, false, false }, { w.q.name == "ab", "ab\0" == w.q.name, w.q.name == "a",
+         w.q.name == "ab    ", w.port == "ab" })
       w.q.kind, w.q.name[0] = 5, 6
       v.q = w.q
       assert.same({ 5, 6 }, { v.q.kind, v.q.name[0] })
@@ -103,13 +92,16 @@ describe("arrays in plain Lua", function()
 
    it("are refused when they are wrong", function()
       for text, why in pairs {
-         ["u8 a[0]"] = "a%[0%]: an array has 1 to 4096 elements", ["be64 a[2]"] = "elements of u8, u16, u32, be16, be32",
-         ["u8 a[2"] = '"%]" expected', ["struct a { u8 b"] = '";" expected', ["struct a { u3 b }"] = "do not fill a byte",
+         ["u8 a[0]"] = "a%[0%]: an array has 1 to 4096 elements", ["be64 a[2]"] = "elements of u8, u16, u32, be16",
+         ["u8 a[2"] = '"%]" expected', ["struct a { u8 b"] = '";" expected',
+         ["struct a { u3 b }"] = "do not fill a byte",
          ["struct { u8 a }"] = "a field name expected", ["struct a { u8 int }"] = "word of C",
       } do
          assert.error_matches(function() tw.header("wrong", text) end, why)
       end
-      for text, why in pairs { ["u32 a[0]"] = "1 to 4096", ["u64 a[2]"] = "not u64", ["u32[4]"] = "write a type, a name" } do
+      for text, why in pairs {
+         ["u32 a[0]"] = "1 to 4096", ["u64 a[2]"] = "not u64", ["u32[4]"] = "write a type, a name",
+      } do
          assert.error_matches(function() tw.hash { key = "u32", value = text, entries = 1 } end, why)
       end
    end)
@@ -171,10 +163,14 @@ describe("arrays everywhere", function()
             v.chaddr = one.name
             one.name = e.name
          end
-         if v.chaddr == e.name then v.last = 2 end ]], [[
+         if v.chaddr == e.name then v.last = 2 end
+         local text = list:get(1)
+         if text and text.name == "eth0" then text.x = text.x + 1 end
+         if text and "lo" ~= text.name then v.op = text.x end ]], [[
          local t = tw.hash { name = "lang_names", key = "u32", value = "u32 id; u8 name[16]; u16 p[4]", entries = 64 }
          local list = tw.array { name = "lang_list", value = "u8 x; u8 name[16]", entries = 2 }
-         local tables = { t, list } ]])
+         local tables = { t, list }
+         local function fill() list:set(1, 3, "eth0") end ]])
    end)
 
    it("are keys and values", function()

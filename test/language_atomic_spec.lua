@@ -1,9 +1,8 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- exchange() and compare_exchange() of tables: as plain Lua, on maps of the kernel, and the same on hooks and lcores.
 
-local backends = require "test.support.backends"
-local compiler = require "tideway.compiler"
 local frame = require "test.support.frame"
+local language = require "test.support.language"
 local tw = require "tideway"
 
 local TYPES = { "u32", "i32", "u64", "i64", "ns" }
@@ -17,20 +16,7 @@ local function frames(count)
    return list
 end
 
-local function same(text)
-   local outcome = backends.run({ { text = text, frames = frames(40) } })[1]
-   local failure = outcome.failure
-   if failure then error(("%s %s: %s"):format(failure.where, failure.kind, failure.text), 0) end
-   for _, name in ipairs(backends.all) do
-      assert.is_true(outcome.ran[name], name .. " did not run: " .. tostring(outcome.refused[name] or outcome.refused.lcore))
-   end
-end
-
-local function refused(text)
-   local compiled, err = compiler.for_hook("nf", { backends.instance(text) }, "xdp")
-   assert.is_nil(compiled)
-   return tostring(err)
-end
+local refused = language.refused
 
 describe("exchange in plain Lua", function()
    for _, type in ipairs(TYPES) do
@@ -80,7 +66,7 @@ end)
 describe("exchange everywhere", function()
    for _, type in ipairs(TYPES) do
       it("of " .. type, function()
-         same(([[
+         language.same(([[
             local band = require("bit").band
             local h = tw.hash { name = "lang_h", key = "u32 src; u8 proto", value = "T", entries = 64 }
             local a = tw.array { name = "lang_a", value = "T", entries = 8 }
@@ -97,7 +83,8 @@ describe("exchange everywhere", function()
                local last = a:exchange(ip.ttl, 5)
                if not last then return pkt:drop "lang_none" end
                udp.length = n(last)
-            end }]]):gsub("LOW", type:find "64" and "tonumber(band(x, 0xffffULL))" or "x %% 65536"):gsub("T", type))
+            end }]]):gsub("LOW", type:find "64" and "tonumber(band(x, 0xffffULL))" or "x %% 65536")
+            :gsub("T", type), frames(40))
       end)
    end
 

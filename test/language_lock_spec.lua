@@ -1,10 +1,10 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Spin locks of entries: as plain Lua, the same on hooks and lcores, and what is refused.
 
-local abi = require "tideway.abi"
 local backends = require "test.support.backends"
-local compiler = require "tideway.compiler"
 local frame = require "test.support.frame"
+local language = require "test.support.language"
+local rigs = require "test.support.rig"
 local tw = require "tideway"
 
 local function frames(count)
@@ -17,30 +17,16 @@ local function frames(count)
 end
 
 local TABLES = [[
-   local t = tw.hash { name = "lang_flows", key = "u32", value = "u64 bytes; u32 packets; u8 last[5]", entries = 64, lock = true }
+   local t = tw.hash {
+      name = "lang_flows", key = "u32", value = "u64 bytes; u32 packets; u8 last[5]", entries = 64, lock = true }
    local a = tw.array { name = "lang_slots", value = "u16 n; u16 most", entries = 4, lock = true }
    local band, h = require("bit").band, tw.header("lang_bytes", "u8 bytes[8]")
 ]]
 
 local function nf(body) return TABLES .. "return { tables = { t, a }, packet = function(pkt)\n" .. body .. "\nend }" end
 
-local function same(body)
-   local outcome = backends.run({ { text = nf(body), frames = frames(40) } })[1]
-   local failure = outcome.failure
-   if failure then error(("%s %s: %s"):format(failure.where, failure.kind, failure.text), 0) end
-   for _, name in ipairs(backends.all) do
-      assert.is_true(outcome.ran[name], name .. " did not run: " .. tostring(outcome.refused[name] or outcome.refused.lcore))
-   end
-end
-
-local function refused(body, hook)
-   local instance = backends.instance(nf(body))
-   local ok, compiled, err = pcall(compiler.for_hook, "nf", { instance }, hook or "xdp")
-   if not ok then compiled, err = nil, compiled end
-   for _, t in ipairs(instance.tables) do t:free() end
-   assert.is_nil(compiled)
-   return tostring(err)
-end
+local function same(body) language.same(nf(body), frames(40)) end
+local function refused(body, hook) return language.refused(nf(body), hook) end
 
 describe("a lock in plain Lua", function()
    local function entry()
@@ -76,6 +62,34 @@ describe("a lock in plain Lua", function()
       e.raw_lock = 1 -- some other thread
       assert.error_matches(function() e:lock() end, "another thread has held the lock of this entry for 200 ms")
       e.raw_lock = 0
+      e:lock()
+      e:unlock()
+   end)
+
+   it("is given back by the fence when its NF is taken out", function()
+      local rig = rigs.new { ports = { "a", "b" } }
+      finally(function() rig:close() end)
+      local t = tw.hash { key = "u32", value = "u64 n", entries = 4, lock = true }
+      local nf = tw.nf("lang_locker", function()
+         return {
+            packet = function(pkt)
+               local e = t:put(1)
+               e:lock()
+               e.n = e.n + 1
+               if pkt.len > 100 then error(("packet of %d bytes"):format(pkt.len)) end
+               e:unlock()
+            end,
+         }
+      end)
+      rig:chain("c", rig.a, nf {}, rig.b)
+      rig:start()
+      local short, long = frames(1)[1], frame.udp4({}, { src = "10.0.0.1", dst = "10.0.0.2" },
+         { sport = 1, dport = 2 }, ("x"):rep(200))
+      rig:send(rig.a, short, long, short)
+      assert.equal(1, #rig:collect(rig.b))
+      local e = t:get(1)
+      assert.equal(2, tonumber(e.n))
+      assert.equal(0, e.raw_lock)
       e:lock()
       e:unlock()
    end)
@@ -151,9 +165,7 @@ describe("a lock everywhere", function()
          e.packets = e.packets + v.bytes[e.packets % 8]
          e:unlock() ]])
       finally(function() for _, t in ipairs(instance.tables) do t:free() end end)
-      assert(abi.C.tw_stats() ~= nil or abi.C.tw_stats_open(nil, "spec", "spec") == 0)
-      local compiled = assert(compiler.for_hook("nf", { instance }, "xdp"))
-      assert(require("tideway.bpf.load").load(compiled)):close()
+      language.load(instance.packet):close()
    end)
 end)
 
@@ -162,20 +174,21 @@ describe("a lock is refused", function()
 
    it("around calls of the kernel", function()
       local text = refused(OPEN .. "e.bytes = pkt:now()\ne:unlock()")
-      assert.matches("no calls between lock%(%) and unlock%(%), and this calls bpf_ktime_get_ns %(lock taken in line 7%)", text)
-      assert.matches("called here .*:8:15", text)
+      assert.matches("no calls between lock%(%) and unlock%(%), and this calls bpf_ktime_get_ns", text)
+      assert.matches("%(lock taken in line 8%)", text)
+      assert.matches("called here .*:9:15", text)
       assert.matches("bpf_map_lookup_elem", (refused(OPEN .. "local x = a:get(1)\ne:unlock()")))
    end)
 
    it("when a way out leaves it", function()
       local text = refused(OPEN .. "if e.packets > 3 then return pkt:drop 'x' end\ne:unlock()")
-      assert.matches(":8:%d+: the function is left with an entry locked %(taken in line 7%)", text)
+      assert.matches(":9:%d+: the function is left with an entry locked %(taken in line 8%)", text)
       assert.matches("the function is left with an entry locked", (refused(OPEN .. "e.packets = 1")))
       assert.matches("may still be locked here", (refused(OPEN .. "if e.packets > 3 then e:unlock() end")))
    end)
 
    it("when another one is held, or none", function()
-      assert.matches("an entry is locked already %(taken in line 7%)", (refused(OPEN .. "e:lock()")))
+      assert.matches("an entry is locked already %(taken in line 8%)", (refused(OPEN .. "e:lock()")))
       assert.matches("this entry is not locked here", (refused(OPEN .. "e:unlock()\ne:unlock()")))
       assert.matches("may be nil", (refused "t:get(1):lock()"))
    end)

@@ -1,12 +1,13 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Tables that only hooks have: from a packet function in the kernel, and from user space.
 
-local abi = require "tideway.abi"
 local backing = require "tideway.bpf.backing"
+local bpf = require "tideway.bpf"
 local compiler = require "tideway.compiler"
 local frame = require "test.support.frame"
-local load = require "tideway.bpf.load"
 local lab = require "test.support.lab"
+local language = require "test.support.language"
+local sockets = require "test.support.sockets"
 local tw = require "tideway"
 
 local missing = lab.missing()
@@ -14,7 +15,7 @@ local function live(name, f)
    it(name, missing and function() pending(missing) end or f)
 end
 
-local XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 0, 1, 2, 3, 4
+local XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_REDIRECT = 0, 1, 2, 4
 
 local function udp(sport, dport)
    return frame.udp4({}, { src = "10.0.0.1", dst = "10.0.0.2" }, { sport = sport, dport = dport or 53 }, ("x"):rep(40))
@@ -33,26 +34,20 @@ local function own(t)
    return t
 end
 
-local function loaded(packet, hook)
-   assert(abi.C.tw_stats() ~= nil or abi.C.tw_stats_open(nil, "spec", "spec") == 0)
-   local compiled = assert(compiler.for_hook("maps", { { name = "nf", packet = packet } }, hook or "xdp", { counted = false }))
-   local program = assert(load.load(compiled))
+local function loaded(packet, hook, options)
+   local program = language.load(packet, hook, options)
    open[#open + 1] = function() program:close() end
    return program
 end
 
-local function refused(packet, hook)
-   local compiled, err = compiler.for_hook("maps", { { name = "nf", packet = packet } }, hook or "xdp", { counted = false })
-   assert.is_nil(compiled)
-   return tostring(err)
-end
+local refused = language.refused_packet
 
 describe("per-CPU tables", function()
    live("count without atomics and are summed", function()
       local calls = own(tw.percpu_array { name = "lang_calls", value = "u64", entries = 4 })
       local ports = own(tw.percpu_hash { name = "lang_ports", key = "u16 port", value = "u32", entries = 8 })
-      local flows = own(tw.lru_percpu { name = "lang_flows", key = "u16 port", value = "u32 packets; u64 bytes; u8 t[4]",
-         entries = 8 })
+      local flows = own(tw.lru_percpu {
+         name = "lang_flows", key = "u16 port", value = "u32 packets; u64 bytes; u8 t[4]", entries = 8 })
       local program = loaded(function(pkt)
          local u = pkt:udp()
          if not u then return end
@@ -71,7 +66,6 @@ describe("per-CPU tables", function()
       assert.is_nil(ports:sum(9))
       local sum = flows:sum(7)
       assert.same({ 5, 5 * #udp(7), 10 }, { sum.packets, tonumber(sum.bytes), sum.t[3] })
-      assert.equal(require("ffi").sizeof "uint32_t", 4)
       local list = ports:get(7)
       local total = 0
       for _, n in ipairs(list) do total = total + n end
@@ -217,6 +211,68 @@ describe("maps that packets are redirected through", function()
    end)
 end)
 
+describe("maps of sockets", function()
+   local function pairs_of_sockets()
+      local list = {}
+      for i = 1, 2 do
+         local client, server = sockets.pair()
+         list[i] = { client = client, server = server }
+         open[#open + 1] = function()
+            client:close()
+            server:close()
+         end
+      end
+      return list[1], list[2]
+   end
+
+   local function attached(hook, map, program)
+      local link = assert(bpf.link.attach { hook = hook, map = map, program = program })
+      table.insert(open, 1, function() link:detach() end)
+   end
+
+   for _, kind in ipairs { "sockmap", "sockhash" } do
+      local key = kind == "sockhash" and "u32 n" or nil
+
+      live(kind .. ": what is sent goes out of another socket", function()
+         local one, two = pairs_of_sockets()
+         local m = own(tw[kind] { name = "lang_" .. kind, key = key, entries = 4 })
+         local program = loaded(function(pkt)
+            if pkt.len > 10 then return pkt:drop "lang_long" end
+            m:redirect(7 - 5)
+         end, "sk_msg")
+         attached("sk_msg", backing.of(m), program)
+         assert.is_true(m:set(0, one.client))
+         assert.is_true(m:set(2, two.client))
+         assert.equal(5, one.client:send "hello")
+         assert.equal("hello", two.server:receive())
+         assert.is_nil(one.client:send "more than ten bytes")
+         assert.is_true(m:del(2))
+         assert.is_nil(m:get(2))
+         assert.is_nil(one.client:send "none")
+      end)
+
+      live(kind .. ": what is received goes out of another socket", function()
+         local one, two = pairs_of_sockets()
+         local m = own(tw[kind] { name = "lang_" .. kind, key = key, entries = 4 })
+         local program = loaded(function(pkt)
+            if pkt.len > 10 then return pkt:drop "lang_long" end
+            m:redirect(3)
+         end, "sk_skb", { attach_type = "verdict" })
+         attached("sk_skb_verdict", backing.of(m), program)
+         m:set(1, one.server)
+         m:set(3, two.client)
+         one.client:send "hello"
+         assert.equal("hello", two.server:receive())
+         assert.is_nil(one.server:receive(20))
+      end)
+   end
+
+   it("are not for other hooks", function()
+      local m = tw.sockmap { name = "lang_socks2", entries = 4 }
+      assert.matches("bpf_sk_redirect_map on hook xdp", (refused(function() m:redirect(1) end)))
+   end)
+end)
+
 describe("a prog array", function()
    live("goes on with another program", function()
       local programs = own(tw.prog_array { name = "lang_next", entries = 4 })
@@ -245,7 +301,7 @@ describe("tables of hooks are refused", function()
       for _, case in ipairs {
          { "percpu_hash", { value = "u32", entries = 4 }, "key type nil" },
          { "percpu_hash", { key = "u32", value = "u32" }, "entries is nil" },
-         { "percpu_array", { key = "u32", value = "u32", entries = 1 }, "key is not an option; options are name, entries, value" },
+         { "percpu_array", { key = "u32", value = "u32", entries = 1 }, "options are name, entries, value" },
          { "ringbuf", { value = "u32", size = 5000 }, "a power of two and whole pages of 4096; 5000 is not" },
          { "ringbuf", { value = "u32", entries = 5 }, "entries is not an option; options are name, size, value" },
          { "queue", { key = "u32", value = "u32", entries = 1 }, "key is not an option" },
@@ -263,9 +319,11 @@ describe("tables of hooks are refused", function()
 
    it("for what they cannot do", function()
       local q = tw.queue { name = "lang_q2", value = "u32", entries = 3 }
-      assert.matches("queue lang_q2: get%(%) can't be used here.*a queue has peek, pop, push", (refused(function() q:get(1) end)))
+      assert.matches("queue lang_q2: get%(%) can't be used here.*a queue has peek, pop, push",
+         (refused(function() q:get(1) end)))
       local m = tw.devmap { name = "lang_dev2", entries = 3 }
-      assert.matches("devmap lang_dev2: push%(%) can't be used here.*a devmap has redirect", (refused(function() m:push(1) end)))
+      assert.matches("devmap lang_dev2: push%(%) can't be used here.*a devmap has redirect",
+         (refused(function() m:push(1) end)))
       assert.matches("redirect_map", (refused(function() m:redirect(1) end, "tc")))
       local r = tw.ringbuf { name = "lang_ring2", value = "u32 a; u32 b", size = 4096 }
       assert.matches("lang_ring2:output: 2 values are needed %(u32 a, u32 b%), there are 1", (refused(function()
@@ -275,9 +333,8 @@ describe("tables of hooks are refused", function()
 
    it("on lcores", function()
       local q = tw.queue { name = "lang_q3", value = "u32", entries = 3 }
-      local segments = compiler.for_lcore { name = "c", stages = { { name = "nf", packet = function() q:push(1) end } } }
+      local nf = { name = "nf", packet = function() q:push(1) end }
+      local segments = compiler.for_lcore { name = "c", stages = { nf } }
       assert.matches("kind queue do not run on lcore", tostring(segments[1].raw))
    end)
 end)
-
-assert(XDP_TX)

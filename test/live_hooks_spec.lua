@@ -274,6 +274,33 @@ describe("chains on hooks:", function()
       end, not shell.has "nsenter" and "nsenter is missing" or nil)
    end
 
+   live("a route's packets, by a lightweight tunnel", function()
+      local engine = labs.spawn(lab:inside("client", ("env TIDEWAY_RUN_DIR=%s %s run --json %s"):format(lab.run_dir,
+         shell.binary, script [[
+            tw.chain("out", {}, function(pkt)
+               local ip = pkt:ipv4()
+               if ip and ip.ttl == 3 then return pkt:drop "three" end
+            end):pin { lwt = "203.0.113.0/24 via 10.0.0.3 dev eth0", at = "xmit" }]])))
+      assert(engine:says("ready:", 10), engine:read "err")
+      has(lab:run("client", "ip route").out, "203.0.113.0/24", "encap bpf")
+      ping(lab, "client", "203.0.113.7", "-c 2 -W 0.2")
+      ping(lab, "client", "203.0.113.7", "-c 2 -W 0.2 -t 3")
+      local result = engine:stop()
+      assert.equal(0, result.code, result.err)
+      local out = chain_of(result.counters, "out")
+      assert.same({ 4, 2, 2, 0 }, { out.rx, out.passed, dropped(out, "three"), out.difference })
+      assert.is_nil(lab:run("client", "ip route").out:find("203.0.113", 1, true))
+   end)
+
+   live("what will be dropped behind a program is told", function()
+      lab:run("client", "ethtool -K eth0 gro off")
+      local engine = lab:engine(script(FORWARD:format "xdp = true"))
+      has(engine:read "err", "tw-lan drops what XDP redirects to it", "ethtool -K PEER gro on")
+      assert.is_nil(engine:read("err"):find("tw-wan drops", 1, true))
+      stopped(lab, engine)
+      lab:run("client", "ethtool -K eth0 gro on")
+   end)
+
    live("top shows chains on hooks", function()
       local engine = lab:engine(script(FORWARD:format "tc = true"))
       works(lab, "client", "10.0.0.3", "-c 5")

@@ -66,7 +66,7 @@ end
 local function tier() return C.tw_stats().chain[0].tier end
 local function ttl_of(f) return f:byte(23) end
 local function leftovers()
-   local pipe = io.popen "ls -d /tmp/tideway-?????? 2>/dev/null | wc -l"
+   local pipe = io.popen(("ls -d /tmp/tideway-%d-?????? 2>/dev/null | wc -l"):format(C.tw_stats().pid))
    local n = tonumber(pipe:read "*l")
    pipe:close()
    return n
@@ -182,7 +182,7 @@ describe("compiled chains", function()
          rig = Rig.new { ports = { "a", "b" } }
       end
       assert.equal(before, leftovers())
-      for line in io.lines "/proc/self/maps" do assert.falsy(line:find("tideway-......./chain.so")) end
+      for line in io.lines "/proc/self/maps" do assert.falsy(line:find("tideway%-%d+%-....../chain.so")) end
    end)
 
    it("is swapped while a thread of its own polls", function()
@@ -279,6 +279,26 @@ describe("compiled chains", function()
          assert.equal(2, #rig:collect(rig.b))
          assert.equal(0, #rig:log())
          assert.is_true(rig:snapshot().chains[1].nfs[1].quarantined)
+      end)
+   end
+
+   for _, how in ipairs { "LuaJIT", "machine code" } do
+      it("are fenced as " .. how .. " between others: nobody in front runs twice", function()
+         if how ~= "LuaJIT" and not have_cc then return pending "no C compiler (cc) here" end
+         native.segments_of = function()
+            local bad = wild()[1].ir
+            return { { first = 1, last = 1, ir = decrement(0) }, { first = 2, last = 2, raw = "burst" },
+               { first = 3, last = 3, ir = bad } }
+         end
+         rig:chain("c", rig.a, ttl_nf(), burst_nf {}, ttl_nf "bypass", rig.b)
+         rig:start()
+         if how ~= "LuaJIT" then native.finish(20) end
+         rig:send(rig.a, udp, udp:sub(1, 22) .. "\67" .. udp:sub(24), udp)
+         local out = rig:collect(rig.b)
+         assert.equal(3, #out)
+         assert.same({ ttl_of(udp) - 1, 66, ttl_of(udp) - 1 }, { ttl_of(out[1]), ttl_of(out[2]), ttl_of(out[3]) })
+         local nfs = rig:snapshot().chains[1].nfs
+         assert.same({ false, false, true }, { nfs[1].quarantined, nfs[2].quarantined, nfs[3].quarantined })
       end)
    end
 

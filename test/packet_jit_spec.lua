@@ -108,7 +108,7 @@ local NFS = {
       h.a[3] = h.a[h.b[0] % 4] + 1
       h.c[1] = h.c[0]
       if h.d[0] > 5 then h.e.g = h.e.f + h.e.h end
-      if h.a == h.b then return pkt:drop "spec_equal" end
+      if h.a == h.b or h.a == "GET " then return pkt:drop "spec_equal" end
       h.b = h.a
    end,
    ["offsets, numbers and time"] = function(pkt)

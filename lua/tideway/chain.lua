@@ -103,8 +103,9 @@ end
 
 local function sources_of(name, first)
    local list = is_endpoint(first) and { first } or first
-   if type(list) ~= "table" or #list == 0 then
-      error(("tw.chain(%q, ...): the second argument is its source: a port, a ring, or a list of them"):format(name), 3)
+   if type(list) ~= "table" then
+      error(("tw.chain(%q, ...): the second argument is its source: a port, a ring, or a list of them; {} on hooks "
+         .. "that belong to no port"):format(name), 3)
    end
    for i, source in ipairs(list) do
       if not is_endpoint(source) then

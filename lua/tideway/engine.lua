@@ -109,7 +109,7 @@ local function path_of(chain)
    for i, source in ipairs(chain.sources) do sources[i] = source.name end
    for i, name in ipairs(chain.stage_names) do names[i] = name end
    names[#names + 1] = chain.sink and chain.sink.name or chain.place and "the kernel" or "(no sink)"
-   return table.concat(sources, ", ") .. " -> " .. table.concat(names, " -> ")
+   return (#sources > 0 and table.concat(sources, ", ") .. " -> " or "") .. table.concat(names, " -> ")
 end
 
 local function describe()

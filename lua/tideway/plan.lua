@@ -116,6 +116,9 @@ function M.validate()
       error("the script declares no chain; the smallest is tw.chain(\"c\", tw.port \"net_null0\", tw.nf.count {})", 0)
    end
    for _, chain in ipairs(chains) do
+      if #chain.sources == 0 then
+         fail(chain.where, "chain %s has no source; on lcores it needs a port or a ring", chain.name)
+      end
       chain.lcores = chain.lcores or { default_lcore() }
       check_cpus(chain)
    end

@@ -90,17 +90,16 @@ local function is_device(word)
       or word:find "^%x+:%x+%.%x$" or word:find "^%x+:%x+:%x+%.%x$"
 end
 
-local function refuse(...) error("tw.port: " .. string.format(...), 3) end
-
-local function check_taken(name, device, iface)
+-- What another port has already, as a sentence.
+local function taken(name, device, iface)
    local same = find(model.ports, "name", name)
-   if same then refuse("the name %q is taken by the port declared at %s", name, same.where) end
+   if same then return ("the name %q is taken by the port declared at %s"):format(name, same.where) end
    same = find(model.ports, "device", device)
    if same then
-      refuse("device %s is given twice, first at %s; number the second one differently", device, same.where)
+      return ("device %s is given twice, first at %s; number the second one differently"):format(device, same.where)
    end
    same = iface and find(model.ports, "iface", iface)
-   if same then refuse("interface %s is given twice, first at %s", iface, same.where) end
+   return same and ("interface %s is given twice, first at %s"):format(iface, same.where)
 end
 
 --- Declare a port.
@@ -124,8 +123,9 @@ function M.port(name, devargs)
    name = name or iface or devargs:match "^[^,]+"
    local device = devargs:match "^[^,]+"
    if device:find "^net_tap" then iface = nil end -- the device makes it
-   check_taken(name, device, iface)
-   if #model.ports == C.TW_PORTS_MAX then refuse("%d ports are the limit", C.TW_PORTS_MAX) end
+   local wrong = taken(name, device, iface)
+      or #model.ports == C.TW_PORTS_MAX and ("%d ports are the limit"):format(C.TW_PORTS_MAX)
+   if wrong then error("tw.port: " .. wrong, 2) end
    local port = setmetatable({
       name = name, index = #model.ports, devargs = devargs, device = device, iface = iface, where = model.where(2),
    }, Port)

@@ -53,7 +53,7 @@ local function read_chain(s, lcores, index, reasons)
    local hook = info.hook ~= 0
    local chain = {
       name = text(info.name), index = index, place = text(info.place), hook = hook,
-      tier = not hook and TIERS[info.tier] or nil, nfs = {},
+      tier = hook and "eBPF" or TIERS[info.tier], nfs = {},
    }
    for _, key in ipairs(CHAIN_COUNTERS) do
       for _, l in ipairs(lcores) do add(chain, key, l.chain[index][key]) end
@@ -194,8 +194,8 @@ local function chain_rates(new, old, seconds)
    old = old or { nfs = {} }
    local function r(key) return rate(new[key], old[key], seconds) end
    local chain = {
-      name = new.name, tier = new.tier, hook = new.hook, rx_pps = r "rx", rx_mbps = r "rx_bytes" * 8 / 1e6,
-      originated_pps = r "originated",
+      name = new.name, tier = new.tier, hook = new.hook, place = new.place, rx_pps = r "rx",
+      rx_mbps = r "rx_bytes" * 8 / 1e6, originated_pps = r "originated",
       sent_pps = r "sent", sent_mbps = r "sent_bytes" * 8 / 1e6, dropped_pps = r "dropped",
       punted_pps = r "punted", bursts_ps = r "bursts", nfs = {},
       engine = nf_rates(new.engine, old.engine, seconds),

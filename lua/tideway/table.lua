@@ -157,8 +157,10 @@ local function maker(kind)
 end
 
 --- A hash table: `get(key...)`, `set(key..., value...)`, `put(key...)`, `del(key...)`,
---- `add(key..., n)`. See the README of this folder for the whole of it.
----@param options table  { name =, key =, value =, entries =, expire = bool }
+--- `add(key..., n)`. Of one integer of 4 or 8 bytes also `exchange(key..., value)` and
+--- `compare_exchange(key..., expected, new)`: atomic, the old value, nil when there is no entry.
+--- With lock = true entries have `lock()` and `unlock()`: one at a time, for a few instructions.
+---@param options table  { name =, key =, value =, entries =, expire = bool, lock = bool }
 ---@return tideway.Table
 M.hash = maker "hash"
 
@@ -173,8 +175,9 @@ M.lru = maker "lru"
 ---@return tideway.Table
 M.lpm = maker "lpm"
 
---- An array indexed from 0: `get(i)`, `set(i, value...)`, `add(i, n)`.
----@param options table  { name =, value =, entries = }
+--- An array indexed from 0: `get(i)`, `set(i, value...)`, `add(i, n)`, `exchange(i, value)`,
+--- `compare_exchange(i, expected, new)`; lock as for hash.
+---@param options table  { name =, value =, entries =, lock = bool }
 ---@return tideway.Table
 M.array = maker "array"
 

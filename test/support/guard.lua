@@ -57,7 +57,7 @@ end
 ---@param pkt tideway.pkt
 function M.leave(pkt)
    if not inside(pkt) then return end
-   local to = ffi.cast(bytes_p, pkt.reserved[0])
+   local to = pkt.room
    ffi.copy(to, pkt.data, pkt.len)
    pkt.data = to
 end
@@ -74,7 +74,7 @@ local function wrap_resize()
    }, { __index = engine }))
 end
 
---- Move a packet's frame into a slot; where it was is kept in pkt.reserved.
+--- Move a packet's frame into a slot; where it was is kept in pkt.room, which packets with an mbuf do not use.
 ---@param pkt tideway.pkt
 ---@param base number
 ---@param n integer counts frames; slots and places take turns
@@ -87,7 +87,7 @@ function M.enter(pkt, base, n)
    if len > ROOM then return end
    local to = M.place(base, n % SLOTS, len, math.floor(n / SLOTS) % 2 == 1)
    ffi.copy(to, pkt.data, len)
-   pkt.reserved[0] = ffi.cast("uint64_t", pkt.data)
+   pkt.room = pkt.data
    pkt.data = to
 end
 

@@ -45,7 +45,7 @@ function M.c(programs, options)
    local file = assert(io.open(base .. ".c", "w"))
    file:write(table.concat(parts, "\n"))
    file:close()
-   local command = ("cc -O3 -march=native -fwrapv -fno-strict-aliasing -w -shared -fPIC -o $.so $.c 2>$.err"):gsub("%$", base)
+   local command = ("cc -O2 -fwrapv -fno-strict-aliasing -w -shared -fPIC -o $.so $.c 2>$.err"):gsub("%$", base)
    local ok = os.execute(command) == 0
    local handle = io.open(base .. ".err")
    local messages = handle:read "*a"

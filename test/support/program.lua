@@ -136,6 +136,10 @@ function STATEMENT.maybe(self)
       return simple(fmt, e)
    end
    local c, a = self:condition(1), self:num(2)
+   if what > 2 then -- what is assigned must not name the variable itself
+      self.count = self.count + 1
+      name = "m" .. self.count
+   end
    self:declare { name = name, t = "maybe", lo = a.lo, hi = a.hi }
    if what <= 2 then return simple(("local %s = %%s and %%s or nil"):format(name), c, a) end
    return { line(("local %s"):format(name)), line "if %s then", { simple(name .. " = %s", a) }, line "end",
@@ -350,19 +354,20 @@ function G:round(fixed)
    local outer, looping = self:open(), self.looping
    self.looping = (looping or 0) + 1
    for _, v in ipairs(fixed or {}) do self:declare(v) end
-   local body = self:statements(self.r:range(1, 4))
-   if self.r:one_in(4) then
-      table.insert(body, self.r:range(1, #body + 1), { line("if %s then", self:condition(2)), { simple "break" }, line "end" })
-   end
-   if self.r:one_in(4) then
+   local r = self.r
+   local body = self:statements(r:range(0, 2))
+   if r:one_in(4) then body[#body + 1] = { line("if %s then", self:condition(2)), { simple "break" }, line "end" } end
+   if r:one_in(4) then
       self.count = self.count + 1
       local label = "continue" .. self.count
-      -- Lua has no goto into the scope of a local: what stands behind it gets a block of its own.
-      local rest = {}
-      while #body > 1 do table.insert(rest, 1, table.remove(body)) end
       body[#body + 1] = { line("if %s then", self:condition(2)), { simple("goto " .. label) }, line "end" }
-      body[#body + 1] = { line "do", rest, line "end" }
+      -- Lua has no goto into the scope of a local: what stands behind it gets a block of its own.
+      local inner = self:open()
+      body[#body + 1] = { line "do", self:statements(r:range(1, 3)), line "end" }
+      self.scope = inner
       body[#body + 1] = simple("::" .. label .. "::")
+   else
+      for _, statement in ipairs(self:statements(r:range(1, 3))) do body[#body + 1] = statement end
    end
    self.looping, self.scope = looping, outer
    return body

@@ -37,7 +37,7 @@ function E:constant(most)
    local r = self.r
    for _ = 1, 20 do
       local n = r:one_in(2) and r:pick(EDGES) or r:range(0, 300)
-      if n <= (most or LIMIT) then return constant(r:one_in(6) and -n or n) end
+      if n <= (most or LIMIT) then return constant(n > 0 and r:one_in(6) and -n or n) end
    end
    return constant(r:range(0, 7))
 end

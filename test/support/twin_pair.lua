@@ -13,6 +13,7 @@ local frame = require "test.support.frame"
 local kernel_twin = require "test.support.kernel_twin"
 local loader = require "tideway.bpf.load"
 local map_walk = require "tideway.bpf.map_walk"
+local options = require "tideway.options"
 local ringbuf = require "tideway.bpf.ringbuf"
 local twins = require "test.support.twins"
 
@@ -40,15 +41,21 @@ end
 -- Packets come from port 0, and go back to it with XDP_TX.
 local PLACE = { counted = false, port = 0, ports = { [0] = 1 } }
 
+-- Tables for 65,536 IPv6 prefixes are large; when DPDK runs already it has what it has.
+local function want_memory()
+   if not abi.C.tw_eal_info().started then options.options { no_huge = true, memory_mb = 2048 } end
+end
+
 --- Compiles an instance alone, as the twins stand: nothing is counted.
 ---@param twin twins.twin
----@param options? table of the compiler
+---@param more? table options of the compiler
 ---@return tideway.compiled?
 ---@return tideway.compiler.diagnostic?
 ---@return tideway.nf.instance
-function M.compile(twin, options)
+function M.compile(twin, more)
+   want_memory()
    local nf, place = twins.make(twin), {}
-   for _, list in ipairs { PLACE, options or {} } do
+   for _, list in ipairs { PLACE, more or {} } do
       for k, v in pairs(list) do place[k] = v end
    end
    local compiled, err = compiler.for_hook(twin.name, { nf }, "xdp", place)
@@ -57,11 +64,11 @@ end
 
 --- Both programs in the kernel.
 ---@param twin twins.twin
----@param options? table of the compiler
+---@param more? table options of the compiler
 ---@return twin_pair?
 ---@return any err
-function M.load(twin, options)
-   local compiled, err, nf = M.compile(twin, options)
+function M.load(twin, more)
+   local compiled, err, nf = M.compile(twin, more)
    if not compiled then
       M.free(nf)
       return nil, err

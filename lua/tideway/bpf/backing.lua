@@ -3,9 +3,11 @@
 -- From then on the table's functions work on the map.
 
 local ffi = require "ffi"
+local abi = require "tideway.abi"
 local map = require "tideway.bpf.map"
 local meter = require "tideway.bpf.meter"
 
+local C = abi.C
 local M = {}
 
 local KIND = {
@@ -59,19 +61,43 @@ local function is_zero(words, count)
    return true
 end
 
+local BATCH = 1024
+
+-- Entries of an array. One that nobody set is zero in a new map, and leaves what an earlier run has counted.
+local function copy_array(t, m)
+   local size, stride, n = t.value_type.size, m.value_size, 0
+   local words = math.ceil(size / 8)
+   local memory = ffi.new("uint64_t[?]", words)
+   local cell = ffi.cast(ffi.typeof("$ *", t.value_type.ctype), memory)
+   local keys, count = ffi.new("uint32_t[?]", BATCH), ffi.new "uint32_t[1]"
+   local values = ffi.new("uint8_t[?]", BATCH * stride)
+   local function write()
+      count[0] = n
+      if n > 0 and C.tw_bpf_map_write_batch(m.fd, keys, values, count) < 0 then -- no batches in this kernel
+         for k = 0, n - 1 do
+            if C.tw_bpf_map_update(m.fd, keys + k, values + k * stride, 0) < 0 then error(abi.error(), 0) end
+         end
+      end
+      n = 0
+   end
+   for i, v in t:pairs() do
+      cell[0] = v
+      if not is_zero(memory, words) then
+         keys[n] = i
+         ffi.copy(values + n * stride, memory, size)
+         n = n + 1
+         if n == BATCH then write() end
+      end
+   end
+   write()
+end
+
 local function copy_entries(t, m)
    if t.kind == "counters" or not t.pairs then return end
    if t.kind == "lpm" then
       for prefix, v in t:pairs() do m:set(prefix.address, prefix.length, unpacked(t.value_type, v)) end
    elseif t.kind == "array" then
-      local words = math.ceil(t.value_type.size / 8)
-      local memory = ffi.new("uint64_t[?]", words)
-      local cell = ffi.cast(ffi.typeof("$ *", t.value_type.ctype), memory)
-      for i, v in t:pairs() do
-         cell[0] = v
-         -- An entry that nobody set is zero in a new map, and leaves what an earlier run has counted.
-         if not is_zero(memory, words) then m:set(i, unpacked(t.value_type, v)) end
-      end
+      copy_array(t, m)
    else
       for k, v in t:pairs() do
          m:set(joined(packed(unpacked(t.key_type, k)), packed(unpacked(t.value_type, v))))

@@ -44,7 +44,7 @@ function M.load(compiled, options)
    end
    if compiled.flood_table then
       local m = backing.of(compiled.flood_table)
-      for index, ifindex in pairs(compiled.ports) do m:set(index, ifindex, 0) end
+      for index, ifindex in pairs(compiled.flood_ports) do m:set(index, ifindex, 0) end
    end
    return loaded
 end

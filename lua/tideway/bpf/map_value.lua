@@ -35,13 +35,14 @@ local function entry_meta(self, env)
    local is_field, fixed = {}, {}
    for _, field in ipairs(t.fields) do
       is_field[field.name] = field
-      -- An element written in the copy would be lost: arrays are written as a whole.
+      -- An element written in the copy would be lost: arrays and addresses are written as a whole.
       if field.array then fixed[field.name] = ffi.typeof("const $ *", field.array.ctype) end
+      if field.type == "ip6" and not field.array then fixed[field.name] = ffi.typeof "const struct tw_in6 *" end
    end
    local function bad(name)
       if self.lock_offset and (name == "lock" or name == "unlock") then
-         error(("map %s: only programs hold the lock of a kernel map; here get() and set() of the whole value take it"):format(
-            self.name), 3)
+         error(("map %s: only programs hold the lock of a kernel map; here get() and set() of the whole value take it")
+            :format(self.name), 3)
       end
       error(("map %s has no field '%s'"):format(self.name, tostring(name)), 3)
    end

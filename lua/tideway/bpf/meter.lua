@@ -13,7 +13,8 @@ local C = abi.C
 ---@param t tideway.Table
 ---@return table
 function M.declaration(t)
-   return { kind = "array", name = (t.name:gsub("[^%w_]", "_")), entries = t.entries, value = library.value, lock = true }
+   local name = t.name:gsub("[^%w_]", "_")
+   return { kind = "array", name = name, entries = t.entries, value = library.value, lock = true }
 end
 
 local function store(map, i, entry)

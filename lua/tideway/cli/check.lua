@@ -44,8 +44,8 @@ local function print_report(path, result, verbose)
    for _, port in ipairs(result.ports) do print(("port %-12s %s"):format(port.name, port.devargs)) end
    for _, chain in ipairs(result.chains) do
       local sink = chain.sink or (chain.hook and "(the kernel)" or "(where NFs send)")
-      print(("chain %s (%s): %s -> %s on %s"):format(chain.name, chain.where, table.concat(chain.sources, ", "), sink,
-         place_of(chain)))
+      local source = #chain.sources > 0 and table.concat(chain.sources, ", ") .. " -> " or ""
+      print(("chain %s (%s): %s%s on %s"):format(chain.name, chain.where, source, sink, place_of(chain)))
       for _, nf in ipairs(chain.nfs) do
          print(("   %s  %s, on fault: %s"):format(nf.name, nf.where, nf.on_fault))
          print_places(nf.places, verbose)

@@ -11,14 +11,16 @@ local function optimise(program, options)
 end
 
 -- Runs f; a diagnostic it raises becomes the second result. Not compiled by LuaJIT: a compiler walks each of its
--- paths a few times only, and recording traces would cost more than it saves.
+-- paths a few times only, and recording traces would cost more than it saves. Its garbage waits until it is done.
 local function caught(f, ...)
    local was_on = jit.status()
    jit.off()
+   collectgarbage "stop"
    local results = { xpcall(f, function(err)
       if diagnostic.is(err) then return err end
       return debug.traceback(err, 2)
    end, ...) }
+   collectgarbage "restart"
    if was_on then jit.on() end
    if results[1] then return unpack(results, 2) end
    if diagnostic.is(results[2]) then return nil, results[2] end
@@ -68,7 +70,7 @@ local function hook_program(name, nfs, hook, options)
    local object = require("tideway.compiler.back.ebpf").compile(front.program, hook, options)
    return {
       name = name, hook = hook, ir = front.program, object = object, tables = sorted(front.tables), exits = place.exits,
-      exit_table = place.exit_table, flood_table = place.flood_table, punt_table = place.punt_table, ports = place.ports,
+      exit_table = place.exit_table, flood_table = place.flood_table, punt_table = place.punt_table, flood_ports = place.flood_ports,
       stats = stats, seconds = os.clock() - clock,
    }
 end

@@ -80,7 +80,7 @@ local function compiler(env, add)
       "sudo apt-get install -y --no-install-recommends gcc libc6-dev")
 end
 
--- What dead processes left: their counters, and EAL's runtime directory, named tideway-<pid>.
+-- What dead processes left: their counters, EAL's runtime directory and half compiled chains, named tideway-<pid>.
 local function instances(env, add)
    local rundir = require "tideway.rundir"
    local running, dead = {}, {}
@@ -94,6 +94,10 @@ local function instances(env, add)
    for _, name in ipairs(env.list "/run/dpdk") do
       local pid = name:match "^tideway%-(%d+)$"
       if pid and not env.exists("/proc/" .. pid) then dead[#dead + 1] = "/run/dpdk/" .. name end
+   end
+   for _, name in ipairs(env.list "/tmp") do -- chains that were being compiled
+      local pid = name:match "^tideway%-(%d+)%-"
+      if pid and not env.exists("/proc/" .. pid) then dead[#dead + 1] = "/tmp/" .. name end
    end
    add("instances", "ok", #running > 0 and "running: " .. table.concat(running, ", ") or "no instance runs")
    if #dead > 0 then

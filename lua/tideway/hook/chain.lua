@@ -2,6 +2,7 @@
 -- A chain on a hook: compiled for every target it is pinned to, loaded, attached, counted, replaced, detached.
 
 local abi = require "tideway.abi"
+local advice = require "tideway.hook.advice"
 local backing = require "tideway.bpf.backing"
 local compiler = require "tideway.compiler"
 local counters = require "tideway.hook.counters"
@@ -55,6 +56,14 @@ local function interfaces(chain)
    return list
 end
 
+-- Those that a flood goes to: what the chain reads from or sends to.
+local function flood_ports(chain)
+   local all, list = interfaces(chain), {}
+   for _, source in ipairs(chain.sources) do list[source.index] = all[source.index] end
+   if chain.sink then list[chain.sink.index] = all[chain.sink.index] end
+   return list
+end
+
 -- The port whose packets a target sees.
 local function ingress_of(chain, target)
    for _, port in ipairs(model.ports) do
@@ -96,7 +105,10 @@ function M.compile(chain, stages, target, options)
       end
    end
    local port = ingress_of(chain, target)
-   local all = { ports = interfaces(chain), port = port and port.index or 0, sink = chain.sink and chain.sink.index }
+   local all = {
+      ports = interfaces(chain), flood = flood_ports(chain), port = port and port.index or 0,
+      sink = chain.sink and chain.sink.index,
+   }
    for key, value in pairs(punt.options(chain, target)) do all[key] = value end
    for key, value in pairs(options or {}) do all[key] = value end
    return compiler.for_hook(chain.name, stages, chain.place and chain.place.hook or "xdp", all)
@@ -105,7 +117,7 @@ end
 -- Packets a flood makes: one for every port but the one it came by.
 local function flood_copies(part)
    local n = 0
-   for index in pairs(part.interfaces) do
+   for index in pairs(part.flood) do
       if index ~= part.port then n = n + 1 end
    end
    return n
@@ -124,7 +136,8 @@ local function load_all(chain, stages)
       if not programs then return nil, of_chain(err, chain) end
       local port = ingress_of(chain, target)
       parts[i] = {
-         target = target, port = port and port.index, interfaces = interfaces(chain), split = programs,
+         target = target, port = port and port.index, interfaces = interfaces(chain),
+         flood = flood_ports(chain), split = programs,
          seconds = os.clock() - clock,
       }
    end
@@ -209,6 +222,23 @@ local function programs_text(programs)
       programs.why and "as one, " .. programs.why or "split = true")
 end
 
+-- What else there is to say of a target, behind its line.
+local function notes(part)
+   local l, list = part.link, {}
+   if l.fell_back then list[1] = "not native: " .. l.fell_back end
+   if l.adopted then list[#list + 1] = "in the place of an earlier run's" end
+   if l.took_over then list[#list + 1] = "in the place of what a killed run left" end
+   list[#list + 1] = l.note
+   if l.hook == "xdp" and l.mode == "native" then
+      for _, p in ipairs(part.split.parts) do
+         for _, text in ipairs(advice.of_native_xdp(p.compiled.exits, part.interfaces, part.flood, part.port)) do
+            list[#list + 1] = text
+         end
+      end
+   end
+   return list
+end
+
 --- What was got: a line per target.
 ---@return string[]
 function Hook:lines()
@@ -217,12 +247,7 @@ function Hook:lines()
       local l = part.link
       lines[i] = ("%s: %s%s, %s"):format(self.chain.name, part.target.label,
          l.mode and part.target.link.hook == "xdp" and (" (%s)"):format(l.mode) or "", programs_text(part.split))
-      if l.fell_back then
-         lines[i] = ("%s; not native: %s"):format(lines[i], l.fell_back)
-      end
-      if l.adopted then lines[i] = lines[i] .. "; in the place of an earlier run's" end
-      if l.took_over then lines[i] = lines[i] .. "; in the place of what a killed run left" end
-      if l.note then lines[i] = lines[i] .. "; " .. l.note end
+      for _, note in ipairs(notes(part)) do lines[i] = lines[i] .. "; " .. note end
    end
    return lines
 end

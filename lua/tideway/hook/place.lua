@@ -35,6 +35,9 @@ end
 
 local function of_sources(chain, key)
    local list = {}
+   if #chain.sources == 0 then
+      return nil, ("%s = true stands for the interfaces of the chain's sources, and it has none"):format(key)
+   end
    for _, source in ipairs(chain.sources) do
       if not ports.is_port(source) then
          return nil, ("%s = true stands for the interfaces of the chain's sources, and %s is none; name the interface")

@@ -1,8 +1,8 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Arrays of fixed size in headers and in the entries of tables: elements read and written by an index that is checked.
 --
--- Every such array is a struct of its own type, shared by all who declare the same one, so that a whole array is copied by
--- an assignment: entry.name = view.name.
+-- Every such array is a struct of its own type, shared by all who declare the same one, so that a whole array is
+-- copied by an assignment: entry.name = view.name.
 
 local ffi = require "ffi"
 local bit = require "bit"
@@ -18,7 +18,7 @@ local M = {}
 ---@field size integer bytes
 ---@field c string what the struct is called in C
 ---@field ctype ffi.ctype*
----@field store fun(target: ffi.cdata*, value: any) from an array of the same type, u8 also from a string
+---@field store fun(target: ffi.cdata*, value: any) from an array of the same type, u8 also from text, zeros behind it
 
 local ELEMENTS = {
    u8 = { size = 1, c = "uint8_t", load = "a.raw[i]", store = "v" },
@@ -82,13 +82,20 @@ local function make(array, element)
    local words = { count = count, load = element.load, store = element.store }
    local chunk = assert(loadstring(CODE:gsub("%$(%w+)", words), "=array " .. array.name))
    local get, set = chunk(error, type, tonumber, ffi.cast, ffi.typeof "uint32_t", bit, bad)
-   local istype, memcmp, copy = ffi.istype, ffi.C.memcmp, ffi.copy
+   local istype, memcmp, copy, text = ffi.istype, ffi.C.memcmp, ffi.copy, ctype()
    ffi.metatype(ctype, {
       __index = get,
       __newindex = set,
       __len = function() return count end,
       __eq = function(a, b)
-         if not istype(ctype, a) or not istype(ctype, b) then return false end
+         if type(a) == "string" then a, b = b, a end
+         if type(b) == "string" then
+            if array.element ~= "u8" or #b > size then return false end
+            from_text(array, text, b)
+            b = text
+         elseif not istype(ctype, a) or not istype(ctype, b) then
+            return false
+         end
          local order = memcmp(a, b, size)
          return order == 0
       end,
@@ -112,7 +119,9 @@ local made = {}
 function M.of(element, count)
    local name = ALIAS[element] or element
    local e = ELEMENTS[name]
-   if not e then return nil, ("arrays have elements of u8, u16, u32, be16, be32, le16 or le32, not %s"):format(element) end
+   if not e then
+      return nil, ("arrays have elements of u8, u16, u32, be16, be32, le16 or le32, not %s"):format(element)
+   end
    if not count or count < 1 or count > COUNT_MAX or count % 1 ~= 0 then
       return nil, ("an array has 1 to %d elements, not %s"):format(COUNT_MAX, tostring(count))
    end

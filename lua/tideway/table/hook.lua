@@ -29,7 +29,8 @@ local KINDS = {
 
 -- Functions of maps. Looking one up makes the map.
 local FUNCTIONS = {}
-for name in ("get set put del add sum pairs count stats clear push pop peek has poll records take fd id"):gmatch "%S+" do
+for name in ([[get set put del add sum pairs count stats clear push pop peek has poll records take
+   fd id]]):gmatch "%S+" do
    FUNCTIONS[name] = true
 end
 
@@ -43,7 +44,8 @@ HookTable.__index = function(self, name)
 end
 HookTable.__tostring = function(self) return ("%s %s"):format(rawget(self, "kind"), rawget(self, "name")) end
 HookTable.__transfer = function(self)
-   error(("tw.%s %q is a map of the kernel: NFs that use it can be pinned to hooks only"):format(self.kind, self.name), 0)
+   error(("tw.%s %q is a map of the kernel: NFs that use it can be pinned to hooks only"):format(self.kind, self.name),
+      0)
 end
 
 local made = 0

@@ -55,7 +55,9 @@ end
 -- "name[16]": the name and the array type.
 local function parse_array(kind, declaration)
    local name, count = declaration:match "^%s*%w+%s+([%a_][%w_]*)%s*%[%s*(%w+)%s*%]%s*$"
-   if not name then return nil, ("'%s' is not an array: write a type, a name and [n]"):format(declaration:match "^%s*(.-)%s*$") end
+   if not name then
+      return nil, ("'%s' is not an array: write a type, a name and [n]"):format(declaration:match "^%s*(.-)%s*$")
+   end
    local elements, why = array.of(kind, tonumber(count))
    if not elements then return nil, ("%s[%s]: %s"):format(name, count, why) end
    return { name = name, type = kind, array = elements }

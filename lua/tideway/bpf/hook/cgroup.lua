@@ -6,6 +6,7 @@ local abi = require "tideway.abi"
 local M = {}
 
 local C = abi.C
+local EBADF = -9
 
 local attach_types = { cgroup_ingress = C.TW_BPF_AT_CGROUP_INGRESS, cgroup_egress = C.TW_BPF_AT_CGROUP_EGRESS }
 
@@ -20,6 +21,10 @@ function M.attach(o)
    if cgroup < 0 then return nil, abi.error() end
    local fd = C.tw_bpf_link_create(o.program.fd, cgroup, attach_types[o.hook], 0)
    C.tw_bpf_close(cgroup)
+   if fd == EBADF then
+      return nil, ("%s is no directory of cgroup2, which programs need; where that is: findmnt -t cgroup2"):format(
+         o.cgroup)
+   end
    if fd < 0 then return nil, ("cgroup %s: %s"):format(o.cgroup, abi.error()) end
    return { fd = fd, target = o.cgroup }
 end

@@ -392,6 +392,7 @@ end
 
 ---@class tideway.c.options
 ---@field name? string of the C function
+---@field stage? integer of the first NF, for the fence: not the first segment of a chain
 ---@field guard? boolean packets that have a verdict are left out: not the first segment of a chain
 ---@field resume? integer the stage that comes after, noted in packets that go on
 ---@field bulk? boolean false: no look-ups of all packets at once
@@ -408,6 +409,7 @@ function M.emit(program, options)
    options = options or {}
    local printer = setmetatable({ lines = {}, rows = {}, options = options }, Printer)
    local order, found = graphs.of(program).order, options.bulk ~= false and bulks.find(program)
+   if options.stage then printer:say("burst->stage = %d;", options.stage) end
    if found then printer:body_in_passes(found, order) else printer:body(order) end
    return ("void %s(struct tw_burst *burst, int32_t count)\n{\n%s\n%s\n}\n"):format(options.name or "chain",
       table.concat(printer.rows, "\n"), table.concat(printer.lines, "\n"))

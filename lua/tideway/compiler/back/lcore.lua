@@ -20,7 +20,9 @@ local M = {}
 ---@param stages integer number of NFs in the chain
 ---@return tideway.compiler.segment
 function M.segment(program, first, last, stages)
-   local options = { guard = first > 1, resume = last < stages and last or nil }
+   local options = {
+      stage = first > 1 and first - 1 or nil, guard = first > 1, resume = last < stages and last or nil,
+   }
    local lua, why = luajit.emit(program, options)
    return { first = first, last = last, lua = lua and lua.source, why = why, c = c.emit(program, options) }
 end

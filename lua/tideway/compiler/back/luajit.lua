@@ -167,7 +167,11 @@ end
 function Printer:instruction(v)
    if self.flow.dead[v] then return end
    if v.op == "pktdata" then return self.resizes and self:say "data = pkt.data" end
-   if v.op == "pktend" or v.op == "pktlen" then return self.resizes and self:say "len = pkt.len" end
+   if v.op == "pktend" or v.op == "pktlen" then
+      if not self.resizes then return end
+      self:say "len = pkt.len"
+      return v.op == "pktlen" and self:assign(v, self.e:compute(v))
+   end
    if self.barriers[v] then self:say "barrier()" end
    if self.flow.inline[v] then return end
    if EMIT[v.op] then return EMIT[v.op](self, v) end
@@ -252,15 +256,6 @@ local function stack_of(program)
    return offsets, math.ceil(size / 8) * 8
 end
 
-local function resizes(program)
-   for _, block in ipairs(program.blocks) do
-      for _, v in ipairs(block.insts) do
-         if v.resizes then return true end
-      end
-   end
-   return false
-end
-
 -- Blocks in order, without those that only end: a jump to one of them is a jump to the end of the loop.
 local function layout(order)
    local list = {}
@@ -272,6 +267,7 @@ end
 
 local function loop_head(printer, options)
    printer:say "local function run(count)"
+   if options.stage then printer:say("burst.stage = %d", options.stage) end
    printer:say "for i = 0, count - 1 do"
    printer:say "local pkt = pkts[i]"
    printer:say "local data, len = pkt.data, pkt.len"
@@ -290,6 +286,7 @@ end
 
 ---@class tideway.luajit.options
 ---@field name? string of the chunk, for messages
+---@field stage? integer of the first NF, for the fence: not the first segment of a chain
 ---@field guard? boolean packets that have a verdict are left out: not the first segment of a chain
 ---@field resume? integer the stage that comes after, noted in packets that go on
 
@@ -301,9 +298,10 @@ end
 ---@return string? why not
 function M.emit(program, options)
    options = options or {}
+   local of_program = flow.of(program)
    local printer = setmetatable({
-      lines = {}, constants = {}, names = {}, flow = flow.of(program), barriers = alias.barriers(program),
-      resizes = resizes(program),
+      lines = {}, constants = {}, names = {}, flow = of_program, barriers = alias.barriers(program),
+      resizes = of_program.resizes,
    }, Printer)
    if printer.flow.slots > VARIABLES then
       return nil, ("too large for LuaJIT: %d values live at once, of %d"):format(printer.flow.slots, VARIABLES)

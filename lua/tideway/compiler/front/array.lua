@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Arrays of fixed size: elements by an index that is proved to be inside, whole arrays copied and compared word by word.
+-- Arrays of fixed size: elements by an index that is proved to be inside, whole arrays copied and compared word by
+-- word.
 
 local bit = require "bit"
 local arrays = require "tideway.packet.array"
@@ -106,8 +107,10 @@ end
 --- The points behind a == b, one of which is an array.
 function M.equal(cx, a, b)
    local array = M.of(a) or M.of(b)
-   if (a.k == "host" and type(a.v) ~= "cdata") or (b.k == "host" and type(b.v) ~= "cdata") then
-      return nil, { block = cx.block, state = cx.state } -- as in Lua: another type
+   for _, fv in ipairs { a, b } do
+      if fv.k == "host" and type(fv.v) ~= "cdata" and type(fv.v) ~= "string" then
+         return nil, { block = cx.block, state = cx.state } -- as in Lua: another type
+      end
    end
    local read_a, read_b = reader(cx, array, a), reader(cx, array, b)
    local join, differs = cx:join(), false

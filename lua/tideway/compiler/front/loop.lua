@@ -52,8 +52,9 @@ function M.numeric_for(cx, frame, node)
       return M.unrolled(cx, frame, node, al, bh, s.v)
    end
    if most > rounds.MOST then
-      cx:refuse(("this loop may run %.0f times; at most %d are allowed"):format(most, rounds.MOST),
+      cx:doubt(("this loop may run %.0f times; at most %d are allowed"):format(most, rounds.MOST),
          "limit its bound with math.min")
+      most = rounds.MOST
    end
    cx.depth = cx.depth + 1
    local counter = cx:slot("for")

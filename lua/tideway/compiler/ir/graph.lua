@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- The control flow graph of a program: reverse postorder, predecessors, dominators. A picture of the moment: a pass
--- that changes edges asks for a new one.
+-- that changes edges asks for a new one. Dominators are found when somebody looks at them.
 
 local M = {}
 
@@ -75,6 +75,7 @@ local function dominators(graph)
 end
 
 local function number_tree(graph)
+   graph.enter, graph.leave = {}, {}
    local clock = 0
    local function visit(block)
       clock = clock + 1
@@ -87,35 +88,48 @@ local function number_tree(graph)
    visit(graph.order[1])
 end
 
+local function dominator_tree(graph)
+   local order, idom = graph.order, dominators(graph)
+   graph.idom, graph.children = {}, {}
+   for i = 1, #order do graph.children[order[i]] = {} end
+   for i = 2, #order do
+      local block, parent = order[i], order[idom[i]]
+      graph.idom[block] = parent
+      local children = graph.children[parent]
+      children[#children + 1] = block
+   end
+end
+
+-- What is made when it is asked for.
+local LATER = { idom = dominator_tree, children = dominator_tree, enter = number_tree, leave = number_tree }
+local meta = { __index = function(graph, key)
+   if LATER[key] then
+      LATER[key](graph)
+      return rawget(graph, key)
+   end
+end }
+
 --- The graph of a program, of its reachable blocks.
 ---@param program tideway.ir.program
 ---@return tideway.ir.graph
 function M.of(program)
    local back = postorder(program.blocks[1])
-   local graph = { order = {}, index = {}, preds = {}, idom = {}, children = {}, enter = {}, leave = {} }
+   local order, index, preds = {}, {}, {}
    local n = #back
    for i = 1, n do
       local block = back[n - i + 1]
-      graph.order[i], graph.index[block] = block, i
-      graph.preds[block], graph.children[block] = {}, {}
+      order[i], index[block], preds[block] = block, i, {}
    end
    for i = 1, n do
-      local block = graph.order[i]
+      local block = order[i]
       local targets = block.term.targets or NONE
       for t = 1, #targets do
-         local list = graph.preds[targets[t].block]
-         list[#list + 1] = { block = block, target = targets[t] }
+         local target = targets[t]
+         local list = preds[target.block]
+         list[#list + 1] = { block = block, target = target }
       end
    end
-   local idom = dominators(graph)
-   for i = 2, n do
-      local block, parent = graph.order[i], graph.order[idom[i]]
-      graph.idom[block] = parent
-      local children = graph.children[parent]
-      children[#children + 1] = block
-   end
-   number_tree(graph)
-   return graph
+   return setmetatable({ order = order, index = index, preds = preds }, meta)
 end
 
 --- Whether every path to block `b` goes through block `a` (also when they are one).

@@ -153,12 +153,29 @@ end
 
 -- ---- length comparisons ----
 
+local function may_resize(program)
+   for _, block in ipairs(program.blocks) do
+      for _, v in ipairs(block.insts) do
+         if v.op == "call" and v.resizes then return true end
+      end
+   end
+   return false
+end
+
+-- Is it the length that the frame has at this place? A length outlives a resize.
+local function is_length(walk, v)
+   if v.op ~= "pktlen" then return false end
+   if walk.resizes == nil then walk.resizes = may_resize(walk.program) end
+   local known = walk.resizes and walk.contents:find("frame", "pktlen")
+   return not walk.resizes or (known ~= nil and known.value == v)
+end
+
 -- a, when it is the frame's length less x + c: x (or nil) and c.
-local function of_length(a)
-   if a.op == "pktlen" then return true, nil, 0 end
+local function of_length(walk, a)
+   if is_length(walk, a) then return true, nil, 0 end
    local x, c = fold.sum(a)
-   if x and x.op == "pktlen" then return true, nil, -c end
-   if a.op == "sub" and a.type == "num" and a.w ~= 32 and a.args[1].op == "pktlen" then
+   if x and is_length(walk, x) then return true, nil, -c end
+   if a.op == "sub" and a.type == "num" and a.w ~= 32 and is_length(walk, a.args[1]) then
       local y, more = fold.sum(a.args[2])
       if y then return true, y, more end
       return true, a.args[2], 0
@@ -182,10 +199,10 @@ function M.length(walk, term)
    if not walk.on.length or term.op ~= "br" or term.w == 32 then return false end
    if target ~= "xdp" and target ~= "lcore" then return false end -- elsewhere part of the frame may not be linear
    local a, b, cc = term.args[1], term.args[2], term.cc
-   local is, x, c = of_length(a)
+   local is, x, c = of_length(walk, a)
    if not is then
       a, b, cc = b, a, ir.MIRRORED[cc]
-      is, x, c = of_length(a)
+      is, x, c = of_length(walk, a)
    end
    if not is or a.type ~= "num" or #cc == 3 or cc == "eq" or cc == "ne" then return false end
    local y, d = demand(b)

@@ -12,38 +12,46 @@ function M.substitute(program, map)
    if next(map) == nil then return end
    local function change(list)
       for i = 1, #list do
-         local v = list[i]
-         local to = map[v]
+         local to = map[list[i]]
          if to then
             while map[to] do to = map[to] end
             list[i] = to
          end
       end
    end
-   for _, block in ipairs(program.blocks) do
-      for _, v in ipairs(block.insts) do change(v.args) end
-      change(block.term.args)
-      for _, t in ipairs(ir.targets(block.term)) do change(t.args) end
+   local blocks = program.blocks
+   for b = 1, #blocks do
+      local insts, term = blocks[b].insts, blocks[b].term
+      for i = 1, #insts do change(insts[i].args) end
+      change(term.args)
+      local targets = term.targets
+      for t = 1, targets and #targets or 0 do change(targets[t].args) end
    end
 end
 
 --- Drops the blocks that cannot be reached. Keeps the order of the others.
 function M.prune(program)
-   local entry = program.blocks[1]
-   local seen, work = { [entry] = true }, { entry }
-   while #work > 0 do
-      for _, t in ipairs(ir.targets(table.remove(work).term)) do
-         if not seen[t.block] then
-            seen[t.block] = true
-            work[#work + 1] = t.block
+   local blocks = program.blocks
+   local entry = blocks[1]
+   local seen, work, top, count = { [entry] = true }, { entry }, 1, 1
+   while top > 0 do
+      local targets = work[top].term.targets
+      top = top - 1
+      for i = 1, targets and #targets or 0 do
+         local to = targets[i].block
+         if not seen[to] then
+            seen[to] = true
+            top, count = top + 1, count + 1
+            work[top] = to
          end
       end
    end
+   local dropped = #blocks - count
+   if dropped == 0 then return 0 end
    local kept = {}
-   for _, block in ipairs(program.blocks) do
-      if seen[block] then kept[#kept + 1] = block end
+   for i = 1, #blocks do
+      if seen[blocks[i]] then kept[#kept + 1] = blocks[i] end
    end
-   local dropped = #program.blocks - #kept
    program.blocks = kept
    return dropped
 end
@@ -183,9 +191,9 @@ function M.simplify(program, constant)
    for _ = 1, 10 do
       local n = branches(program, constant)
       n = n + M.prune(program)
-      n = n + forward(program)
-      M.prune(program)
-      n = n + merge(program)
+      local skipped = forward(program)
+      if skipped > 0 then M.prune(program) end
+      n = n + skipped + merge(program)
       total = total + n
       if n == 0 then break end
    end

@@ -42,7 +42,8 @@ M.PASSES = {
    tails = "equal ends of the program become one",
 }
 
-local ROUNDS = 6
+-- A round that changed less than one instruction in so many is the last one.
+local ROUNDS, LITTLE = 6, 32
 
 local function constant(term)
    local a, b = term.args[1], term.args[2]
@@ -106,7 +107,7 @@ local function optimise(run)
       changed = changed + run:pass("raise", checks.raise) + run:pass("available", checks.available)
       changed = changed + run:pass("dead", stores.dead) + run:pass("widen", stores.widen)
       run.stats.rounds = round
-      if changed == 0 then break end
+      if changed * LITTLE < size(program) then break end
    end
    if run:pass("narrow", narrow.run) > 0 then run:round(limit) end
    run:pass("licm", licm.run)

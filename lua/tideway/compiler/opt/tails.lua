@@ -104,6 +104,29 @@ local function shape(graph, block)
    return table.concat(out, ",")
 end
 
+-- A number that equal blocks share, made quickly: most blocks are like no other.
+local function resemblance(block, ids)
+   local insts, term = block.insts, block.term
+   local first = insts[1]
+   local what = term.op .. (term.cc or "") .. (first and first.op or "")
+   local id = ids[what]
+   if not id then
+      id = ids.count
+      ids[what], ids.count = id, id + 1
+   end
+   return (id * 256 + #insts) * 256 + #block.params
+end
+
+-- The blocks that look like another one: a set.
+local function alike(graph)
+   local ids, first, set = { count = 0 }, {}, {}
+   for _, block in ipairs(graph.order) do
+      local key = resemblance(block, ids)
+      if first[key] then set[block], set[first[key]] = true, true else first[key] = block end
+   end
+   return set
+end
+
 -- b's part of the program gives way to a's: what holds in a is now what held in either.
 local function widen(match)
    for v, w in pairs(match.values) do
@@ -116,11 +139,11 @@ end
 ---@return integer merged
 function M.merge(program)
    local graph = graphs.of(program)
-   local groups, instead, gone, count = {}, {}, {}, 0
+   local groups, instead, gone, count, worth = {}, {}, {}, 0, alike(graph)
    for i, block in ipairs(graph.order) do
       local parent = graph.idom[block]
       gone[block] = parent and gone[parent] or nil
-      if i > 1 and not block.loop and not gone[block] then
+      if i > 1 and worth[block] and not block.loop and not gone[block] then
          local key = shape(graph, block)
          local group = groups[key]
          if not group then

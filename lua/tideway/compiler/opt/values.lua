@@ -259,7 +259,7 @@ end
 -- Effects on the ways from the block's immediate dominator to it.
 function Walk:between(block)
    local stop, graph = self.graph.idom[block], self.graph
-   local seen_blocks, work, effects = { [stop] = true }, {}, {}
+   local seen_blocks, work, effects, of = { [stop] = true }, {}, {}, self.effects
    local function enter(b)
       for _, edge in ipairs(graph.preds[b]) do
          if not self.dead[edge.target] and not seen_blocks[edge.block] then
@@ -271,9 +271,15 @@ function Walk:between(block)
    enter(block)
    while #work > 0 do
       local b = table.remove(work)
-      for _, v in ipairs(b.insts) do
-         if memory.changes(v) then effects[#effects + 1] = v end
+      local list = of[b]
+      if not list then
+         list = {}
+         for _, v in ipairs(b.insts) do
+            if memory.changes(v) then list[#list + 1] = v end
+         end
+         of[b] = list
       end
+      for i = 1, #list do effects[#effects + 1] = list[i] end
       enter(b)
    end
    return effects
@@ -420,7 +426,7 @@ function M.run(program, on)
    end
    local walk = setmetatable({
       program = program, on = on, graph = graph, facts = facts.new(), numbers = {}, dead = {}, edges = {},
-      threads = {}, changed = 0, marks = {}, offsets = offsets(graph),
+      threads = {}, changed = 0, marks = {}, effects = {}, offsets = offsets(graph),
    }, Walk)
    visit(walk, graph.order[1], memory.contents())
    return walk.changed, walk.threads

@@ -244,9 +244,9 @@ function M:leave(cx, stage, kind, argument, code)
 end
 
 --- Indexes of the ports, in order.
-function M:port_list()
+local function indexes(set)
    local list = {}
-   for index in pairs(self.ports) do list[#list + 1] = index end
+   for index in pairs(set) do list[#list + 1] = index end
    table.sort(list)
    return list
 end
@@ -265,7 +265,7 @@ function M:to_port(cx, stage, fv)
       return self:leave(cx, stage, "port", fv.v, code)
    end
    -- One test per port: there are few.
-   local list = self:port_list()
+   local list = indexes(self.ports)
    local port = number.ir(cx, fv, "a port")
    for _, index in ipairs(list) do
       local yes, no = cx:split("eq", port, cx:const(index))
@@ -308,14 +308,14 @@ function M:flood(cx, stage)
    end
    if self.name == "xdp" then
       self.flood_table = self.flood_table or { kind = "devmap_hash", name = "flood", key_type = types.parse "u32",
-         entries = math.max(1, #self:port_list()), internal = true }
+         entries = math.max(1, #indexes(self.flood_ports)), internal = true }
       local code = self:call(cx, "redirect_map", "num",
          { cx:table_const(self.flood_table), cx:const(0), cx:const(BROADCAST) }, { lo = -4095, hi = 255 })
       return self:leave(cx, stage, "flood", nil, code)
    end
-   for _, index in ipairs(self:port_list()) do
+   for _, index in ipairs(indexes(self.flood_ports)) do
       if index ~= self.port then
-         self:call(cx, "clone_redirect", "num", { self:context(cx), cx:const(self.ports[index]), cx:const(0) },
+         self:call(cx, "clone_redirect", "num", { self:context(cx), cx:const(self.flood_ports[index]), cx:const(0) },
             { writes = { pkt = true }, resizes = true })
       end
    end
@@ -554,13 +554,14 @@ local REPLACED = {
 
 --- A hook as a place.
 ---@param name string "xdp", "tc", ...
----@param options table ports = ifindex by port index, port = index of the ingress port, sink = port index of the
+---@param options table ports = ifindex by port index, flood = those of them that a flood goes to (default: all), port = index of the ingress port, sink = port index of the
 ---  chain's sink, counted = count what leaves (default true), part = this is one of several programs of the chain:
 ---  { first = index of its first NF in the chain, from 0, next = { table = prog_array, index = }? for the program behind }
 function M.new(name, options)
    options = options or {}
    local self = setmetatable({
       name = name, checks = true, kernel = kernel.hook(name), code = CODES[name], ports = options.ports or {},
+      flood_ports = options.flood or options.ports or {},
       port = options.port or 0, sink_port = options.sink, counted = options.counted ~= false, exits = {}, exit_of = {},
       reason_name = options.reason_name, punt_ring = options.punt_ring, again = options.again, egress = options.egress, record = options.attach == "stream_parser",
       part = options.part or { first = 0 },

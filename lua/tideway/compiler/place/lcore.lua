@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- The place "lcore" for the front end: fields of struct tw_pkt, verdict words left for C, tables of the engine.
 
+local ffi = require "ffi"
 local abi = require "tideway.abi"
 local kind = require "tideway.table.kind"
 local memory = require "tideway.compiler.front.memory"
@@ -112,7 +113,7 @@ local T = M.tables
 local function table_value(cx, t) return cx:table_const(t) end
 local function moment(cx, t) return t.expire and M.now(cx).ir or cx:const(0) end
 
-T.key_in_words = true
+T.key_word = 8
 
 --- Bytes that the engine reads of a key.
 function T.key_size(t) return kind.info_of(t).key_stride end
@@ -144,7 +145,54 @@ function T.add(cx, t, key, n)
    return done(cx, "tw_hash_add", t, { table_value(cx, t), key, number.widen(cx, n, "i64"), moment(cx, t) })
 end
 
-function T.lpm(cx, t, fv)
+-- A number of 0..most made of another one and a constant.
+local function make(cx, op, v, n, most) return cx:emit(op, "num", { v, cx:const(n) }, { lo = 0, hi = most }) end
+local function masked(cx, v, mask) return make(cx, "and", v, mask, mask) end
+
+-- A word of memory of the engine, one of many when there is an index.
+local function word(cx, base, index, most)
+   local p = cx:memory_const(base, "mem")
+   if index then p = cx:emit("ptradd", "ptr", { p, make(cx, "shl", index, 2, most * 4) }, { space = "mem" }) end
+   return cx:emit("load", "num", { p }, { bits = 32, off = 0, lo = 0, hi = 2 ^ 32 - 1 })
+end
+
+local LPM_SLOT, LPM_VALID, LPM_MORE = 0xffffff, 0x01000000, 0x03000000
+
+-- rte_lpm's two tables without a call: tbl24, and tbl8 for prefixes longer than /24. Paths without a value go to
+-- `none`.
+local function lpm4(cx, t, address, none)
+   local view = C.tw_lpm_view(t.table)
+   local join = cx:join()
+   local first = word(cx, view.tbl24, make(cx, "shr", address, 8, LPM_SLOT), LPM_SLOT)
+   local longer, short = cx:split("eq", masked(cx, first, LPM_MORE), cx:const(LPM_MORE))
+   cx:go(short)
+   cx:jump(join, { value.int(first) })
+   cx:go(longer)
+   local group = make(cx, "shl", masked(cx, first, LPM_SLOT), 8, 2 ^ 32 - 256)
+   local index = cx:emit("add", "num", { group, masked(cx, address, 255) }, { lo = 0, hi = 2 ^ 32 - 1 })
+   cx:jump(join, { value.int(word(cx, view.tbl8, index, 2 ^ 32 - 1)) })
+   local entry = cx:enter(join)[1].ir
+
+   join = cx:join()
+   local invalid, valid = cx:split("eq", masked(cx, entry, LPM_VALID), cx:const(0))
+   cx:go(valid)
+   cx:jump(join, { value.int(masked(cx, entry, LPM_SLOT)) })
+   cx:go(invalid)
+   local default = word(cx, ffi.cast("uint8_t *", view) + ffi.offsetof("struct tw_lpm_view", "default_slot"))
+   local absent, there = cx:split("eq", default, cx:const(0))
+   cx:go(absent)
+   none()
+   cx:go(there)
+   cx:jump(join, { value.int(masked(cx, default, LPM_SLOT)) })
+   local slot = cx:enter(join)[1].ir
+   local offset = make(cx, "mul", slot, view.value_stride, LPM_SLOT * view.value_stride)
+   local p = cx:emit("ptradd", "ptr", { cx:memory_const(view.values, "value"), offset }, { space = "value" })
+   cx.state.nonnil[p] = true
+   return p
+end
+
+--- The value of the longest prefix; `none` is called on paths that have none.
+function T.lpm(cx, t, fv, none)
    if t.family == 6 then
       local p = cx:alloca(16, 8)
       local a, b = memory.halves(cx, fv)
@@ -153,7 +201,8 @@ function T.lpm(cx, t, fv)
       return call(cx, "tw_lpm6_get", "ptr", { table_value(cx, t), p }, { space = "value", reads = STACK, table = t })
    end
    local address = number.zext32(cx, number.ir(cx, fv, t.name .. ":get, the address"))
-   return call(cx, "tw_lpm4_get", "ptr", { table_value(cx, t), address }, { space = "value", table = t, pure = true })
+   cx.used_tables[t] = true
+   return lpm4(cx, t, address, none)
 end
 
 function T.entry(cx, t, index)
@@ -201,10 +250,15 @@ function T.acl(cx, t, key)
    return call(cx, "tw_acl_get", "num", { table_value(cx, t), key }, { reads = STACK, lo = -1, hi = 2 ^ 28 - 1, table = t })
 end
 
+local function lock_word(cx, entry)
+   local offset = cx:const(entry.off + entry.shape.lock_offset)
+   return cx:emit("ptradd", "ptr", { entry.ir, offset }, { space = "value" })
+end
+
 -- The packet goes when the holder of the lock does not give it back.
 function T.lock(cx, entry)
    local packet = require "tideway.compiler.front.intrinsic.packet"
-   local at = cx:emit("ptradd", "ptr", { entry.ir, cx:const(entry.off + entry.shape.lock_offset) }, { space = "value" })
+   local at = lock_word(cx, entry)
    local rc = call(cx, "tw_lock", "num", { at }, { reads = VALUE, writes = VALUE, lo = -4095, hi = 0 })
    local locked, failed = cx:split("eq", rc, cx:const(0))
    cx:go(failed)
@@ -213,8 +267,7 @@ function T.lock(cx, entry)
 end
 
 function T.unlock(cx, entry)
-   local at = cx:emit("ptradd", "ptr", { entry.ir, cx:const(entry.off + entry.shape.lock_offset) }, { space = "value" })
-   call(cx, "tw_unlock", "num", { at }, { reads = VALUE, writes = VALUE, lo = -4095, hi = 0 })
+   call(cx, "tw_unlock", "num", { lock_word(cx, entry) }, { reads = VALUE, writes = VALUE, lo = -4095, hi = 0 })
 end
 
 --- The place of an lcore chain.

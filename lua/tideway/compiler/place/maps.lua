@@ -18,7 +18,7 @@ local ANY, NOEXIST = 0, 1
 --- The table operations of a hook.
 ---@param place table
 function M.new(place)
-   local T = { expires = true }
+   local T = { expires = true, key_word = 4 }
 
    local function const(cx, t) return cx:table_const(t) end
 

@@ -114,7 +114,7 @@ function M.claim(ctx, port, family, address)
    hop.port, hop.family, hop.mtu = port, family, ctx.ports[port].mtu
    local known
    if family == 6 then
-      hop.address6.q0, hop.address6.q1 = address.q0, address.q1
+      hop.address6 = address
       known = ctx.neigh6:set(address, port, i)
    else
       hop.address4 = address

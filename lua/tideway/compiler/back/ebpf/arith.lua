@@ -74,8 +74,9 @@ local function arithmetic(s, value)
    -- A short division is several times faster.
    if (op == "div" or op == "mod") and M.within_u32(a) and M.within_u32(b) then w = 32 end
    if op == "shr" and s.loose[a] and demand.shifts_low(a, b) then w = 32 end
-   if w == 64 and (s.loose[a] or s.loose[b]) then s.loose[value] = true end
    local low, high = s:const_of(b)
+   local cleans = op == "and" and high == 0 -- a mask of up to 32 bits
+   if w == 64 and (s.loose[a] or s.loose[b]) and not cleans then s.loose[value] = true end
    local dst = s:define(value)
    if low then return with_constant(s, value, w, dst, a, low, high) end
    if op == "sub" and insn.is_zero(a) then

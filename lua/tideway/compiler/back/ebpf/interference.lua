@@ -80,7 +80,7 @@ end
 
 local function walk_block(self, block, live_out)
    local set, place, n = {}, {}, 0
-   local reads, writes, list, cost = live.reads, live.writes, {}, self.cost
+   local reads, writes, list, cost, known = live.reads, live.writes, {}, self.cost, self.pairs
    local weight = 10 ^ math.min(block.depth, 4)
    for _, reg in ipairs(live_out) do n = add(set, place, n, reg) end
    for i = #block.insts, 1, -1 do
@@ -95,7 +95,11 @@ local function walk_block(self, block, live_out)
       for k = 1, count do n = add(set, place, n, list[k]) end
       for k = 1, count do
          local reg = list[k]
-         for j = 1, n do self:connect(reg, set[j]) end
+         for j = 1, n do
+            local other = set[j]
+            local pair = reg < other and reg * KEY + other or other * KEY + reg
+            if not known[pair] then self:connect(reg, other) end
+         end
          if reg >= FIRST then cost[reg] = cost[reg] + weight end
       end
       for k = 1, count do n = remove(set, place, n, list[k]) end

@@ -46,18 +46,22 @@ end
 
 -- Registers that a block reads before it writes them, and all that it writes.
 local function local_sets(block, list)
-   local exposed, killed = { set = {} }, {}
-   local set = exposed.set
+   local exposed, killed, n = { set = {} }, {}, 0
+   local set, insts = exposed.set, block.insts
    local reads, writes = M.reads, M.writes
-   for _, inst in ipairs(block.insts) do
+   for k = 1, #insts do
+      local inst = insts[k]
       for i = 1, reads(inst, list) do
          local r = list[i]
          if not killed[r] and not set[r] then
-            set[r] = true
-            exposed[#exposed + 1] = r
+            n = n + 1
+            set[r], exposed[n] = true, r
          end
       end
-      for i = 1, writes(inst, list) do killed[list[i]] = true end
+      if WRITES_DST[inst.form] then killed[inst.dst] = true
+      else
+         for i = 1, writes(inst, list) do killed[list[i]] = true end
+      end
    end
    return exposed, killed
 end
@@ -93,7 +97,9 @@ function M.analyse(blocks)
    while top > 0 do
       local block, r = stack[top], regs[top]
       top = top - 1
-      for _, pred in ipairs(block.preds) do
+      local preds = block.preds
+      for i = 1, #preds do
+         local pred = preds[i]
          local out = live_out[pred]
          if not out.set[r] then
             out.set[r] = true

@@ -12,6 +12,8 @@ local M = {}
 local WRITES_DST, READS_DST, WRITES_SRC = insn.WRITES_DST, insn.READS_DST, insn.WRITES_SRC
 local LOAD, STORE = insn.LDX + insn.SIZE[64], insn.STX + insn.SIZE[64]
 
+local NONE = {}
+
 local function can_repeat(inst) return inst.form == insn.DEF and not inst.src end
 
 --- The one instruction that defines each register that can be made anew anywhere.
@@ -45,12 +47,30 @@ end
 
 -- ---- splitting at calls ----
 
+-- Where registers are named: for each the set of blocks. And the blocks with calls.
+local function look(program)
+   local named, calls = setmetatable({}, { __index = function() return NONE end }), {}
+   local function note(reg, block)
+      local set = rawget(named, reg)
+      if set then set[block] = true else named[reg] = { [block] = true } end
+   end
+   for _, block in ipairs(program.blocks) do
+      for _, inst in ipairs(block.insts) do
+         if inst.dst then note(inst.dst, block) end
+         if inst.src then note(inst.src, block) end
+         if inst.form == insn.CALLING then calls[block] = true end
+      end
+   end
+   return { named = named, calls = calls }
+end
+
 -- A fact about a register that instructions make true or false: `change(block, i)` says which, or nil. Gives the
--- blocks at whose start it is true whatever way led there; at the entry it is not.
-local function always(program, change)
+-- blocks at whose start it is true whatever way led there; at the entry it is not. Only the blocks of `matter` can
+-- change it.
+local function always(program, matter, change)
    local effects, at_start, work = {}, {}, {}
    for k, block in ipairs(program.blocks) do
-      for i = 1, #block.insts do
+      for i = 1, matter[block] and #block.insts or 0 do
          local to = change(block, i)
          if to ~= nil then effects[block] = to end
       end
@@ -98,13 +118,22 @@ local function in_slot(reg, live_out)
    end
 end
 
--- Calls visit(block, i, inst, in register, in slot) for each instruction, with what holds before it.
-local function each(program, reg, live_out, visit)
+-- The blocks that name a register, and those where it lives across a call.
+local function concerned(program, reg, live_out, where)
+   local matter, named = {}, where.named[reg]
+   for _, block in ipairs(program.blocks) do
+      matter[block] = named[block] or where.calls[block] and live_out[block].set[reg] or nil
+   end
+   return matter
+end
+
+-- Calls visit(block, i, inst, in register, in slot) for each instruction that may matter, with what holds before it.
+local function each(program, reg, live_out, matter, visit)
    local register, slot = in_register(reg), in_slot(reg, live_out)
-   local register_at, slot_at = always(program, register), always(program, slot)
+   local register_at, slot_at = always(program, matter, register), always(program, matter, slot)
    for _, block in ipairs(program.blocks) do
       local here, there = register_at[block], slot_at[block]
-      for i, inst in ipairs(block.insts) do
+      for i, inst in ipairs(matter[block] and block.insts or NONE) do
          visit(block, i, inst, here, there)
          local to = register(block, i)
          if to ~= nil then here = to end
@@ -116,9 +145,9 @@ end
 
 -- Where a register has to be loaded, where it is written, and where it would be stored before calls: nil when that
 -- is not possible, as where a way on which it was written meets one on which it has only been stored.
-local function plan(program, reg, live_out)
+local function plan(program, reg, live_out, matter)
    local loads, writings, stores = {}, {}, {}
-   each(program, reg, live_out, function(block, i, inst, here, there)
+   each(program, reg, live_out, matter, function(block, i, inst, here, there)
       if not here and reads(inst, reg) then
          loads[#loads + 1] = inst
          if not there then stores = nil end
@@ -140,13 +169,14 @@ end
 
 -- Splits a register; false when no call is in its way. It is stored where it is written or, where that takes no
 -- more stores, before calls: what leaves the program early then stores nothing.
-local function split(program, reg, slot, live_out)
-   local loads, writings, stores = plan(program, reg, live_out)
+local function split(program, reg, slot, live_out, where)
+   local matter = concerned(program, reg, live_out, where)
+   local loads, writings, stores = plan(program, reg, live_out, matter)
    if #loads == 0 then return false end
    local late = stores and #stores <= #writings
    local load_at, store_before = set_of(loads), set_of(late and stores or {})
    local store_after = set_of(late and {} or writings)
-   for _, block in ipairs(program.blocks) do
+   for block in pairs(matter) do
       local insts = {}
       for _, inst in ipairs(block.insts) do
          if load_at[inst] then insts[#insts + 1] = load(reg, slot, inst.pos) end
@@ -156,6 +186,7 @@ local function split(program, reg, slot, live_out)
       end
       block.insts = insts
    end
+   where.named[reg] = matter
    return true
 end
 
@@ -255,6 +286,7 @@ function M.spill(program, spilled, alias, unspillable, slots)
    unite(program, spilled, alias)
    local repeatable, place, parted = M.repeatable(program), {}, {}
    local _, live_out = live.analyse(program.blocks)
+   local where = look(program)
    for _, reg in ipairs(spilled) do
       if repeatable[reg] then place[reg] = repeatable[reg]
       else
@@ -263,14 +295,15 @@ function M.spill(program, spilled, alias, unspillable, slots)
             slot = program:slot(8, 8)
             slot.spill = true
          end
-         if slots[reg] or not split(program, reg, slot, live_out) then place[reg] = slot
+         if slots[reg] or not split(program, reg, slot, live_out, where) then place[reg] = slot
          else parted[#parted + 1] = reg
          end
          slots[reg] = slot
       end
    end
    if #parted > 0 then
-      web.rename(program, parted, live.analyse(program.blocks), function(reg, part) slots[part] = slots[reg] end)
+      local live_in = live.analyse(program.blocks)
+      web.rename(program, parted, where.named, live_in, function(reg, part) slots[part] = slots[reg] end)
    end
    if not next(place) then return end
    local self = { program = program, place = place, unspillable = unspillable }

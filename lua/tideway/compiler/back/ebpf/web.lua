@@ -6,6 +6,7 @@ local insn = require "tideway.compiler.back.ebpf.insn"
 
 local M = {}
 
+local NONE = {}
 local READS_DST, WRITES_DST, WRITES_SRC = insn.READS_DST, insn.WRITES_DST, insn.WRITES_SRC
 
 local function find(parent, node)
@@ -17,7 +18,7 @@ local function find(parent, node)
 end
 
 -- Numbers the parts of one register's life: nodes at block starts and at writes, joined where one goes on as another.
-local function parts(program, reg, live_in)
+local function parts(program, reg, named, live_in)
    local parent, at_start, node_of = {}, {}, {}
    local function new()
       parent[#parent + 1] = #parent + 1
@@ -28,7 +29,7 @@ local function parts(program, reg, live_in)
    end
    for _, block in ipairs(program.blocks) do
       local node = at_start[block]
-      for _, inst in ipairs(block.insts) do
+      for _, inst in ipairs(named[block] and block.insts or NONE) do
          local form = inst.form
          if inst.src == reg or (inst.dst == reg and READS_DST[form]) then node_of[inst] = { node, node } end
          if inst.dst == reg and WRITES_DST[form] and not READS_DST[form] then
@@ -49,11 +50,12 @@ end
 --- Renames the parts of some registers' lives.
 ---@param program table machine program
 ---@param regs integer[]
+---@param named table<integer, table<table, boolean>> the blocks in which each is named
 ---@param live_in table<table, table>
 ---@param renamed fun(reg: integer, part: integer) told of every new name
-function M.rename(program, regs, live_in, renamed)
+function M.rename(program, regs, named, live_in, renamed)
    for _, reg in ipairs(regs) do
-      local parent, node_of = parts(program, reg, live_in)
+      local parent, node_of = parts(program, reg, named[reg], live_in)
       local names = {}
       local function name(node)
          local root = find(parent, node)
@@ -63,8 +65,8 @@ function M.rename(program, regs, live_in, renamed)
          end
          return names[root]
       end
-      for _, block in ipairs(program.blocks) do
-         for _, inst in ipairs(block.insts) do
+      for _, block in ipairs(program.blocks) do -- in order: names are given out in this order
+         for _, inst in ipairs(named[reg][block] and block.insts or NONE) do
             local nodes = node_of[inst]
             if nodes then
                local dst, src = inst.dst == reg, inst.src == reg

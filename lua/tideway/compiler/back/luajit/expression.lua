@@ -174,12 +174,13 @@ end
 
 -- Is a sum or difference on the way to this number outside of 0..2^31-1?
 function Expression:strays(v)
-   if v.op == "const" then return false end
-   if not within(v, 0, 2 ^ 31 - 1) then return true end
+   local sum = v.op == "add" or v.op == "sub"
+   if not sum and v.op ~= "param" then return false end
+   if sum and not within(v, 0, 2 ^ 31 - 1) then return true end
    local known = self.stray[v]
    if known ~= nil then return known end
    self.stray[v] = false
-   local parts = (v.op == "add" or v.op == "sub") and v.args or v.op == "param" and param_args(self.flow, v) or {}
+   local parts = sum and v.args or param_args(self.flow, v)
    for _, a in ipairs(parts) do
       if self:strays(a) then self.stray[v] = true end
    end

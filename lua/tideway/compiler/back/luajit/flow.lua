@@ -10,9 +10,10 @@ local M = {}
 local DEPTH = 20 -- operations in one expression
 local NONE = {}
 
--- Made of constants and variables of the loop: repeated wherever it is used.
-local function is_free(v)
-   return v.op == "pktdata" or v.op == "pktend" or v.op == "pktlen" or v.op == "alloca" or
+-- Made of constants and variables of the loop: repeated wherever it is used. A length outlives a resize, which
+-- changes the loop's variable.
+local function is_free(flow, v)
+   return v.op == "pktdata" or v.op == "pktend" or (v.op == "pktlen" and not flow.resizes) or v.op == "alloca" or
       (v.op == "ptradd" and v.args[2].op == "const")
 end
 
@@ -31,6 +32,7 @@ local function reads_memory(v) return v.op == "load" or v.op == "ctxload" end
 ---@field dead table<tideway.ir.value, boolean> not needed at all
 ---@field slot table<tideway.ir.value, integer> number of the variable
 ---@field slots integer how many there are
+---@field resizes boolean does the program change the length of frames?
 ---@field stale table<tideway.ir.block, integer[]> variables whose values are of no use from here on
 local Flow = {}
 Flow.__index = Flow
@@ -55,7 +57,7 @@ local function undisturbed(block, from, to)
 end
 
 function Flow:can_inline(v, use, block, at)
-   if has_effect(v) or use.count ~= 1 or use.depth >= DEPTH then return false end
+   if has_effect(v) or v.op == "pktlen" or use.count ~= 1 or use.depth >= DEPTH then return false end
    if reads_memory(v) then return use.block == block and undisturbed(block, at, use.at) end
    return ir.PURE[v.op] and (use.block == block or not self.loops)
 end
@@ -68,7 +70,7 @@ function Flow:decide_value(v, block, at)
       return
    end
    local count, to_block, to_at, depth = 1, block, at, 1
-   if is_free(v) then
+   if is_free(self, v) then
       self.inline[v] = true
       count, to_block, to_at, depth = use.count, use.block, use.at, use.depth
    elseif use and self:can_inline(v, use, block, at) then
@@ -239,6 +241,15 @@ function Flow:find_stale()
    end
 end
 
+local function resizes(program)
+   for _, block in ipairs(program.blocks) do
+      for _, v in ipairs(block.insts) do
+         if v.resizes then return true end
+      end
+   end
+   return false
+end
+
 --- Decide for every value of a program.
 ---@param program tideway.ir.program
 ---@return tideway.luajit.flow
@@ -246,7 +257,7 @@ function M.of(program)
    local flow = setmetatable({
       graph = graphs.of(program), uses = {}, inline = {}, dead = {}, slot = {}, slots = 0,
    }, Flow)
-   flow.loops = #graphs.loops(flow.graph) > 0
+   flow.loops, flow.resizes = #graphs.loops(flow.graph) > 0, resizes(program)
    flow:decide()
    flow:liveness()
    for _, block in ipairs(flow.graph.order) do flow:place_block(block) end

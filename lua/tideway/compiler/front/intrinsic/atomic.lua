@@ -47,7 +47,8 @@ function M.on(cx, what, t, pointer, args, first)
    if not t.value_type.scalar or not INTEGER[t.value_type.fields[1].type] then
       cx:refuse(("%s:%s is for values that are one integer of 4 or 8 bytes"):format(t.name, what))
    elseif t.per_cpu then
-      cx:refuse(("%s:%s: every CPU has a value of its own in a %s"):format(t.name, what, t.kind), "use tw.hash or tw.array")
+      cx:refuse(("%s:%s: every CPU has a value of its own in a %s"):format(t.name, what, t.kind),
+         "use tw.hash or tw.array")
    end
    local list = operands(cx, what, t, args, first)
    if not pointer then return value.NIL end

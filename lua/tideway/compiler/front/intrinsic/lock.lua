@@ -72,8 +72,8 @@ end
 function M.check_helper(cx, helper)
    local now = held(cx)
    if now then
-      cx:refuse(("the kernel allows no calls between lock() and unlock(), and this calls bpf_%s (lock %s)"):format(helper,
-         line_of(now)), "get what you need from tables, the clock and others in front of lock()")
+      cx:refuse(("the kernel allows no calls between lock() and unlock(), and this calls bpf_%s (lock %s)")
+         :format(helper, line_of(now)), "get what you need from tables, the clock and others in front of lock()")
    end
 end
 

@@ -40,7 +40,9 @@ end
 local function check_count(cx, what, t, args, first)
    if #args - first + 1 < #t.fields then
       local names = {}
-      for i, field in ipairs(t.fields) do names[i] = (field.array and field.array.name or field.type) .. " " .. field.name end
+      for i, field in ipairs(t.fields) do
+         names[i] = (field.array and field.array.name or field.type) .. " " .. field.name
+      end
       cx:refuse(("%s: %d values are needed (%s), there are %d"):format(what, #t.fields, table.concat(names, ", "),
          math.max(0, #args - first + 1)))
    end
@@ -83,24 +85,61 @@ local function pieces_of(cx, what, t, args)
    return list
 end
 
---- A key as object() makes it, written in whole words: a CPU forwards a store to a load that follows only when the
---- store covers it, and who gets this key reads it word by word.
-local function words(cx, what, t, args, size)
-   check_count(cx, what, t, args, 1)
-   local p = value.ptr(cx:alloca(size, 8), 0, ctype.int.uint64_t)
-   local pieces = pieces_of(cx, what, t, args)
-   for at = 0, size - 8, 8 do
-      local word
-      for _, piece in ipairs(pieces) do
-         if piece.offset < at + 8 and piece.offset + piece.size > at then
-            local v, shift = piece.ir, (piece.offset - at) * 8
-            if shift ~= 0 then
-               v = cx:emit(shift > 0 and "shl" or "shr", "u64", { number.widen(cx, v, "u64"), cx:const(math.abs(shift)) })
-            end
-            word = word and cx:emit("or", "u64", { number.widen(cx, word, "u64"), number.widen(cx, v, "u64") }) or v
-         end
+-- a | b << shift, of numbers or 64-bit integers whose bits do not meet.
+local function beside(cx, a, b, shift, width)
+   if width == 8 then
+      if shift ~= 0 then
+         b = cx:emit(shift > 0 and "shl" or "shr", "u64", { number.widen(cx, b, "u64"), cx:const(math.abs(shift)) })
       end
-      memory.store(cx, p, at, 64, word or cx:const(0))
+      return a and cx:emit("or", "u64", { number.widen(cx, a, "u64"), number.widen(cx, b, "u64") }) or b
+   end
+   local lo, hi = cx:range(b)
+   lo, hi = lo * 2 ^ shift, hi * 2 ^ shift
+   if shift ~= 0 then b = cx:emit("shl", "num", { b, cx:const(shift) }, { w = 32, lo = lo, hi = hi }) end
+   if not a then return b end
+   local more, most = cx:range(a)
+   return cx:emit("or", "num", { a, b }, { w = 32, lo = lo + more, hi = hi + most })
+end
+
+local function word_at(cx, pieces, at, width)
+   local word
+   for _, piece in ipairs(pieces) do
+      if piece.offset < at + width and piece.offset + piece.size > at then
+         if piece.size == width and piece.offset == at then return piece.ir end
+         word = beside(cx, word, piece.ir, (piece.offset - at) * 8, width)
+      end
+   end
+   return word or cx:const(0)
+end
+
+local function width_at(pieces, at, size, step)
+   for _, piece in ipairs(pieces) do
+      if piece.offset == at and piece.size > step then return piece.size end
+   end
+   while at % step ~= 0 or at + step > size do step = step / 2 end
+   return step
+end
+
+-- In words of less than 64 bits, each field lies in one of them.
+local function are_aligned(pieces)
+   for _, piece in ipairs(pieces) do
+      if piece.offset % piece.size ~= 0 then return false end
+   end
+   return true
+end
+
+--- A key as object() makes it, written in whole words: a CPU forwards a store to a load that follows only when the
+--- store covers it, and who gets this key reads it word by word, of `step` bytes.
+local function words(cx, what, t, args, size, step)
+   check_count(cx, what, t, args, 1)
+   local pieces = pieces_of(cx, what, t, args)
+   if step < 8 and not are_aligned(pieces) then return nil end
+   local p = value.ptr(cx:alloca(size, 8), 0, ctype.int.uint64_t)
+   local at = 0
+   while at < size do
+      local width = width_at(pieces, at, size, step)
+      memory.store(cx, p, at, width * 8, word_at(cx, pieces, at, width))
+      at = at + width
    end
    return p.ir, #t.fields + 1
 end
@@ -108,8 +147,10 @@ end
 -- The key of a look-up on the stack; the index of the argument behind it.
 local function key_of(cx, what, t, args)
    local place = cx.target.tables
-   if place.key_in_words then return words(cx, what, t.key_type, args, place.key_size(t)) end
-   return object(cx, what, t.key_type, args, 1, place.key_size(t))
+   local size = place.key_size(t)
+   local key, next = words(cx, what, t.key_type, args, size, place.key_word)
+   if key then return key, next end
+   return object(cx, what, t.key_type, args, 1, size)
 end
 
 -- A zeroed object.
@@ -298,7 +339,10 @@ local lpm = {}
 function lpm.get(cx, t, args)
    local expression = require "tideway.compiler.front.expression"
    local fv = expression.resolve(cx, args[1] or value.NIL)
-   return { found(cx, t.value_type, cx.target.tables.lpm(cx, t, fv)) }
+   local join = cx:join()
+   local p = cx.target.tables.lpm(cx, t, fv, function() cx:jump(join, { value.NIL }) end)
+   cx:jump(join, { found(cx, t.value_type, p) })
+   return { cx:enter(join)[1] }
 end
 
 -- ---- counters ----
@@ -368,6 +412,13 @@ local KINDS = {
 }
 M.kinds = KINDS
 
+local function list_of(methods)
+   local list = {}
+   for name in pairs(methods) do list[#list + 1] = name end
+   table.sort(list)
+   return table.concat(list, ", ")
+end
+
 --- Handler of table:name(...), nil when the value is no table of the engine.
 function M.method(_, t, name)
    local kind = rawget(t, "kind")
@@ -381,9 +432,9 @@ function M.method(_, t, name)
       local handler = methods and methods[name]
       if not handler then
          local names = cx.target.tables.names and cx.target.tables.names(t)
-         cx:refuse(("%s %s: %s() can't be used here"):format(kind, t.name or "table", name),
-            names and ("in packet functions a %s has %s"):format(kind, names) or methods and "in packet functions tables have get, set, put, del, add, exchange and compare_exchange"
-            or ("tables of kind %s do not run on %s"):format(kind, cx.target.name))
+         local hint = ("tables of kind %s do not run on %s"):format(kind, cx.target.name)
+         if names or methods then hint = ("in packet functions a %s has %s"):format(kind, names or list_of(methods)) end
+         cx:refuse(("%s %s: %s() can't be used here"):format(kind, t.name or "table", name), hint)
       end
       cx.used_tables[t] = true
       return handler(cx, t, args)
