@@ -70,7 +70,7 @@ describe("a lock in plain Lua", function()
       local rig = rigs.new { ports = { "a", "b" } }
       finally(function() rig:close() end)
       local t = tw.hash { key = "u32", value = "u64 n", entries = 4, lock = true }
-      local nf = tw.nf("lang_locker", function()
+      local locker = tw.nf("lang_locker", function()
          return {
             packet = function(pkt)
                local e = t:put(1)
@@ -81,7 +81,7 @@ describe("a lock in plain Lua", function()
             end,
          }
       end)
-      rig:chain("c", rig.a, nf {}, rig.b)
+      rig:chain("c", rig.a, locker {}, rig.b)
       rig:start()
       local short, long = frames(1)[1], frame.udp4({}, { src = "10.0.0.1", dst = "10.0.0.2" },
          { sport = 1, dport = 2 }, ("x"):rep(200))

@@ -274,6 +274,18 @@ describe("chains on hooks:", function()
       end, not shell.has "nsenter" and "nsenter is missing" or nil)
    end
 
+   for _, place in ipairs { "xdp", "tc" } do
+      live("the library's bridge learns and floods on " .. place, function()
+         local engine = lab:engine(script(
+            ("tw.chain('bridge', { lan, wan }, tw.nf.l2_bridge {}):pin { %s = true }"):format(place)))
+         lab:run("client", "ip neighbour flush dev eth0")
+         works(lab, "client", "10.0.0.3")
+         works(lab, "server", "2001:db8:1::2")
+         local bridge = chain_of(stopped(lab, engine), "bridge")
+         assert.is_true(bridge.sent >= 14)
+      end)
+   end
+
    live("a route's packets, by a lightweight tunnel", function()
       local engine = labs.spawn(lab:inside("client", ("env TIDEWAY_RUN_DIR=%s %s run --json %s"):format(lab.run_dir,
          shell.binary, script [[
@@ -310,7 +322,8 @@ describe("chains on hooks:", function()
       local up = chain_of(json.decode(top.out), "up")
       assert.is_true(up.rx >= 5)
       assert.equal("tc ingress of tw-lan", up.place)
-      has(shell.tideway("top --once", "TIDEWAY_RUN_DIR=" .. lab.run_dir).out, "up", "nf")
+      has(shell.tideway("top --once", "TIDEWAY_RUN_DIR=" .. lab.run_dir).out, "up", "nf", "eBPF",
+         "tc ingress of tw-lan")
       stopped(lab, engine)
    end)
 

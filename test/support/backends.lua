@@ -135,10 +135,25 @@ end
 
 -- ---- from source ----
 
+local instances = 0
+
+-- Names of tables are the process's: those of each instance get a number.
+local function numbered(tw)
+   instances = instances + 1
+   local own, number = {}, instances
+   for _, kind in ipairs { "hash", "lru", "lpm", "array", "counters", "meter" } do
+      own[kind] = function(options)
+         options.name = ("%s_%d"):format(options.name, number)
+         return tw[kind](options)
+      end
+   end
+   return setmetatable(own, { __index = tw })
+end
+
 --- An instance of an NF from a text.
 function M.instance(text)
    local chunk = assert(loadstring(text))
-   setfenv(chunk, setmetatable({ tw = require "tideway" }, { __index = _G }))
+   setfenv(chunk, setmetatable({ tw = numbered(require "tideway") }, { __index = _G }))
    local instance = chunk()
    instance.name = "nf"
    return instance
@@ -149,7 +164,8 @@ local function raw(instance, frames)
    jit.off() -- traces have bugs of their own
    debug.sethook(function() error "the NF runs for too long" end, "", STEPS)
    local ok, results = pcall(over, frames, function(count)
-      for i = 0, count - 1 do instance.packet(burst.pkts[i]) end
+      local packet = instance.run_by_luajit or instance.packet
+      for i = 0, count - 1 do packet(burst.pkts[i]) end
    end)
    debug.sethook()
    jit.on()
@@ -319,8 +335,6 @@ local function compiled_or_refused(outcome, where, result, why)
    end
 end
 
-local LCORE = { luajit = true, c = true }
-
 local function lcore_part(job, outcome, wanted)
    local program, why = guarded(outcome, "lcore", compile_lcore, job.instance)
    program = compiled_or_refused(outcome, "lcore", program, why)
@@ -433,7 +447,26 @@ function M.run(jobs, names)
    return outcomes
 end
 
---- Does a back-end run on lcores?
-function M.is_lcore(name) return LCORE[name] end
+--- What the comparison says when `other` of an NF is compiled in the place of `packet`.
+---@param text string a chunk as for run; the NF has a function `other`, too
+---@param frames string[]
+---@return table<string, string> failures by back-end
+function M.differs(text, frames)
+   local out = {}
+   for _, name in ipairs(M.all) do
+      local job = { text = text, frames = frames, instance = M.instance(text) }
+      local outcome = { refused = {}, ran = {}, want = raw(job.instance, frames) }
+      job.instance.run_by_luajit, job.instance.packet = job.instance.packet, job.instance.other
+      if name == "xdp" or name == "tc" then
+         hook_part(job, outcome, name)
+      else
+         lcore_part(job, outcome, { [name] = true })
+         if name == "c" then c_part({ job }, { outcome }) end
+      end
+      free(job.instance)
+      out[name] = outcome.failure and outcome.failure.text
+   end
+   return out
+end
 
 return M

@@ -191,7 +191,7 @@ function STATEMENT.field(self)
    local view = self.r:pick(list)
    local f = self.r:pick(view.fields)
    local place = view.name .. "." .. f.name
-   if f.t == "u64" then return simple(place .. " = %s", self.r:one_in(3) and self:num(2) or self:u64(2)) end
+   if f.t == "u64" then return simple(place .. " = %s", self.r:one_in(3) and self:companion("u64", 2) or self:u64(2)) end
    if f.t ~= "num" then
       local other
       for _, w in ipairs(list) do

@@ -256,19 +256,25 @@ local WIDE = { "0ULL", "1ULL", "0xffffffffffffffffULL", "0x8000000000000000ULL",
    "0xffffffffULL", "65536ULL" }
 local SIGNED = { "0LL", "1LL", "-1LL", "0x7fffffffffffffffLL", "-5LL", "256LL", "0x123456789LL" }
 
+-- A number that may meet a 64-bit integer of this type: LuaJIT makes no unsigned one of a negative number.
+function E:companion(t, d)
+   local e = self:num(d)
+   return t == "u64" and e.lo < 0 and self:fitting(e, 0, 65535) or e
+end
+
 function E:wide_leaf(t)
    local r = self.r
    local what = r:range(1, 6)
    local e = what <= 3 and self:variable(t) or what == 4 and self:field(t) or nil
    if not e and what == 5 then
-      return node(t, nil, nil, t == "u64" and "(%s + 0ULL)" or "(0LL + %s)", self:num(1))
+      return node(t, nil, nil, t == "u64" and "(%s + 0ULL)" or "(0LL + %s)", self:companion(t, 1))
    end
    return e or node(t, nil, nil, "(" .. r:pick(t == "u64" and WIDE or SIGNED) .. ")")
 end
 
 -- A 64-bit operand and another one, or a number.
 function E:mixed(t, d)
-   local a, b = self:wide(t, d), self.r:one_in(3) and self:num(d) or self:wide(t, d)
+   local a, b = self:wide(t, d), self.r:one_in(3) and self:companion(t, d) or self:wide(t, d)
    if self.r:one_in(2) then a, b = b, a end
    return a, b
 end

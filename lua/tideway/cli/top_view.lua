@@ -62,7 +62,7 @@ local function chain_rows(rates, order)
          c.name, c.tier, si(c.rx_pps), si(c.sent_pps), si(c.dropped_pps),
          c.cycles_per_packet > 0 and ("%.0f"):format(c.cycles_per_packet) or "-",
          c.packets_per_burst > 0 and ("%.1f"):format(c.packets_per_burst) or "-",
-         c.punted_pps > 0 and "punted " .. si(c.punted_pps) or "",
+         c.punted_pps > 0 and "punted " .. si(c.punted_pps) or c.hook and c.place or "",
       }
       for _, nf in ipairs(c.nfs) do
          rows[#rows + 1] = { "  " .. nf.name, "", si(nf.pps), "", si(nf.dropped_pps), "", "", drops_text(nf) }

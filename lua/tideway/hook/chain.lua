@@ -105,9 +105,11 @@ function M.compile(chain, stages, target, options)
       end
    end
    local port = ingress_of(chain, target)
+   local hook = target.link and target.link.hook
    local all = {
       ports = interfaces(chain), flood = flood_ports(chain), port = port and port.index or 0,
-      sink = chain.sink and chain.sink.index,
+      sink = chain.sink and chain.sink.index, egress = hook == "tc_egress",
+      attach = hook and link.hooks[hook].attach_type,
    }
    for key, value in pairs(punt.options(chain, target)) do all[key] = value end
    for key, value in pairs(options or {}) do all[key] = value end

@@ -27,7 +27,8 @@ local EVENTS = {
 
 -- An Ethernet header whose words are read as they lie in the frame, to be compared and copied, and the
 -- first byte of what follows: version and length of an IPv4 header.
-local FRAME = tw.header("router_frame", "le16 dst_hi; le32 dst_lo; le16 src_hi; le32 src_lo; le16 type_le; u8 first")
+local FRAME = tw.header("router_frame", "le64 head; le32 tail; le16 type_le; u8 first")
+local DESTINATION = 0xffffffffffffULL -- of head
 
 -- What the modules in router/ share; everything in it can be moved to an lcore.
 local function context(cfg)
@@ -71,7 +72,7 @@ return tw.nf("router", function(cfg)
          if not back or back.port ~= pkt.port then return pkt:punt() end
       end
       ip:decrement_ttl()
-      frame.dst_hi, frame.dst_lo, frame.src_hi, frame.src_lo = hop.a, hop.b, hop.c, hop.d
+      frame.head, frame.tail = hop.head, hop.tail
       return pkt:route(hop.port)
    end
 
@@ -92,7 +93,7 @@ return tw.nf("router", function(cfg)
          if not back or back.port ~= pkt.port then return pkt:punt() end
       end
       ip.hop_limit = ip.hop_limit - 1
-      frame.dst_hi, frame.dst_lo, frame.src_hi, frame.src_lo = hop.a, hop.b, hop.c, hop.d
+      frame.head, frame.tail = hop.head, hop.tail
       return pkt:route(hop.port)
    end
 
@@ -100,8 +101,8 @@ return tw.nf("router", function(cfg)
       packet = function(pkt)
          local frame = pkt:header(FRAME, 0)
          if not frame then return pkt:drop "truncated" end
-         local port = ingress:get(pkt.port)
-         if not port or frame.dst_hi ~= port.hi or tobit(frame.dst_lo) ~= port.lo then return pkt:punt() end
+         local mac = ingress:get(pkt.port)
+         if not mac or band(frame.head, DESTINATION) ~= mac then return pkt:punt() end
          -- Literals: the compiler sees that pkt:ipv4() asks the same and asks it once.
          if frame.type_le == 0x0008 and frame.first == 0x45 then return forward4(pkt, frame) end
          if frame.type_le == 0xdd86 then return forward6(pkt, frame) end

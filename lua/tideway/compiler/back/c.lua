@@ -265,7 +265,8 @@ function Printer:loop_head()
 end
 
 function Printer:fetch_ahead()
-   self:say("__builtin_prefetch(burst->pkts[i + %d < count ? i + %d : i].data, 1);", AHEAD, AHEAD)
+   -- Behind the last packet stands what an earlier burst left: to fetch that does no harm.
+   self:say("__builtin_prefetch(burst->pkts[(i + %d) & (TW_BURST_MAX - 1)].data, 1);", AHEAD)
 end
 
 function Printer:loop_end()

@@ -9,6 +9,7 @@
 
 local ffi = require "ffi"
 local alias = require "tideway.compiler.back.luajit.alias"
+local compare = require "tideway.compiler.back.luajit.condition"
 local expression = require "tideway.compiler.back.luajit.expression"
 local flow = require "tideway.compiler.back.luajit.flow"
 local ir = require "tideway.compiler.ir"
@@ -205,12 +206,12 @@ function Printer:jump(t, next_block)
 end
 
 local function condition(self, term)
-   if term.op == "br" then return self.e:condition(term.cc, term.args[1], term.args[2], term.w) end
+   if term.op == "br" then return compare(self.e, term.cc, term.args[1], term.args[2], term.w) end
    return ("%s <= %s"):format(self.e:offset(term.args[1], term.n), self.e:offset(term.args[2]))
 end
 
 local function negated(self, term)
-   if term.op == "br" then return self.e:condition(ir.NEGATED[term.cc], term.args[1], term.args[2], term.w) end
+   if term.op == "br" then return compare(self.e, ir.NEGATED[term.cc], term.args[1], term.args[2], term.w) end
    return ("%s > %s"):format(self.e:offset(term.args[1], term.n), self.e:offset(term.args[2]))
 end
 

@@ -491,6 +491,7 @@ function M.store_basic(cx, p, off, type, fv, as_key)
    local bits, what = types.basic[type].size * 8, "a value of type " .. type
    local v = number.ir(cx, fv, what)
    if bits < 32 or type == "i32" then number.low_bits(cx, v, what, not as_key and 2 ^ 31 or nil) end
+   if type == "u64" then v = number.widen(cx, v, "u64") end
    M.store(cx, p, off, bits, v)
 end
 

@@ -85,11 +85,16 @@ end
 
 local num, wide, const_of = M.num, M.wide, M.const_of
 
---- As a 64-bit integer of that type (LuaJIT converts numbers when they meet 64-bit cdata).
+--- As a 64-bit integer of that type (LuaJIT converts numbers when they meet 64-bit cdata). What LuaJIT makes of a
+--- negative number where uint64_t is wanted depends on its build.
 function M.widen(cx, v, type)
    if v.type == type then return v end
-   if v.op == "const" then return ir.const(ffi.cast(type == "u64" and u64_t or i64_t, v.value), type) end
    local lo, hi = cx:range(v)
+   if type == "u64" and v.type == "num" and lo < 0 then
+      cx:doubt(("a number that may be negative (%.0f) meets an unsigned 64-bit integer"):format(lo),
+         "make it a signed one first: 0LL + x")
+   end
+   if v.op == "const" then return ir.const(ffi.cast(type == "u64" and u64_t or i64_t, v.value), type) end
    local known = lo and lo >= 0
    return cx:emit("convert", type, { v }, { lo = known and lo or nil, hi = known and hi or nil })
 end

@@ -554,8 +554,9 @@ local REPLACED = {
 
 --- A hook as a place.
 ---@param name string "xdp", "tc", ...
----@param options table ports = ifindex by port index, flood = those of them that a flood goes to (default: all), port = index of the ingress port, sink = port index of the
----  chain's sink, counted = count what leaves (default true), part = this is one of several programs of the chain:
+---@param options table ports = ifindex by port index, flood = those of them that a flood goes to (default: all), port =
+---  index of the ingress port, sink = port index of the chain's sink, counted = count what leaves (default true),
+---  attach = attach type, egress = frames on their way out, part = this is one of several programs of the chain:
 ---  { first = index of its first NF in the chain, from 0, next = { table = prog_array, index = }? for the program behind }
 function M.new(name, options)
    options = options or {}

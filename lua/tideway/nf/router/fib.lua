@@ -8,8 +8,8 @@
 local bit = require "bit"
 local tw = require "tideway"
 
-local bswap, rshift = bit.bswap, bit.rshift
-local floor, min, max = math.floor, math.min, math.max
+local bor, bswap, lshift, rshift, tobit = bit.bor, bit.bswap, bit.lshift, bit.rshift, bit.tobit
+local min, max = math.min, math.max
 
 local M = {}
 
@@ -33,10 +33,10 @@ M.GATEWAY = 2 -- named by routes: never freed
 M.HOST_ROUTE = 4 -- has a host route of its own
 
 -- limit: longest IP packet that is forwarded without a second look, 0 for hops that do not forward.
--- a, b and c, d: destination and source address as they lie in the frame (see set_macs).
-local HOP = "i32 limit; u16 port; u16 a; i32 b; i32 d; u16 c; u8 state; u8 family; u8 tries; u8 kind; "
+-- head and tail: destination and source address as they lie in the frame (see set_macs).
+local HOP = "i32 limit; u16 port; u8 state; u8 family; u64 head; i32 tail; u8 tries; u8 kind; "
    .. "ns deadline; ip6 address6; u32 address4; i32 mtu; mac mac"
-local PORT = "i32 lo; u16 hi; u16 up"
+local PORT = "u64" -- its address as it lies in the frame
 local LOCAL, BROADCAST, MULTICAST, MARTIAN, LINK_LOCAL, FIRST_PORT = 1, 2, 3, 4, 5, 6
 
 -- ---- addresses ----
@@ -48,13 +48,8 @@ function M.key6(address)
    return ("%x %x %x %x"):format(address:u32(0), address:u32(1), address:u32(2), address:u32(3))
 end
 
---- The first two and the last four bytes of a MAC address as little-endian words.
----@param mac number
----@return integer hi
----@return integer lo signed
-function M.words(mac)
-   return rshift(bswap(floor(mac / 2 ^ 32)), 16), bswap(mac % 2 ^ 32)
-end
+-- A MAC address as its six bytes lie in the frame, read little-endian: uint64_t.
+local function as_in_frame(mac) return rshift(bswap(mac + 0ULL), 16) end
 
 --- Give a hop its neighbour's address and let it forward. Another lcore may be reading: the limit, which
 --- it reads first, is 0 meanwhile, so that it punts rather than sends to half an address.
@@ -65,8 +60,9 @@ end
 function M.set_macs(ctx, hop, mac, state)
    if hop.mac ~= mac or hop.limit == 0 then
       hop.limit = 0
-      hop.a, hop.b = M.words(mac)
-      hop.c, hop.d = M.words(ctx.ports[hop.port].mac)
+      local source = as_in_frame(ctx.ports[hop.port].mac)
+      hop.head = bor(as_in_frame(mac), lshift(source, 48))
+      hop.tail = tobit(rshift(source, 16))
       hop.mac = mac
    end
    hop.state = state
@@ -303,9 +299,7 @@ local function add_ports(ctx, d)
       local index = FIRST_PORT + i - 1
       local hop = ctx.hops:get(index)
       hop.state, hop.port, hop.mtu = M.CONNECTED, port.index, port.mtu
-      local entry = ctx.ingress:get(port.index)
-      entry.hi, entry.lo = M.words(port.mac)
-      entry.up = 1
+      ctx.ingress:set(port.index, as_in_frame(port.mac))
       connected[port.index] = index
       for _, list in ipairs { port.v4, port.v6 } do
          for _, a in ipairs(list) do set(ctx, a.family, a.network, a.length, index) end

@@ -7,9 +7,13 @@
 
 local bit = require "bit"
 local ffi = require "ffi"
+local ranges = require "tideway.compiler.back.luajit.range"
 local target = require "tideway.compiler.target.lcore"
 
 local M = {}
+
+local within, is_i32, is_u32, is_short = ranges.within, ranges.is_i32, ranges.is_u32, ranges.is_short
+local constant_of, power_of_two, number, tobit = ranges.constant_of, ranges.power_of_two, ranges.number, ranges.tobit
 
 local NIL = -2 ^ 30 -- offset of a pkt pointer that is nil
 local SAFE = 2 ^ 50 -- bit.tobit is exact below 2^51
@@ -26,26 +30,6 @@ Expression.__index = Expression
 function M.new(flow, constant, stack)
    return setmetatable({ flow = flow, constant = constant, stack = stack, kinds = {}, stray = {} }, Expression)
 end
-
--- ---- ranges ----
-
-local function within(v, lo, hi) return v.lo ~= nil and v.lo >= lo and v.hi <= hi end
-local function is_i32(v) return within(v, -2 ^ 31, 2 ^ 31 - 1) end
-local function is_u32(v) return within(v, 0, 2 ^ 32 - 1) end
-
--- As a shift count: all values are below 32.
-local function is_short(v) return within(v, 0, 31) end
-
-local function constant_of(v) return v.op == "const" and type(v.value) == "number" and v.value or nil end
-
-local function power_of_two(v)
-   local n = constant_of(v)
-   local _, e = math.frexp(n or 0)
-   return n and n > 0 and n == 2 ^ (e - 1) and e - 1 or nil
-end
-
-local function number(n) return n < 0 and ("(%.0f)"):format(n) or ("%.0f"):format(n) end
-local function tobit(n) return tonumber(ffi.cast("int32_t", ffi.cast("int64_t", n))) end
 
 -- ---- how a value is held ----
 
@@ -458,63 +442,6 @@ function Expression:compute(v)
    if kind == want or want == "i" or v.type ~= "num" then return code end -- within int32 all forms are one
    if want == "b" then return to_bits(code, kind, v) end
    return to_num(code, kind)
-end
-
--- ---- conditions ----
-
-local SIGN = { eq = "==", ne = "~=", lt = "<", le = "<=", gt = ">", ge = ">=" }
-SIGN.ult, SIGN.ule, SIGN.ugt, SIGN.uge = "<", "<=", ">", ">="
-
--- Unsigned order of 32 bits is signed order with the top bit turned over.
-function Expression:turned(v)
-   if v.op == "const" then return number(tobit(tonumber(v.value) - 2 ^ 31)) end
-   return ("bxor(%s, -2147483648)"):format(self:bits(v))
-end
-
-local function is_low(v) return within(v, 0, 2 ^ 31 - 1) end
-
--- Is it a Lua number that fits no form of 32 bits?
-function Expression:is_plain(v) return v.op ~= "const" and self:kind(v) == "n" end
-
-function Expression:compare_pointers(cc, a, b)
-   if a.op == "const" and not a.object then a, b = b, a end
-   local null = b.op == "const" and not b.object and b.value == 0
-   if a.space == "pkt" then return ("%s %s %s"):format(self:offset(a), SIGN[cc], self:offset(b)) end
-   return ("%s %s %s"):format(self:pointer(a), SIGN[cc], null and "nil" or self:pointer(b))
-end
-
-function Expression:compare_nums(cc, a, b)
-   local sign = SIGN[cc]
-   local both = is_u32(a) and is_u32(b)
-   if cc == "eq" or cc == "ne" then
-      if both and not (self:is_plain(a) and self:is_plain(b)) then
-         return ("%s %s %s"):format(self:bits(a), sign, self:bits(b))
-      end
-   elseif both and not (is_low(a) and is_low(b)) and not (self:is_plain(a) or self:is_plain(b)) then
-      return ("%s %s %s"):format(self:turned(a), sign, self:turned(b))
-   elseif cc:sub(1, 1) == "u" and not (within(a, 0, 2 ^ 53) and within(b, 0, 2 ^ 53)) then
-      return ("%s %s %s"):format(self:wide(a, "u64"), sign, self:wide(b, "u64"))
-   end
-   return ("%s %s %s"):format(self:num(a), sign, self:num(b))
-end
-
---- A condition as Lua code.
----@param cc string
----@param a tideway.ir.value
----@param b tideway.ir.value
----@param w integer?
----@return string
-function Expression:condition(cc, a, b, w)
-   if a.type == "ptr" or b.type == "ptr" then return self:compare_pointers(cc, a, b) end
-   if w == 32 then
-      if cc:sub(1, 1) ~= "u" or (is_low(a) and is_low(b)) then
-         return ("%s %s %s"):format(self:bits(a), SIGN[cc], self:bits(b))
-      end
-      return ("bxor(%s, -2147483648) %s bxor(%s, -2147483648)"):format(self:bits(a), SIGN[cc], self:bits(b))
-   end
-   if a.type == "num" and b.type == "num" then return self:compare_nums(cc, a, b) end
-   local type = (cc:sub(1, 1) == "u" or cc == "eq" or cc == "ne") and "u64" or "i64"
-   return ("%s %s %s"):format(self:wide(a, type), SIGN[cc], self:wide(b, type))
 end
 
 --- A value in the form that a block parameter is held in.

@@ -78,7 +78,7 @@ local function pieces_of(cx, what, t, args)
          end
       else
          local v = number.ir(cx, fv, ("%s, %s"):format(what, field.name))
-         if field.size < 8 then v = number.truncate(cx, v, field.size * 8) end
+         if field.size < 8 then v = number.truncate(cx, number.low_bits(cx, v, what), field.size * 8) end
          list[#list + 1] = { offset = field.offset, size = field.size, ir = v }
       end
    end
