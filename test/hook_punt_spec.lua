@@ -197,8 +197,8 @@ describe("punt() of a chain on a hook:", function()
                end,
                punt = function(pkt)
                   if pkt.mark ~= 5 or pkt.out ~= wan.index or pkt.port ~= lan.index then error "lost" end
-                  if pkt:adjust_tail(4) ~= 0 or pkt:adjust_head(-4) ~= 0 then error "no room" end
-                  if pkt:adjust_head(4) ~= 0 then error "no way back" end
+                  if not pkt:adjust_tail(4) or not pkt:adjust_head(-4) then error "no room" end
+                  if not pkt:adjust_head(4) then error "no way back" end
                   pkt.mark = 6
                end,
             }

@@ -135,9 +135,9 @@ end
 
 -- ---- from source ----
 
-local instances = 0
+local instances, headers = 0, {}
 
--- Names of tables are the process's: those of each instance get a number.
+-- Names of tables are the process's: those of each instance get a number. Types are for ever, so one of each.
 local function numbered(tw)
    instances = instances + 1
    local own, number = {}, instances
@@ -146,6 +146,10 @@ local function numbered(tw)
          options.name = ("%s_%d"):format(options.name, number)
          return tw[kind](options)
       end
+   end
+   function own.header(name, declaration)
+      headers[declaration] = headers[declaration] or tw.header(name, declaration)
+      return headers[declaration]
    end
    return setmetatable(own, { __index = tw })
 end

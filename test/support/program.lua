@@ -490,7 +490,8 @@ local KINDS = { "scalar", "struct", "array", "counters", "lpm" }
 
 function STATEMENT.table(self)
    if self.inside_function then return nil end
-   return TABLE[self.r:pick(KINDS)](self)
+   local kind = self.r:pick(KINDS)
+   return (kind ~= "lpm" or self.prefixes) and TABLE[kind](self) or nil
 end
 
 -- ---- functions ----
@@ -609,15 +610,20 @@ local HEAD = [[
 local H1 = tw.hash { name = "h1", key = "u32", value = "u32", entries = 6 }
 local H2 = tw.hash { name = "h2", key = "u32 a; u16 b", value = "u32 x; u16 y; u8 z; u64 w", entries = 8 }
 local A1 = tw.array { name = "a1", value = "u32", entries = 11 }
-local C1 = tw.counters { name = "c1", size = 5 }
-local L1 = tw.lpm { name = "l1", value = "u32", entries = 16 }]]
+local C1 = tw.counters { name = "c1", size = 5 }]]
+local LPM = [[local L1 = tw.lpm { name = "l1", value = "u32", entries = 16, groups = 1 }]]
 
 local TAIL = [[
-return { packet = packet, tables = { H1, H2, A1, C1, L1 }, fill = function()
+return { packet = packet, tables = { H1, H2, A1, C1 }, fill = function()
    H1:set(1, 100) H1:set(2, 4294967295)
    H2:set(0, 1, 5, 6, 7, 8ULL) H2:set(1, 1, 4294967295, 65535, 255, 0xffffffffffffffffULL)
-   L1:set("10.0.0.0/8", 7) L1:set("192.0.2.0/25", 8) L1:set("0.0.0.0/1", 9)
 end }]]
+
+-- A table of prefixes has 64 MB.
+local LPM_TAIL = TAIL:gsub("C1 }", "C1, L1 }"):gsub("\nend }", [[
+
+   L1:set("10.0.0.0/8", 7) L1:set("192.0.2.0/25", 8) L1:set("0.0.0.0/1", 9)
+end }]])
 
 local own_headers = {}
 local function own_header(i)
@@ -632,9 +638,9 @@ end
 function M.new(r, size)
    local self = setmetatable({
       r = r, scope = { vars = {}, views = {}, functions = {} }, gen = { n = 0 }, busy = {}, count = 0, depth = 0,
-      left = size or r:range(4, 40), own = {}, several = {},
+      left = size or r:range(4, 40), own = {}, several = {}, prefixes = r:one_in(20),
    }, G)
-   local head = { simple(HEAD) }
+   local head = { simple(HEAD), self.prefixes and simple(LPM) or nil }
    for i, declaration in ipairs(OWN) do
       local name = "OWN" .. i
       self.own[i] = { name = name, fields = fields_of(own_header(i)) }
@@ -653,7 +659,7 @@ function M.new(r, size)
    end
    local body = self:statements(self.left)
    if r:one_in(3) then body[#body + 1] = self:leaving() end
-   return { head = head, body = body, tail = TAIL }
+   return { head = head, body = body, tail = self.prefixes and LPM_TAIL or TAIL }
 end
 
 -- ---- packets ----

@@ -3,14 +3,12 @@
 
 local bit = require "bit"
 local ffi = require "ffi"
-local abi = require "tideway.abi"
+require "tideway.packet"
 local place = require "tideway.compiler.place.punt"
 
-local C = abi.C
 local M = {}
 
 local HEADROOM, TAILROOM = 256, 256
-local TAG, ADDRESSES = 4, 12 -- bytes of a VLAN tag, of the addresses before it
 local packet_t, packet_size = ffi.typeof "struct tw_pkt", ffi.sizeof "struct tw_pkt"
 
 ---@class tideway.hook.frame
@@ -65,12 +63,8 @@ end
 --- Puts the tag back that the kernel had taken out.
 function M.put_tag(frame)
    if frame.vlan_proto == 0 then return end
-   local pkt = frame.pkt
-   if C.tw_pkt_adjust_head(pkt, -TAG) ~= 0 then error(abi.error(), 0) end
-   local at = pkt.data
-   for i = 0, ADDRESSES - 1 do at[i] = at[i + TAG] end
-   ffi.cast("uint16_t *", at + ADDRESSES)[0] = frame.vlan_proto
-   at[ADDRESSES + 2], at[ADDRESSES + 3] = bit.rshift(frame.vlan_tci, 8), bit.band(frame.vlan_tci, 0xff)
+   local type = bit.rshift(bit.bswap(frame.vlan_proto), 16)
+   if not frame.pkt:push_vlan(frame.vlan_tci, type) then error("no room for a VLAN tag", 0) end
    frame.vlan_proto = 0
 end
 
