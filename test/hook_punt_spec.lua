@@ -2,7 +2,6 @@
 -- Hybrid NFs on hooks with real traffic: packet() in the kernel, punt() in the control thread.
 
 local labs = require "test.support.lab"
-local posix = require "tideway.posix"
 local shell = require "test.shell"
 
 local missing = labs.missing()
@@ -184,6 +183,51 @@ describe("punt() of a chain on a hook:", function()
       assert.equal(chain.rx, chain.punted)
    end)
 
+   -- A VLAN between two of the three.
+   local function vlan_up(role, iface, address)
+      local r = lab:run(role, ("sh -c 'ip link add link %s name vlan5 type vlan id 5; ip addr add %s/24 dev vlan5; "
+         .. "ip link set vlan5 up'"):format(iface, address))
+      assert.equal(0, r.code, r.err)
+   end
+   local function vlan_down(...)
+      for _, role in ipairs { ... } do lab:run(role, "ip link del vlan5") end
+   end
+
+   live("passes packets where XDP falls back to generic mode", function()
+      vlan_up("client", "eth0", "10.0.5.2")
+      vlan_up("dut", "tw-lan", "10.0.5.1")
+      local path = write("script.lua", [[
+         local lan = tw.port("lan", "vlan5")
+         tw.chain("all", lan, tw.nf("all", function()
+            return { packet = function(pkt) return pkt:punt() end, punt = function() end }
+         end) {}):pin { xdp = lan }]])
+      local mac = lab:run("dut", "cat /sys/class/net/vlan5/address").out:gsub("%s", "")
+      lab:run("client", ("ip neigh replace 10.0.5.1 lladdr %s dev vlan5"):format(mac))
+      local engine = lab:engine(path)
+      local ok, err = pcall(ping, "client", "10.0.5.1", 10)
+      local chain, said = stop(engine)
+      vlan_down("client", "dut")
+      assert.is_true(ok, err)
+      assert.truthy(said:find("not native", 1, true), said)
+      assert.is_true(chain.rx >= 10 and chain.rx < 30, "received " .. chain.rx)
+      assert.equal(chain.rx, chain.passed)
+   end)
+
+   live("keeps VLAN tags that the kernel takes out of frames on tc", function()
+      vlan_up("client", "eth0", "10.0.5.2")
+      vlan_up("server", "eth0", "10.0.5.3")
+      local engine = start [[
+         tw.chain("all", { lan, wan }, tw.nf("all", function()
+            return { packet = function(pkt) return pkt:punt() end, punt = function(pkt) return pkt:flood() end }
+         end) {}):pin { tc = { lan, wan } }]]
+      local ok, err = pcall(ping, "client", "10.0.5.3", 10)
+      local chain = stop(engine)
+      vlan_down("client", "server")
+      assert.is_true(ok, err)
+      assert.equal(chain.rx, chain.punted)
+      assert.equal(chain.rx, chain.sent)
+   end)
+
    live("goes on with the NFs behind, with mark, out and room at both ends", function()
       local engine = start [[
          local first = tw.nf("first", function()
@@ -210,7 +254,8 @@ describe("punt() of a chain on a hook:", function()
       local capture = lab:capture("server", "udp port 7")
       send("client", "eth0", [[
          for _ = 1, 3 do
-            send(("\255"):rep(6) .. "\2\0\0\0\1\2\8\0\69\0\0\29\0\0\64\0\64\17\38\206\10\0\0\2\10\0\0\3\0\7\0\7\0\9\0\0x")
+            send(("\255"):rep(6) .. "\2\0\0\0\1\2\8\0\69\0\0\29\0\0\64\0\64\17\38\206\10\0\0\2\10\0\0\3"
+               .. "\0\7\0\7\0\9\0\0x")
          end]])
       labs.eventually(3, function() return false end)
       local seen = labs.seen(capture)

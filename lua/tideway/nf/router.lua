@@ -17,6 +17,7 @@ local v6 = require "tideway.nf.router.v6"
 local band, bxor, rshift, tobit = bit.band, bit.bxor, bit.rshift, bit.tobit
 
 local ARP, IPV4, IPV6, VLAN, QINQ = 0x0806, 0x0800, 0x86dd, 0x8100, 0x88a8
+local MARTIAN_NET = fib.MARTIAN_NET
 local HOLD_SECONDS = 5 -- more than three questions take
 
 local EVENTS = {
@@ -49,7 +50,7 @@ return tw.nf("router", function(cfg)
    cfg = tw.args("router", cfg, config.PARAMS)
    local ctx = context(cfg)
    local ingress, hops, lpm4, lpm6 = ctx.ingress, ctx.hops, ctx.lpm4, ctx.lpm6 or false
-   local sources, shift, mask = ctx.sources, ctx.shift, ctx.sources.entries - 1
+   local nets, sources, shift, mask = ctx.nets, ctx.sources, ctx.shift, ctx.sources.entries - 1
    local strict = cfg.strict_source
 
    local function forward4(pkt, frame)
@@ -62,9 +63,9 @@ return tw.nf("router", function(cfg)
       if not hop then return pkt:punt() end
       if not ip:valid_checksum() then return pkt:drop "ip_checksum" end
       local src = tobit(ip.src) -- RFC 1812 5.3.7
-      local net = rshift(src, 24)
-      if ip.ttl <= 1 or net == 0 or net == 127 or net >= 224 then return pkt:punt() end
-      if sources:get(band(bxor(src, rshift(src, shift)), mask)) == src then return pkt:punt() end
+      local net = nets:get(rshift(src, 24))
+      if ip.ttl <= 1 or net == MARTIAN_NET then return pkt:punt() end
+      if net ~= 0 and sources:get(band(bxor(src, rshift(src, shift)), mask)) == src then return pkt:punt() end
       if ip.total_length > hop.limit then return pkt:punt() end
       if strict then
          local from = lpm4:get(ip.src)

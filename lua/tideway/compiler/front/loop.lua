@@ -62,6 +62,14 @@ function M.numeric_for(cx, frame, node)
    rounds.write(cx, frame, most, function(breaks)
       local i = expression.resolve(cx, cx.state.vars[counter])
       local v = number.ir(cx, i, "loop")
+      if cx.target.checks and to.op ~= "const" then -- an end that the kernel's verifier sees
+         local more, over = cx:split(s.v > 0 and "le" or "ge", v, cx:const(s.v > 0 and bh or bl))
+         if over then
+            cx:go(over)
+            cx:jump(breaks)
+         end
+         cx:go(more)
+      end
       local yes, no = cx:split(s.v > 0 and "le" or "ge", v, to)
       if no then
          cx:go(no)

@@ -207,7 +207,7 @@ function Loop:count()
    local cx = self.cx
    if self.rounds then return end
    if not self.counter then
-      self.counter = cx:slot "for"
+      self.counter, self.fresh = cx:slot "for", true
       return -- it is there from the next attempt on
    end
    if not cx.state.vars[self.counter] then return end
@@ -333,18 +333,38 @@ function Loop:has_joins(try)
    return false
 end
 
+-- A bound whose range the verifier sees too: loads and masks.
+local function is_plain(v, depth)
+   if v.op == "const" or (v.op == "load" and v.bits < 64) then return true end
+   if depth > 6 or not (v.op == "and" or v.op == "shl" or v.op == "shr" or v.op == "add" or v.op == "sub") then
+      return false
+   end
+   return is_plain(v.args[1], depth + 1) and is_plain(v.args[2], depth + 1)
+end
+
+-- Is the loop's end one that the verifier can't see? Only on hooks it matters.
+function Loop:has_hidden_end(try)
+   local cx = self.cx
+   if self.rounds or not cx.target.checks or not cx.target.kernel.packet then return false end
+   for _, t in ipairs(try.tests) do
+      if is_plain(t.a, 0) or is_plain(t.b, 0) then return false end
+   end
+   return true
+end
+
 -- Close the loop, and see whether the ranges it was written with hold for all its rounds.
 function Loop:settle(try)
    local cx = self.cx
    close_header(cx, try.block, self.changed, try.params)
-   local branching = self:has_joins(try)
+   local branching = self:has_joins(try) or self:has_hidden_end(try)
    note_sources(cx, try.first)
    local deltas, slot_of, back = self:deltas(try)
    local n = self:bound(try, slot_of, deltas)
    try.block.loop = n or MOST
    local counted = self.most == n
    self.most = n
-   local holds = (counted or not self.counter) and branching == self.branching
+   local holds = (counted or not self.counter) and branching == self.branching and not self.fresh
+   self.fresh = false
    self.branching = branching
    for param, slot in pairs(slot_of) do
       if param.type == "num" and try.params[slot].fv.k == "int" then

@@ -177,6 +177,18 @@ local function bad_sources(d)
    return list
 end
 
+-- What is to be known of a source from its first byte: nothing, that it is no host's address (RFC 1812 5.3.7), or
+-- that there are bad ones among its like.
+M.MARTIAN_NET, M.BAD_IN_NET = 1, 2
+local function net_table(name, d)
+   local t = tw.array { name = name .. ".nets", value = "u8", entries = 256 }
+   for a in pairs(bad_sources(d)) do t:set(rshift(a, 24), M.BAD_IN_NET) end
+   for net = 224, 255 do t:set(net, M.MARTIAN_NET) end
+   t:set(0, M.MARTIAN_NET)
+   t:set(127, M.MARTIAN_NET)
+   return t
+end
+
 local function slots_of(list, entries, shift)
    local slots = {}
    for a in pairs(list) do
@@ -250,6 +262,7 @@ local function make_tables(cfg, d, pool)
       tokens = tw.hash { name = name .. ".tokens", key = "u32", value = "u8", entries = 2 * pool },
       first = FIRST_PORT + #d.order, last = FIRST_PORT + #d.order + pool - 1,
    }
+   ctx.nets = net_table(name, d)
    ctx.sources, ctx.shift = source_table(name, d)
    if d.v6 then
       ctx.lpm6 = tw.lpm {
