@@ -40,13 +40,44 @@ end
 local function crashed(path)
    local title, input = marker.read(path)
    if not title then return FAILED end
+   local seed = title:match "^compiler (%d+)"
+   if seed then
+      print(("FAILED in the compiler: the process ended in one of 16 programs\n"
+         .. "   replay  scripts/fuzz --nf compiler --seed %s --iterations 16"):format(seed))
+      return FAILED
+   end
    local nf, port = title:match "^(%S+) (%l+)"
    return failed { nf = nf or title, port = port, input = input, fault = "the process ended at " .. title }
 end
 
+-- Random NFs on all back-ends of the compiler.
+local function compile()
+   local compiler_fuzz = require "test.support.compiler_fuzz"
+   local counts, failure = compiler_fuzz.run {
+      seed = options.seed, seconds = options.seconds or 60, iterations = options.iterations,
+      before = function(seed)
+         ffi.C.tw_fuzz_alarm(TOO_LONG * 4)
+         marker.title("compiler " .. seed)
+      end,
+   }
+   local runs, refused = {}, {}
+   for _, name in ipairs { "luajit", "c", "tc", "xdp" } do
+      runs[#runs + 1] = ("%d on %s"):format(counts.runs[name] or 0, name)
+   end
+   for name, n in pairs(counts.refused) do refused[#refused + 1] = ("%d on %s"):format(n, name) end
+   table.sort(refused)
+   print(("fuzz compiler: seed %d, %d programs, ran %s, refused %s"):format(options.seed, counts.programs,
+      table.concat(runs, ", "), #refused > 0 and table.concat(refused, ", ") or "none"))
+   if not failure then return 0 end
+   ffi.C.tw_fuzz_alarm(0)
+   print("FAILED: " .. compiler_fuzz.report(failure))
+   return FAILED
+end
+
 local function run()
-   local fuzz = require "test.support.fuzz"
    if options.marker then marker.open(options.marker) end
+   if options.nf == "compiler" then return compile() end
+   local fuzz = require "test.support.fuzz"
    if options.replay then
       local input = bytes_of(options.replay)
       local fault = fuzz.replay(options.nf, options.port, input)

@@ -9,10 +9,11 @@ local function fuzz(arguments)
 end
 
 describe("fuzzer", function()
-   it("finds nothing wrong in 5 seconds", function()
-      local result = fuzz "--seconds 5 --seed 1"
+   it("finds nothing wrong in 10 seconds, half of them with programs for the compiler", function()
+      local result = fuzz "--seconds 10 --seed 1"
       assert.equal(0, result.code, result.out .. result.err)
-      assert.truthy(result.out:find "^fuzz: seed 1, %d+ iterations\n$", result.out)
+      assert.truthy(result.out:find "^fuzz: seed 1, %d+ iterations\nfuzz compiler: seed 1, %d+ programs, [^\n]*\n$",
+         result.out)
    end)
 
    it("finds an NF with a bug, and says how to run that input again", function()

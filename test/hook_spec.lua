@@ -206,6 +206,28 @@ describe("a chain on a hook", function()
       hook.parts[1].link = nil
    end)
 
+   rooted("runs as a program per NF when it is split, one of which can be replaced alone", function()
+      load({ classify, only_one }, { xdp = true, split = true })
+      hook.parts[1].link = { replace = function() return true end } -- attached nowhere
+      local first = hook.parts[1].split:program().id
+      assert.equal(2, #hook.parts[1].split.parts)
+      assert.is_truthy(hook:lines()[1]:find("in 2 programs with tail calls between them (split = true)", 1, true))
+      assert.same({ 1, 2, 1 }, run(udp(1), udp(9), udp(9, 53)))
+      assert(hook:replace_stage(2, tw.nf("all", function()
+         return { packet = function(pkt) return pkt:drop "all" end }
+      end) {}))
+      assert.equal(first, hook.parts[1].split:program().id)
+      assert.same({ 1, 1 }, run(udp(1), udp(9)))
+      assert.is_nil((hook:replace_stage(3, hook.stages[2])))
+      local c = row()
+      assert.equal(5, c.rx)
+      assert.equal(0, c.difference)
+      assert.same({ 5, 3 }, { c.nfs[1].received, c.nfs[2].received })
+      assert.same({ { reason = "too_old", count = 2 } }, c.nfs[1].drops)
+      assert.same({ { reason = "all", count = 1 }, { reason = "other_port", count = 1 } }, c.nfs[2].drops)
+      hook.parts[1].link = nil
+   end)
+
    rooted("is refused with the position in the script", function()
       local function broken(pkt)
          local t = {}

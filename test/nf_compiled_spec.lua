@@ -110,6 +110,22 @@ local CHAINS = {
 
 local packets
 
+-- From inside to what another inside host is from outside, and answers to what went out.
+local function add_hairpins(add)
+   local link = { dst = corpus.LAN_MAC, src = corpus.HOST_MAC }
+   for _, port in ipairs { 53, 80, 4000, 5000, 5555 } do
+      local ip = { src = "10.0.0.6", dst = corpus.WAN }
+      local back = { dst = corpus.WAN_MAC, src = corpus.GATE_MAC }
+      add { port = "lan", frame = frame.udp4(link, ip, { sport = 6000, dport = port }, "around") }
+      add { port = "lan", frame = frame.tcp4(link, ip, { sport = 6000, dport = port, flags = 2 }) }
+      ip = { src = corpus.FAR, dst = corpus.WAN }
+      add { port = "wan", frame = frame.udp4(back, ip, { sport = 53, dport = port }, "answer") }
+      for _, flags in ipairs { 0x12, 0x10, 0x11, 0x04 } do
+         add { port = "wan", frame = frame.tcp4(back, ip, { sport = 80, dport = port, flags = flags }) }
+      end
+   end
+end
+
 -- Valid ones first: mappings, connections and neighbours that others may hit; the answers to them at the end.
 local function all_packets()
    if packets then return packets end
@@ -118,6 +134,7 @@ local function all_packets()
       if #entry.frame > 0 and #entry.frame <= 1514 then packets[#packets + 1] = entry end
    end
    for _, entry in ipairs(corpus.valid()) do add(entry) end
+   add_hairpins(add)
    local all = malform.all()
    for i = 1, #all, 17 do add(all[i]) end
    local r = mutate.random(7)
@@ -271,7 +288,7 @@ describe("compiled NFs", function()
          -- The ports that a NAT draws are the same in every run.
          random.new = function() return function(a, b) return (a * 31 + b * 17) % 2 ^ 31 end end
          local expected = run(entry[2], entry[3], "off")
-         for _, mode in ipairs { "luajit", native.compiler() and "native" or nil } do
+         for _, mode in ipairs { "luajit", native.compiler() and "native" } do
             local seen = run(entry[2], entry[3], mode)
             for i, text in ipairs(expected.bursts) do
                assert_same(text, seen.bursts[i], ("%s, burst %d"):format(mode, i))
@@ -284,4 +301,13 @@ describe("compiled NFs", function()
          end
       end)
    end
+
+   it("are refused on hooks where they use what only lcores have", function()
+      local rig = rigs.new { ports = { "lan", "wan" } }
+      local nf = firewall(rig.lan, rig.wan)
+      local compiled, why = require("tideway.compiler").for_hook("fw", { nf }, "xdp", { counted = false })
+      rig:close()
+      assert.is_nil(compiled)
+      assert.truthy(tostring(why):find("fw.acl4:get: tw.acl runs on lcores only", 1, true), tostring(why))
+   end)
 end)

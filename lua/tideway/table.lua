@@ -224,6 +224,7 @@ function M.tables()
       list[#list + 1] = entry
       t = C.tw_table_next(t)
    end
+   for _, waiting in ipairs(staged.waiting()) do list[#list + 1] = waiting end
    return list
 end
 

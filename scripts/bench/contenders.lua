@@ -15,6 +15,7 @@ M.file_prefix = "tideway-bench"
 ---@class bench.Contender
 ---@field name string
 ---@field note string its settings, for the report
+---@field warm_up number? seconds before it is measured, when it needs more than others
 ---@field missing fun(ctx: bench.Context): string? why it cannot run here
 ---@field command fun(ctx: bench.Context): string[]
 
@@ -90,12 +91,14 @@ local function tideway(name, script, more, burst)
    local path = "scripts/bench/" .. script .. ".lua"
    burst = tostring(burst or 32)
    return {
-      name = name, note = path .. ", bursts of " .. burst,
+      name = name, note = path .. ", bursts of " .. burst .. ", machine code (tier 2) where there is a C compiler",
+      -- Tier 2 comes in the background while tier 1 runs; the edge chain takes a second or two.
+      warm_up = script == "edge" and 3 or script ~= "forward" and 1.2 or nil,
       missing = function(ctx)
          if not exists(ctx.tideway) then return ctx.tideway .. " is not built; try: make" end
       end,
       command = function(ctx)
-         return join({ctx.tideway, "run", "--burst", burst, ctx.root .. "/" .. path, source(ctx),
+         return join({ctx.tideway, "run", "--json", "--burst", burst, ctx.root .. "/" .. path, source(ctx),
             SINK, tostring(ctx.cpu)}, more and more(ctx) or {})
       end,
    }

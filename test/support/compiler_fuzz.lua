@@ -93,7 +93,7 @@ end
 local function now() return posix.now() / 1e9 end
 
 --- Run.
----@param options { seed: integer, seconds: number, iterations: integer?, backends: string[]?, alive: fun()? }
+---@param options { seed: integer, seconds: number, iterations: integer?, backends: string[]?, before: fun(seed: integer)? }
 ---@return { programs: integer, refused: table<string, integer>, runs: table<string, integer> } counts
 ---@return test.compiler_fuzz.failure?
 function M.run(options)
@@ -101,7 +101,7 @@ function M.run(options)
    local counts = { programs = 0, refused = {}, runs = {} }
    local seed = options.seed
    while counts.programs < (options.iterations or math.huge) and (counts.programs == 0 or now() < stop) do
-      if options.alive then options.alive() end
+      if options.before then options.before(seed) end
       local jobs, seeds = {}, {}
       for i = 1, math.min(BATCH, (options.iterations or math.huge) - counts.programs) do
          local p, frames = M.new(seed)

@@ -46,7 +46,8 @@ table.sort(READ.header)
 local WRITE = {
    set_u8 = { "%s, 255" }, set_u16 = { "%s, 0xfffe" }, set_u32 = { "%s, 0xfffefdfc" },
    set_u48 = { "%s, 0xfffefdfcfbfa" },
-   update_l4_checksum = NONE, set_ipv4_src = { "0", "0xffffffff", "0x0a000001" }, set_ipv4_dst = { "0x0a000001" },
+   update_l4_checksum = NONE, complete_l4_checksum = NONE,
+   set_ipv4_src = { "0", "0xffffffff", "0x0a000001" }, set_ipv4_dst = { "0x0a000001" },
    set_ipv6_src = { A6 }, set_ipv6_dst = { A6 }, set_src_port = { "0", "65535", "1234" },
    set_dst_port = { "0", "65535", "80" },
 }

@@ -458,6 +458,7 @@ function TABLE.struct(self)
       return simple(("local %s = H2:del(%%s, %%s)"):format(v.name), a, b)
    end
    local name = self:name "e"
+   for _, list in pairs(self.scope) do hide(list, name) end
    local outer = self:open()
    self:declare { name = name, fields = ENTRY, gen = self.gen.n, kind = "entry" }
    local body = self:statements(r:range(1, 4), true)

@@ -115,6 +115,20 @@ local function redirect(t, m)
    rawset(t, "map", m)
 end
 
+-- Counters: programs count in the map, this thread in the engine's memory as before; sums have both.
+local function redirect_counters(t, m)
+   local sum, clear = t.sum, t.clear
+   rawset(t, "sum", function(_, i)
+      local here = sum(t, i)
+      return here and here + tonumber(m:sum(t.id[i] or i))
+   end)
+   rawset(t, "clear", function()
+      m:clear()
+      return clear(t)
+   end)
+   rawset(t, "map", m)
+end
+
 --- The map of a table; made on first use.
 ---@param t table
 ---@param persist? string name of the instance whose map it is from run to run; the script's entries are set over those
@@ -132,7 +146,8 @@ function M.of(t, persist)
          meter.redirect(t, m)
       else
          copy_entries(t, m)
-         redirect(t, m)
+         local to = t.kind == "counters" and redirect_counters or redirect
+         to(t, m)
       end
    end
    maps[t] = m

@@ -44,6 +44,7 @@ function M.fill(frame, record)
    pkt.room, pkt.room_end = frame.room, frame.room + frame.size
    pkt.port, pkt.out, pkt.mark = record.port, record.out, record.mark
    ffi.copy(pkt.data, record.frame, record.length)
+   pkt:complete_l4_checksum()
    frame.ifindex, frame.egress = record.ifindex, record.egress ~= 0
    frame.vlan_proto, frame.vlan_tci = record.vlan_proto, record.vlan_tci
 end

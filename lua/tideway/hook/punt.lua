@@ -11,6 +11,7 @@ local backing = require "tideway.bpf.backing"
 local frames = require "tideway.hook.frame"
 local hold = require "tideway.hold"
 local place = require "tideway.compiler.place.punt"
+local posix = require "tideway.posix"
 local ringbuf = require "tideway.bpf.ringbuf"
 local way_out = require "tideway.hook.way_out"
 
@@ -266,6 +267,22 @@ function Punts:open()
    if not self.reader then error(err, 0) end
 end
 
+-- A passed frame that another CPU takes over (RPS) comes to the program when nobody waits for it any more.
+function Punts:warn_of_rps(part)
+   local iface = part.target.interface
+   if not iface or not M.options(self.hook.chain, part.target).again then return end
+   local queues = ("/sys/class/net/%s/queues"):format(iface)
+   if require("lfs").attributes(queues, "mode") ~= "directory" then return end
+   for queue in require("lfs").dir(queues) do
+      local cpus = queue:find "^rx" and posix.slurp(("%s/%s/rps_cpus"):format(queues, queue)) or ""
+      if cpus:find "[1-9a-f]" then
+         self.messages[#self.messages + 1] = ("chain %s: %s of %s has receive packet steering: what punt() passes to "
+            .. "the kernel is punted again and again; echo 0 >%s/%s/rps_cpus"):format(self.hook.chain.name, queue,
+            iface, queues, queue)
+      end
+   end
+end
+
 --- The programs are attached. One that the driver could not take sees again what is passed, and has to know.
 function Punts:attached()
    self:open()
@@ -276,9 +293,11 @@ function Punts:attached()
          part.target.generic, fell_back = true, true
       end
    end
-   if not fell_back then return end
-   local ok, err = self.hook:replace(self.hook.stages)
-   if not ok then error(err, 0) end
+   if fell_back then
+      local ok, err = self.hook:replace(self.hook.stages)
+      if not ok then error(err, 0) end
+   end
+   for _, part in ipairs(self.hook.parts) do self:warn_of_rps(part) end
 end
 
 --- The table by which a program knows a packet that it sees again when it is passed; nil when it does not.

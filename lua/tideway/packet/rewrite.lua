@@ -87,6 +87,19 @@ function Pkt:update_l4_checksum()
    return true
 end
 
+--- A host leaves the checksum of TCP and UDP to its device: the field then has the sum of the pseudo header alone, and
+--- a packet that never met the device keeps it. Such a checksum is computed.
+---@return boolean done
+function Pkt:complete_l4_checksum()
+   local protocol, at, stop, family, off = l4(self)
+   if (protocol ~= 6 and protocol ~= 17) or parse.is_fragment(self) then return false end
+   local d = self.data
+   local field, length = covered(d, protocol, at, stop, family)
+   if not field then return false end
+   if cast(u16_p, d + at + field).v ~= fold(pseudo_sum(d, protocol, length, off, family)) then return false end
+   return self:update_l4_checksum()
+end
+
 --- Is the checksum of TCP, UDP, ICMP or ICMPv6 right? A UDP checksum of 0 means "none" over IPv4
 --- and is wrong over IPv6.
 ---@return boolean? valid nil for fragments, other protocols and lying lengths

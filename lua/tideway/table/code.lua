@@ -185,6 +185,7 @@ end
 
 templates.array_scalar = [[
 function tables.add(_, i, n)
+   if i < 0 or i >= entries then return false end
    local ok = C.tw_array_add(t, i, n)
    return ok
 end

@@ -63,13 +63,14 @@ function access.tw_hash_add(store, key, n, now)
    local cell = entry(store, key)
    if not cell then return false end
    local p = ffi.cast(INTEGER[store.value_size], cell)
-   p[0] = p[0] + n
+   p[0] = p[0] + ffi.cast("int64_t", n)
    return true
 end
 
 -- ---- the object ----
 
 local methods, meta = {}, {}
+local made, named = 0, setmetatable({}, { __mode = "v" })
 
 function methods:count() return rawget(self, "store").count end
 
@@ -80,7 +81,10 @@ function methods:clear()
    return n
 end
 
-function methods:free() self:clear() end
+function methods:free()
+   self:clear()
+   named[self.name] = nil
+end
 
 local function copy_of(t, pointer)
    local p = ffi.cast(ffi.typeof("$ *", t.ctype), pointer)
@@ -112,7 +116,7 @@ local function realise(self)
       ffi.copy(word, k, store.key_size)
       C.tw_hash_set(real.table, word, cell, 0)
    end
-   store.real = real.table
+   store.real, named[store.name] = real.table, nil
    for key in pairs(self) do self[key] = nil end
    for key, value in pairs(real) do self[key] = value end
    setmetatable(self, getmetatable(real))
@@ -139,7 +143,20 @@ function meta.__tostring(self) return ("%s %s"):format(self.kind, self.name) end
 ---@return boolean
 function M.applies(kind) return model.staged and (kind == "hash" or kind == "lru") and not C.tw_eal_info().started end
 
-local made, named = 0, setmetatable({}, { __mode = "v" })
+--- The tables that wait, as tw.tables() lists the others.
+---@return table[]
+function M.waiting()
+   local list = {}
+   for name, t in pairs(named) do
+      local store = rawget(t, "store")
+      list[#list + 1] = {
+         name = name, kind = t.kind, count = store.count, capacity = store.entries, full = 0, evictions = 0, expired = 0,
+         retired = 0, bytes = 0,
+      }
+   end
+   table.sort(list, function(a, b) return a.name < b.name end)
+   return list
+end
 
 --- A table that waits.
 ---@param o table checked options, with kind

@@ -264,16 +264,10 @@ end
 ---@param v tideway.ir.value num
 function M.blur(cx, v)
    local lo, hi = cx:range(v)
-   if not cx.target.checks or not cx.target.kernel.packet or v.op == "const" and hi == 0 or lo < 0 or hi >= 2 ^ 24 then
+   if not cx.target.checks or not cx.target.kernel.packet or v.op == "const" and hi == 0 or lo < 0 or hi >= 2 ^ 31 then
       return v
    end
-   local zero = remembered(cx, "zero", function()
-      return cx:emit("call", "num", {}, { fn = "zero", pure = true, lo = 0, hi = 2 ^ 24 - 1 })
-   end)
-   local mask = 1
-   while mask <= hi do mask = mask * 2 end
-   local sum = cx:emit("add", "num", { v, zero }, { lo = lo, hi = hi + 2 ^ 24 })
-   local blurred = cx:emit("and", "num", { sum, cx:const(mask - 1) }, { lo = lo, hi = hi })
+   local blurred = cx:emit("call", "num", { v }, { fn = "forget", pure = true, lo = lo, hi = hi })
    blurred.stands_for = v.stands_for or v
    return blurred
 end

@@ -56,6 +56,16 @@ function M.not_a_number(cx, fv, what)
    cx:refuse(("%s: a number is needed, this is %s"):format(what, value.describe(fv)))
 end
 
+--- Refuses what is no Lua number: LuaJIT's math.* takes no 64-bit integers.
+function M.lua_number(cx, fv, what)
+   local type = M.type(fv)
+   if not type then M.not_a_number(cx, fv, what) end
+   if type ~= "num" then
+      cx:refuse(("%s: a number is needed, this is a 64-bit integer"):format(what),
+         "compare with < and >, or use tonumber where the value is known to be small")
+   end
+end
+
 local function is_static(fv) return fv.k == "host" end
 
 --- A constant as a Lua number, else nil.
@@ -213,9 +223,9 @@ end
 
 --- floor(a / b) of a quotient made by `/`, or of a product with a negative power of two.
 function M.floor(cx, fv)
+   if fv.k ~= "quotient" then M.lua_number(cx, fv, "math.floor") end
    if fv.k == "int" then return fv end
    if fv.k == "host" then return value.host(floor(fv.v)) end
-   if fv.k ~= "quotient" then M.not_a_number(cx, fv, "math.floor") end
    local x, y = M.ir(cx, fv.a, "'/'"), M.ir(cx, fv.b, "'/'")
    divisor_checked(cx, y, "math.floor(a / b)")
    local al, ah = cx:range(x)
@@ -369,6 +379,22 @@ function M.compare(cx, cc, a, b)
       if type == "u64" then cc = UNSIGNED[cc] end
    end
    return cx:split(cc, x, y)
+end
+
+--- The number without its sign (math.abs).
+function M.absolute(cx, fv)
+   if is_static(fv) then return value.host(math.abs(fv.v)) end
+   local yes, no = M.compare(cx, "ge", fv, value.host(0))
+   local join = cx:join()
+   if yes then
+      cx:go(yes)
+      cx:jump(join, { fv })
+   end
+   if no then
+      cx:go(no)
+      cx:jump(join, { M.negate(cx, fv) })
+   end
+   return cx:enter(join)[1]
 end
 
 --- The smaller or larger of two numbers (math.min, math.max).

@@ -219,6 +219,7 @@ function Loop:count()
    end
    cx:go(yes)
    cx.state.vars[self.counter] = number.binary(cx, "+", value.int(n), value.host(1))
+   return true
 end
 
 -- Write the loop once. Gives what the attempt found: the header, its parameters, the state before the first round,
@@ -233,9 +234,10 @@ function Loop:write()
    try.gen = cx.state.gen
    for slot, fv in pairs(cx.state.vars) do try.before[slot] = fv end
    frame.breaks = try.breaks
+   try.counted = true
    if self.branching then
       blur(cx, self.changed, try.params)
-      self:count()
+      try.counted = self:count()
    end
    self.body(try.breaks, function(cc, a, b)
       local al, ah = cx:range(a)

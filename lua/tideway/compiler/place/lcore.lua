@@ -229,9 +229,11 @@ function T.entry(cx, t, index)
       cx:go(no)
       cx:jump(join, { value.ptr(cx:null(), 0, byte, { nilable = true, space = "value" }) })
    end
-   cx:go(yes)
-   if lo < 0 or hi >= t.entries then cx.state.range[index] = { math.max(lo, 0), math.min(hi, t.entries - 1) } end
-   cx:jump(join, { value.ptr(at(), 0, byte, { nilable = true }) })
+   if yes then
+      cx:go(yes)
+      if lo < 0 or hi >= t.entries then cx.state.range[index] = { math.max(lo, 0), math.min(hi, t.entries - 1) } end
+      cx:jump(join, { value.ptr(at(), 0, byte, { nilable = true }) })
+   end
    return cx:enter(join)[1].ir
 end
 

@@ -84,10 +84,25 @@ function M.new(place)
    end
 
    -- An entry of an array; the kernel gives nil for an index beyond its end.
-   function T.entry(cx, t, index)
+   local function entry_at(cx, t, index)
       local key = cx:alloca(4, 4)
       cx:emit("store", "void", { key, index }, { bits = 32, off = 0 })
       return T.lookup(cx, t, key)
+   end
+
+   -- An entry of an array; the kernel gives nil for an index beyond its end, but looks at 32 bits only.
+   function T.entry(cx, t, index)
+      local lo, hi = cx:range(index)
+      if lo and lo >= -2 ^ 31 and hi < 2 ^ 32 then return entry_at(cx, t, index) end
+      local join, byte = cx:join(), ctype.int.uint8_t
+      local yes, no = cx:split("ult", index, cx:const(t.entries))
+      if no then
+         cx:go(no)
+         cx:jump(join, { value.ptr(cx:null(), 0, byte, { nilable = true }) })
+      end
+      cx:go(yes)
+      cx:jump(join, { value.ptr(entry_at(cx, t, index), 0, byte, { nilable = true }) })
+      return cx:enter(join)[1].ir
    end
 
    -- struct bpf_lpm_trie_key: prefix length in host order, address in network order.

@@ -92,6 +92,10 @@ end
 
 function RULE.convert(al, ah) return al, ah end
 
+function RULE.call(_, _, _, _, value)
+   if value.fn == "forget" then return 0, M.mask(value.hi) end
+end
+
 function RULE.load(_, _, _, _, value)
    if value.bits < 64 then return 0, 2 ^ value.bits - 1 end
 end

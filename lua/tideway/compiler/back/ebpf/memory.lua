@@ -90,6 +90,10 @@ function OP.alloca(s, value) s.slot[value] = s.out:slot(value.size, value.align 
 local function place(s, value)
    local at = s:place(value.args[1])
    at.off = at.off + (value.off or 0)
+   if not at.slot and at.off + value.bits / 8 > 32768 then -- an instruction's offset has 16 bits
+      at.reg = s.out:alu_const("add", 64, s.out:move(s.out:fresh(), at.reg), at.off)
+      at.off = 0
+   end
    return at
 end
 

@@ -37,7 +37,7 @@ local function extreme(name)
    return function(cx, args)
       local fv = args[1]
       for i, a in ipairs(args) do
-         if not number.type(a) then number.not_a_number(cx, a, ("math.%s, argument %d"):format(name, i)) end
+         number.lua_number(cx, a, ("math.%s, argument %d"):format(name, i))
          if i > 1 then fv = number.extreme(cx, name, fv, a) end
       end
       return { fv }
@@ -46,7 +46,8 @@ end
 known[math.min], known[math.max] = extreme "min", extreme "max"
 
 known[math.abs] = function(cx, args)
-   return { number.extreme(cx, "max", args[1], number.negate(cx, args[1])) }
+   number.lua_number(cx, args[1] or value.NIL, "math.abs")
+   return { number.absolute(cx, args[1]) }
 end
 
 known[tonumber] = function(cx, args) return { number.tonumber(cx, args[1]) } end

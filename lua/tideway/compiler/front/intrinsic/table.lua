@@ -261,6 +261,8 @@ local array = {}
 local function entry(cx, t, fv)
    if fv.k == "host" and type(fv.v) == "number" and (fv.v < 0 or fv.v >= t.entries) then return nil end
    local i = number.ir(cx, fv, t.name .. ", the index")
+   local lo, hi = cx:range(i)
+   if lo and (lo >= t.entries or hi < 0) then return nil end
    return cx.target.tables.entry(cx, t, i)
 end
 
