@@ -284,6 +284,35 @@ describe("punt() of a chain on a hook:", function()
       assert.equal(0, chain.faults)
    end)
 
+   live("knows the NF of a chain of several programs", function()
+      local engine = start [[
+         local function numbered(n)
+            return tw.nf("nf" .. n, function()
+               return {
+                  packet = function(pkt)
+                     pkt.mark = pkt.mark + n
+                     if pkt.mark == 3 then return pkt:punt() end
+                  end,
+                  punt = function(pkt)
+                     if n ~= 2 then error "not mine" end
+                     pkt.mark = 1
+                  end,
+               }
+            end) {}
+         end
+         local last = tw.nf("last", function()
+            return { packet = function(pkt) if pkt.mark == 5 then return pkt:drop "right" end end }
+         end)
+         tw.chain("three", lan, numbered(1), numbered(2), numbered(4), last {}):pin { xdp = lan, split = true }]]
+      send("client", "eth0", [[for _ = 1, 10 do send(("\2"):rep(14)) end]])
+      local chain, said = stop(engine)
+      assert.equal(0, chain.faults)
+      assert.is_true(chain.punted >= 10)
+      assert.equal(chain.rx, dropped(chain, "right"))
+      assert.equal(chain.rx, chain.nfs[3].received)
+      assert.truthy(said:find("programs with tail calls", 1, true), said)
+   end)
+
    live("drops and counts what the ring has no room for", function()
       local engine = start [[
          local slept = false

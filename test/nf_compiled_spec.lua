@@ -5,12 +5,14 @@
 local ffi = require "ffi"
 local tw = require "tideway"
 local abi = require "tideway.abi"
+local backends = require "test.support.backends"
 local corpus = require "test.support.corpus"
 local frame = require "test.support.frame"
 local malform = require "test.support.malform"
 local mutate = require "test.support.mutate"
 local native = require "tideway.native"
 local options = require "tideway.options"
+local posix = require "tideway.posix"
 local random = require "tideway.nf.napt44.random"
 local rigs = require "test.support.rig"
 
@@ -299,6 +301,23 @@ describe("compiled NFs", function()
             assert_same(expected.late, seen.late, mode .. ", what came later")
             assert_same(expected.counters, seen.counters, mode .. ", counters")
          end
+      end)
+   end
+
+   for _, text in ipairs { "reflect {}", "reflect { ip = false }", "count {}", "count { per = 'flow' }" } do
+      it("do the same on XDP and TC: " .. text, function()
+         if posix.geteuid() ~= 0 then pending "needs root for bpf(2)" end
+         local frames = {}
+         for _, entry in ipairs(all_packets()) do
+            if #entry.frame >= 54 and #frames < 600 then frames[#frames + 1] = entry.frame end
+         end
+         local job = { text = ([[
+            local nf = tw.nf.%s
+            return { packet = nf.packet }
+         ]]):format(text), frames = frames }
+         local outcome = backends.run({ job }, { "xdp", "tc" })[1]
+         assert.is_nil(outcome.failure and outcome.failure.text)
+         assert.same({ xdp = true, tc = true }, outcome.ran)
       end)
    end
 

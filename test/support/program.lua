@@ -400,8 +400,9 @@ function STATEMENT.while_loop(self)
    local r = self.r
    local name = self:name "n"
    local most = self.looping and r:range(1, 5) or r:range(1, 24)
+   for _, list in pairs(self.scope) do hide(list, name) end
    local outer = self:open()
-   local i = { name = name, t = "num", lo = 0, hi = most, fixed = true }
+   local i = { name = name, t = "num", lo = -3, hi = most + 3, fixed = true }
    local up = r:one_in(2)
    local step = r:range(1, 3)
    self:declare(i)
@@ -410,7 +411,6 @@ function STATEMENT.while_loop(self)
    local body = self:round { i }
    -- goto continue must not skip the step
    table.insert(body, 1, simple(up and ("%s = %s + %d"):format(name, name, step) or ("%s = %s - %d"):format(name, name, step)))
-   i.lo, i.hi = up and 0 or -3, up and most + 3 or most
    self.busy[name] = nil
    self.scope = outer
    local start = line(("local %s = %d"):format(name, up and 0 or most))
@@ -639,7 +639,7 @@ end
 function M.new(r, size)
    local self = setmetatable({
       r = r, scope = { vars = {}, views = {}, functions = {} }, gen = { n = 0 }, busy = {}, count = 0, depth = 0,
-      left = size or r:range(4, 40), own = {}, several = {}, prefixes = r:one_in(20),
+      left = size or (r:one_in(5) and r:range(20, 40) or r:range(3, 15)), own = {}, several = {}, prefixes = r:one_in(20),
    }, G)
    local head = { simple(HEAD), self.prefixes and simple(LPM) or nil }
    for i, declaration in ipairs(OWN) do

@@ -51,7 +51,7 @@ local function hook_program(name, nfs, hook, options)
    for i, nf in ipairs(nfs) do
       if nf.punt then
          place.punts = place.punts or {}
-         place.punts[i - 1] = true
+         place.punts[place.part.first + i - 1] = true
       end
    end
    if place.counted then

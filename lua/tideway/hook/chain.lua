@@ -210,7 +210,11 @@ function Hook:attach()
       end
       persist(part, self.chain)
    end
-   self.punts:attached()
+   local ok, err = pcall(self.punts.attached, self.punts)
+   if not ok then
+      self:detach()
+      error(err, 0)
+   end
 end
 
 local function programs_text(programs)

@@ -48,7 +48,7 @@ function M.options(chain, target)
    end
    local link = target and target.link or {}
    local again = link.hook == "tc_ingress" or link.mode == "generic" or target and target.generic
-   return { punt_ring = o.ring, egress = link.hook == "tc_egress", again = again and o.again or nil }
+   return { punt_ring = o.ring, again = again and o.again or nil }
 end
 
 --- The user half of a chain on a hook.
@@ -246,6 +246,10 @@ M.follow_up = follow_up
 ---@return table<integer, integer>
 function Punts:interfaces() return self.hook.parts[1] and self.hook.parts[1].interfaces or {} end
 
+--- Those that a flood goes to.
+---@return table<integer, integer>
+function Punts:flood_ports() return self.hook.parts[1] and self.hook.parts[1].flood or {} end
+
 local function uses_ring(hook)
    for _, part in ipairs(hook.parts) do
       for _, p in ipairs(part.split.parts) do
@@ -265,6 +269,16 @@ function Punts:open()
    local err
    self.reader, err = ringbuf.open(assert(backing.of(self.ring)))
    if not self.reader then error(err, 0) end
+end
+
+-- The first NF that punts may come when the chain runs already.
+function Punts:open_late()
+   if self.reader or self.closed then return end
+   local ok, err = pcall(self.open, self)
+   if not ok then
+      self.closed = true
+      self.messages[#self.messages + 1] = tostring(err)
+   end
 end
 
 -- A passed frame that another CPU takes over (RPS) comes to the program when nobody waits for it any more.
@@ -346,7 +360,7 @@ local fds = ffi.new "int[64]"
 function M.turn(hooks)
    local more = false
    for _, hook in ipairs(hooks) do
-      hook.punts:open()
+      hook.punts:open_late()
       more = hook.punts:drain(BATCH) == BATCH or more
    end
    local now = tonumber(C.tw_now())

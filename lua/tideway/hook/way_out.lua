@@ -49,7 +49,7 @@ KIND[C.TW_PORT] = function(punts, frame, stage) M.to_port(punts, frame, bit.rshi
 
 KIND[C.TW_FLOOD] = function(punts, frame, stage)
    local copies = 0
-   for port, ifindex in pairs(punts:interfaces()) do
+   for port, ifindex in pairs(punts:flood_ports()) do
       if port ~= frame.pkt.port then
          copies = copies + 1
          send(punts, ifindex, frame)

@@ -110,6 +110,21 @@ function M.inline_live(cx, fn, args)
    return out
 end
 
+local LIBRARIES = { "string", "table", "math", "io", "os", "debug", "coroutine", "bit", "jit", "package" }
+
+-- What a script calls a function of C.
+local function name_of(fn)
+   for name, v in pairs(_G) do
+      if v == fn then return name end
+   end
+   for _, library in ipairs(LIBRARIES) do
+      for name, v in pairs(_G[library] or {}) do
+         if v == fn then return library .. "." .. name end
+      end
+   end
+   return "this function, which is written in C,"
+end
+
 --- Call a value.
 ---@param fv table
 ---@param args table[]
@@ -130,7 +145,8 @@ function M.invoke(cx, fv, args)
    if handler then return handler(cx, args) end
    if type(fv.v) == "function" then
       if debug.getinfo(fv.v, "S").what == "C" then
-         cx:refuse("this function is not part of NF Lua", "NF Lua has bit.*, math.floor, math.min, math.max, tonumber")
+         cx:refuse(("%s is not part of NF Lua"):format(name_of(fv.v)),
+            "of the standard library it has bit.*, math.floor, math.min, math.max, math.abs, tonumber and ipairs")
       end
       return M.inline_live(cx, fv.v, args)
    end

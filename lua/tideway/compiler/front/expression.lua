@@ -289,7 +289,8 @@ local function name_value(cx, frame, node)
       check_constant(cx, node.var)
    else
       v = frame.globals[node.name]
-      if v == nil then cx:refuse(("there is no '%s'"):format(node.name), "declare it local") end
+      if v == nil then cx:refuse(("there is no '%s'"):format(node.name),
+            "a local variable or function stands before the function that uses it") end
    end
    return value.host(v)
 end
@@ -343,7 +344,7 @@ function M.index(cx, object, key)
       if key.k ~= "host" then cx:refuse "a field is named by a constant" end
       return memory.field(cx, object, key.v)
    elseif object.k == "tagged" then
-      cx:refuse(("%s: it may be nil here"):format(value.describe(object)), "test it first: if x then ... end")
+      cx:refuse(("this is %s here"):format(value.describe(object)), "test it first: if x then ... end")
    end
    cx:refuse(("%s has no fields"):format(value.describe(object)))
 end
@@ -368,7 +369,7 @@ function M.set_index(cx, object, key, fv)
       end
       return memory.set_field(cx, object, key.v, fv)
    elseif object.k == "tagged" then
-      cx:refuse(("%s: it may be nil here"):format(value.describe(object)), "test it first: if x then ... end")
+      cx:refuse(("this is %s here"):format(value.describe(object)), "test it first: if x then ... end")
    end
    cx:refuse("Lua tables can't be written in NF Lua: they are constants",
       "keep what changes in a table of the engine: tw.array, tw.hash, ...")

@@ -47,7 +47,7 @@ end
 
 function M.not_a_number(cx, fv, what)
    if fv.k == "quotient" then
-      cx:refuse(("%s: '/' gives a fraction"):format(what), "write math.floor(a / b)")
+      cx:refuse(("%s: what '/' gives may have a fraction"):format(what), "write math.floor(a / b)")
    elseif fv.k == "conflict" then
       cx:refuse(("%s: this value can't be used here: %s"):format(what, fv.why))
    elseif fv.k == "tagged" or (fv.k == "ptr" and fv.nilable) then
@@ -192,11 +192,11 @@ local function modulo(cx, a, b)
    local bl, bh = cx:range(y)
    if type ~= "num" then
       if type == "i64" and not (al and al >= 0 and bl and bl > 0) then
-         cx:doubt("'%' on int64_t that may be negative", "use uint64_t")
+         cx:doubt("'%' of a signed 64-bit integer that may be negative", "use unsigned ones: 0ULL + x")
       end
       x, y = M.widen(cx, x, type), M.widen(cx, y, type)
-      _, bh = cx:range(y)
-      return value.int(wide(cx, "mod", type, x, y, 0, bh and bh - 1))
+      local most = select(2, cx:range(y))
+      return value.int(wide(cx, "mod", type, x, y, 0, most and most - 1))
    end
    local k = power_of_two(const_of(y))
    if k then -- floored modulo by a power of two is a mask, for negative numbers too
@@ -211,14 +211,12 @@ end
 
 local function wide_divide(cx, type, x, y)
    divisor_checked(cx, y, "'/'")
-   local al, ah = cx:range(x)
-   local bl = cx:range(y)
+   local al, bl = cx:range(x), cx:range(y)
    if type == "i64" and not (al and al >= 0 and bl and bl > 0) then
-      cx:doubt("'/' on int64_t that may be negative", "use uint64_t")
+      cx:doubt("'/' of a signed 64-bit integer that may be negative", "use unsigned ones: 0ULL + x")
    end
    x, y = M.widen(cx, x, type), M.widen(cx, y, type)
-   _, ah = cx:range(x)
-   return value.int(wide(cx, "div", type, x, y, 0, ah))
+   return value.int(wide(cx, "div", type, x, y, 0, (select(2, cx:range(x)))))
 end
 
 --- floor(a / b) of a quotient made by `/`, or of a product with a negative power of two.
@@ -235,7 +233,8 @@ function M.floor(cx, fv)
       return value.int(num(cx, al >= 0 and "shr" or "sar", x, cx:const(k), floor(al / y.value), floor(ah / y.value)))
    end
    if al < 0 or bl < 0 then
-      cx:doubt("math.floor(a / b): an operand may be negative here", "make both operands non-negative")
+      cx:doubt("math.floor(a / b): an operand may be negative here",
+         "make both non-negative, or divide by a constant power of two")
    end
    al, ah, bl, bh = max(al, 0), max(ah, 0), max(bl, 1), max(bh, 1)
    return value.int(num(cx, "div", x, y, floor(al / bh), floor(ah / bl)))

@@ -294,9 +294,10 @@ end
 function Loop:bound(try, slot_of, deltas)
    local cx = self.cx
    local n = self.rounds or bound_of(try, slot_of, deltas)
+   cx.pos = self.pos
    if not n and (self.precise or self.attempt > 3) then
       cx:refuse("how often this loop runs can't be known",
-         "bound it: for i = 1, 64 do if not more then break end ... end")
+         "count its rounds: for i = 1, 64 do if done then break end ... end")
    end
    if n and n > MOST then
       cx:refuse(("this loop may run %.0f times; at most %d are allowed"):format(n, MOST),
@@ -413,7 +414,7 @@ local ATTEMPTS = 24
 function M.write(cx, frame, rounds, body)
    local self = setmetatable({
       cx = cx, frame = frame, rounds = rounds, body = body, changed = {}, known = {}, precise = false,
-      branching = false,
+      branching = false, pos = cx.pos,
    }, Loop)
    local start, speculative = cx:checkpoint(), cx.speculative
    for attempt = 1, ATTEMPTS do
@@ -430,6 +431,7 @@ function M.write(cx, frame, rounds, body)
          return
       end
    end
+   cx.pos = self.pos
    cx:refuse("the values this loop computes have no bound", "limit them with bit.band or math.min in the loop")
 end
 

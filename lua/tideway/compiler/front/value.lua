@@ -12,6 +12,8 @@
 -- | closure | a function made inside the function being compiled | node, env, chunk |
 -- | conflict | what can't be known after paths met; an error when used | why |
 
+local bit = require "bit"
+
 local M = {}
 
 M.TAG_NIL, M.TAG_FALSE, M.TAG_TRUE, M.TAG_VALUE = 0, 1, 2, 3
@@ -61,7 +63,10 @@ function M.describe(fv)
       local what = fv.shape and fv.shape.name and ("a view of %s"):format(fv.shape.name) or "a reference"
       return fv.nilable and what .. " or nil" or what
    elseif fv.k == "tagged" then
-      return fv.val and M.describe(fv.val) .. ", nil or a boolean" or "a boolean or nil"
+      local list = { fv.val and M.describe(fv.val) }
+      if bit.band(fv.set, 6) ~= 0 then list[#list + 1] = "a boolean" end
+      if bit.band(fv.set, 1) ~= 0 then list[#list + 1] = "nil" end
+      return table.concat(list, " or ")
    elseif fv.k == "pkt" then
       return "the packet"
    elseif fv.k == "closure" then

@@ -88,6 +88,7 @@ function M:field_of(cx, name)
 end
 
 function M:set(cx, name, fv)
+   if name == "key" then cx:refuse("pkt:hold keeps packets, which hooks can't", "pin this chain to an lcore") end
    if name == "record" and self.record then
       cx.state.vars[cx.record] = fv
       return true
@@ -564,7 +565,8 @@ function M.new(name, options)
       name = name, checks = true, kernel = kernel.hook(name), code = CODES[name], ports = options.ports or {},
       flood_ports = options.flood or options.ports or {},
       port = options.port or 0, sink_port = options.sink, counted = options.counted ~= false, exits = {}, exit_of = {},
-      reason_name = options.reason_name, punt_ring = options.punt_ring, again = options.again, egress = options.egress, record = options.attach == "stream_parser",
+      reason_name = options.reason_name, record = options.attach == "stream_parser",
+      punt_ring = options.punt_ring, again = options.again, egress = options.egress,
       part = options.part or { first = 0 },
    }, M)
    -- The front end calls these without self.

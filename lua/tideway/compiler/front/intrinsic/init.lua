@@ -59,7 +59,20 @@ known[type] = function(cx, args)
    cx:refuse "the type of this value is known only at run time"
 end
 
-known[assert] = function(_, args) return args end
+known[assert] = function(cx, args)
+   local fv = args[1] or value.NIL
+   local always = fv.k == "int" or fv.k == "ptr" and not fv.nilable or fv.k == "host" and fv.v
+   if not always then
+      cx:refuse("assert: a packet function can't raise an error",
+         "decide what becomes of the packet: if not x then return pkt:drop \"reason\" end")
+   end
+   return args
+end
+
+known[error] = function(cx)
+   cx:refuse("error: a packet function can't raise an error",
+      "decide what becomes of the packet: return pkt:drop \"reason\"")
+end
 
 known[ffi.cast] = function(cx, args)
    local ct, fv = args[1], args[2]

@@ -34,7 +34,8 @@ function M.field(cx, name)
    if fv then return fv end
    local fn = method_of(name)
    if fn then return value.host(fn) end
-   cx:refuse(("a packet has no field or method %q"):format(tostring(name)))
+   cx:refuse(("a packet has no field or method %q"):format(tostring(name)),
+      "fields are len, port, out, mark and hash; methods stand in lua/tideway/packet/README.md")
 end
 
 --- The packet's verdict word is this from here on. Places ask which words there are where paths have met.
@@ -51,7 +52,8 @@ function M.set_field(cx, name, fv)
       return
    end
    if not cx.target.set_field(cx, name, fv) then
-      cx:refuse(("pkt.%s can't be written here"):format(tostring(name)))
+      cx:refuse(("pkt.%s can't be written here"):format(tostring(name)),
+         name == "len" and "pkt:adjust_tail(n) and pkt:adjust_head(n) change the length" or nil)
    end
 end
 
@@ -83,7 +85,8 @@ function M.methods.drop(cx, _, args)
          if yes or i == #ids then cx:jump(join, { word }) end
          if no then cx:go(no) end
       end
-      cx.state.vars[cx.verdict] = cx:enter(join)[1]
+      local word = cx:enter(join)[1]
+      cx.state.vars[cx.verdict] = word
    else
       cx:refuse(("pkt:drop(reason): the reason must be a constant string, this is %s"):format(value.describe(reason)),
          "write it in quotes: pkt:drop \"ttl_expired\"")
