@@ -11,7 +11,6 @@ local traffic = require "test.support.traffic"
 
 local M = {}
 
-local node, constant, E = expressions.node, expressions.constant, expressions.E
 local U32 = 4294967295
 
 ---@class test.program.generator: test.program.expressions

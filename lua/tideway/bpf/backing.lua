@@ -28,7 +28,8 @@ function M.declaration(t)
    if t.kind == "counters" then
       d.value = "u64"
    else
-      d.key = t.kind ~= "lpm" and t.kind ~= "array" and t.kind ~= "percpu_array" and t.key_type and t.key_type.text or nil
+      local has_key = t.kind ~= "lpm" and t.kind ~= "array" and t.kind ~= "percpu_array"
+      d.key = has_key and t.key_type and t.key_type.text or nil
       d.value = t.value_type and t.value_type.text
    end
    if kind == "lpm_trie" then d.family = t.family end

@@ -70,7 +70,8 @@ local function hook_program(name, nfs, hook, options)
    local object = require("tideway.compiler.back.ebpf").compile(front.program, hook, options)
    return {
       name = name, hook = hook, ir = front.program, object = object, tables = sorted(front.tables), exits = place.exits,
-      exit_table = place.exit_table, flood_table = place.flood_table, punt_table = place.punt_table, flood_ports = place.flood_ports,
+      exit_table = place.exit_table, flood_table = place.flood_table, punt_table = place.punt_table,
+      flood_ports = place.flood_ports,
       stats = stats, seconds = os.clock() - clock,
    }
 end
@@ -79,7 +80,8 @@ end
 ---@param name string of the program
 ---@param nfs table[] instances
 ---@param hook string "xdp", "tc", ...
----@param options? table see tideway.compiler.place.hook (part: NFs that are not the whole chain); optimise = false, passes = { name = false }
+---@param options? table see tideway.compiler.place.hook (part: NFs that are not the whole chain); optimise = false,
+---  passes = { name = false }
 ---@return tideway.compiled?
 ---@return tideway.compiler.diagnostic? why not
 function M.for_hook(name, nfs, hook, options) return caught(hook_program, name, nfs, hook, options or {}) end

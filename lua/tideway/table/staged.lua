@@ -150,7 +150,8 @@ function M.waiting()
    for name, t in pairs(named) do
       local store = rawget(t, "store")
       list[#list + 1] = {
-         name = name, kind = t.kind, count = store.count, capacity = store.entries, full = 0, evictions = 0, expired = 0,
+         name = name, kind = t.kind, count = store.count, capacity = store.entries, full = 0, evictions = 0,
+         expired = 0,
          retired = 0, bytes = 0,
       }
    end

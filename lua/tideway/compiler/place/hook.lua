@@ -362,7 +362,8 @@ function M:other_words(cx, v, stage)
       local yes, no = number.compare(cx, "eq", kind, value.host(M.RETURN))
       if yes then
          cx:go(yes)
-         self:leave(cx, stage, "redirect", nil, number.ir(cx, bits.bitop(cx, "rshift", { value.int(v), value.host(8) })))
+         local code = bits.bitop(cx, "rshift", { value.int(v), value.host(8) })
+         self:leave(cx, stage, "redirect", nil, number.ir(cx, code))
       end
       if not no then return end
       cx:go(no)
@@ -558,7 +559,8 @@ local REPLACED = {
 ---@param options table ports = ifindex by port index, flood = those of them that a flood goes to (default: all), port =
 ---  index of the ingress port, sink = port index of the chain's sink, counted = count what leaves (default true),
 ---  attach = attach type, egress = frames on their way out, part = this is one of several programs of the chain:
----  { first = index of its first NF in the chain, from 0, next = { table = prog_array, index = }? for the program behind }
+---  { first = index of its first NF in the chain, from 0, next = { table = prog_array, index = }? for the program
+---  behind }
 function M.new(name, options)
    options = options or {}
    local self = setmetatable({

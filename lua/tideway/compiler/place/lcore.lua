@@ -253,7 +253,8 @@ function T.meter(cx, t, args)
 end
 
 function T.acl(cx, t, key)
-   return call(cx, "tw_acl_get", "num", { table_value(cx, t), key }, { reads = STACK, lo = -1, hi = 2 ^ 28 - 1, table = t })
+   return call(cx, "tw_acl_get", "num", { table_value(cx, t), key },
+      { reads = STACK, lo = -1, hi = 2 ^ 28 - 1, table = t })
 end
 
 local function lock_word(cx, entry)

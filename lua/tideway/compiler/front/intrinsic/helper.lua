@@ -134,7 +134,8 @@ function SPECIAL.fib_lookup(cx, args)
    cx:go(no)
    cx:jump(join, { value.NIL, value.NIL, value.NIL })
    cx:go(yes)
-   cx:jump(join, { value.int(memory.load(cx, p, FIB.ifindex, 32)), read_mac(cx, p, FIB.smac), read_mac(cx, p, FIB.dmac) })
+   local ifindex = value.int(memory.load(cx, p, FIB.ifindex, 32))
+   cx:jump(join, { ifindex, read_mac(cx, p, FIB.smac), read_mac(cx, p, FIB.dmac) })
    return cx:enter(join)
 end
 
