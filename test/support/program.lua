@@ -11,6 +11,7 @@ local traffic = require "test.support.traffic"
 
 local M = {}
 
+local constant, E = expressions.constant, expressions.E
 local U32 = 4294967295
 
 ---@class test.program.generator: test.program.expressions

@@ -29,6 +29,8 @@ end
 -- The last instruction that the log shows, and the lines behind it that are neither state nor summary.
 local function split(log)
    local lines = {}
+   -- In a short log this stands behind an instruction.
+   log = log:gsub("([^\n])(BPF program is too large)", "%1\n%2")
    for line in log:gmatch "[^\n]+" do lines[#lines + 1] = line end
    local said = {}
    for i = #lines, math.max(1, #lines - TAIL), -1 do
