@@ -25,6 +25,12 @@ local function struct_of(rate)
    return ffi.new("struct tw_meter_rate", rate.cir, rate.cbs or 0, rate.pir or 0, rate.pbs or rate.ebs or 0)
 end
 
+-- Earlier specs have put the engine's clock ahead; the kernel's is where it was.
+setup(function()
+   local ahead = tonumber(C.tw_now()) - require("tideway.posix").now()
+   C.tw_clock_advance(ffi.cast("uint64_t", ffi.cast("int64_t", -math.floor(ahead / 1e6) * 1e6)))
+end)
+
 describe(("the library's marker (TIDEWAY_SEED=%d)"):format(SEED), function()
    for name, rate in pairs(RATES) do
       it("gives the colours of rte_meter: " .. name, function()
