@@ -206,6 +206,15 @@ describe(("a chain of several programs (TIDEWAY_SEED=%d)"):format(SEED), functio
       assert.equal(2, (chain:program():test(other)))
    end)
 
+   kernel("is not made for eight NFs, which the verifier takes in a fraction of its steps", function()
+      local nfs = made "acl ddos knock rate_limit vlan nat44 ttl_router sampler"
+      local chain = loaded(nfs, "xdp")
+      assert.equal(1, #chain.parts)
+      assert.is_nil(chain.why)
+      assert.is_true(chain:program().verified < 50000, chain:program().verified)
+      for _, nf in ipairs(nfs) do twin_pair.free(nf) end
+   end)
+
    kernel("is made when one program is too large for the verifier, and says why", function()
       -- An address that the verifier has to know for each of 2^12 paths: too many for one program, not for four.
       local function knot(name, at)
@@ -254,6 +263,21 @@ describe(("a chain of several programs (TIDEWAY_SEED=%d)"):format(SEED), functio
          assert(chain:install(old))
          assert.equal(2, (chain:program():test(ip_with(64))))
          change.part.program:close()
+      end)
+
+      kernel("puts the first one where packets enter", function()
+         local chain = loaded({ marker(), idle() }, "xdp", { split = true })
+         local change, attached = assert(chain:prepare(1, { name = "no", packet = function(pkt) pkt:drop "no_route" end }))
+         assert.is_nil((chain:install(change, function() return nil, "busy" end)))
+         assert.equal(2, (chain:program():test(ip_with(64))))
+         local old = assert(chain:install(change, function(program)
+            attached = program
+            return true
+         end))
+         assert.equal(change.part.program, attached)
+         assert.equal(attached, chain:program())
+         assert.equal(1, (attached:test(ip_with(64))))
+         old.part.program:close()
       end)
 
       kernel("a refused NF changes nothing", function()
