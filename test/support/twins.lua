@@ -101,6 +101,7 @@ twin {
 twin {
    name = "ttl_router",
    config = {
+      entries = 1024,
       one_armed = true,
       hops = {
          { dst = "02:00:00:00:01:01", src = "02:00:00:00:00:01" },
@@ -126,6 +127,7 @@ twin {
 twin {
    name = "acl",
    config = {
+      entries = 1024,
       sources = { ["10.0.0.0/8"] = 1, ["10.66.0.0/16"] = 2, ["192.0.2.7/32"] = 3 },
       rules = {
          { group = 1, dst = "10.0.0.2", port = 80, proto = 6, allow = true },
@@ -332,7 +334,7 @@ twin {
 
 twin {
    name = "ddos",
-   config = { blocked = { "198.51.100.0/24", "203.0.113.7/32" }, limit = 100, window = 3600 },
+   config = { entries = 1024, blocked = { "198.51.100.0/24", "203.0.113.7/32" }, limit = 100, window = 3600 },
    timed = { "ddos_cells" },
    traffic = function(r)
       return traffic.ip(r, {

@@ -97,7 +97,7 @@ function Pkt:complete_l4_checksum()
    local field, length = covered(d, protocol, at, stop, family)
    if not field then return false end
    if cast(u16_p, d + at + field).v ~= fold(pseudo_sum(d, protocol, length, off, family)) then return false end
-   return self:update_l4_checksum()
+   return (self:update_l4_checksum())
 end
 
 --- Is the checksum of TCP, UDP, ICMP or ICMPv6 right? A UDP checksum of 0 means "none" over IPv4
