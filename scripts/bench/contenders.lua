@@ -91,7 +91,8 @@ local function tideway(name, script, more, burst)
    local path = "scripts/bench/" .. script .. ".lua"
    burst = tostring(burst or 32)
    return {
-      name = name, note = path .. ", bursts of " .. burst .. ", machine code (tier 2) where there is a C compiler",
+      name = name, note = path .. ", bursts of " .. burst
+         .. (script == "forward" and "" or ", machine code (tier 2) where there is a C compiler"),
       -- Tier 2 comes in the background while tier 1 runs; the edge chain takes a second or two.
       warm_up = script == "edge" and 3 or script ~= "forward" and 1.2 or nil,
       missing = function(ctx)
