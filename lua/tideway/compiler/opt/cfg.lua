@@ -193,8 +193,8 @@ function M.simplify(program, constant)
       n = n + M.prune(program)
       local skipped = forward(program)
       if skipped > 0 then M.prune(program) end
-      n = n + skipped + merge(program)
-      total = total + n
+      n = n + skipped
+      total = total + n + merge(program)
       if n == 0 then break end
    end
    return total

@@ -95,6 +95,12 @@ function Run:round(limit)
    return changed + self:clean()
 end
 
+-- What is worth looking for once, and again when the rest has come to an end.
+local function seldom(run)
+   run:pass("slots", slots.share)
+   return run:pass("tails", tails.merge) + run:pass("dead", stores.dead) + run:pass("widen", stores.widen)
+end
+
 local function optimise(run)
    local program = run.program
    local limit = 2 * run.stats.before + 200
@@ -102,12 +108,11 @@ local function optimise(run)
    run:clean()
    for round = 1, ROUNDS do
       local changed = run:round(limit)
-      run:pass("slots", slots.share)
-      changed = changed + run:pass("tails", tails.merge)
       changed = changed + run:pass("raise", checks.raise) + run:pass("available", checks.available)
-      changed = changed + run:pass("dead", stores.dead) + run:pass("widen", stores.widen)
+      local little = changed * LITTLE < size(program)
+      if round == 1 or little then changed = changed + seldom(run) end
       run.stats.rounds = round
-      if changed * LITTLE < size(program) then break end
+      if little and changed * LITTLE < size(program) then break end
    end
    if run:pass("narrow", narrow.run) > 0 then run:round(limit) end
    run:pass("licm", licm.run)
