@@ -68,7 +68,7 @@ local function blur(cx, changed, params)
    for _, slot in ipairs(changed) do
       local p = params[slot]
       if p.fv.k == "int" and p.param.type == "num" and slot.name ~= "for" then
-         cx.state.vars[slot] = value.int(memory.blur(cx, p.param))
+         cx.state.vars[slot] = value.int(memory.loosen(cx, p.param))
       end
    end
 end

@@ -145,6 +145,11 @@ end
 
 -- ---- the choice ----
 
+--- Entries of a table that stays in the cache of a core: there, waiting is cheaper than a second pass.
+M.CACHED = 16384
+
+local function pays(t) return (t.entries or math.huge) > M.CACHED end
+
 --- The look-up to do for all packets at once, nil when there is none.
 ---@param program tideway.ir.program
 ---@return tideway.c.bulk?
@@ -156,7 +161,7 @@ function M.find(program)
    end
    for _, block in ipairs(graph.order) do
       for at, v in ipairs(block.insts) do
-         if is_lookup(v) and not written[v.table] and not in_loop[block] then
+         if is_lookup(v) and pays(v.table) and not written[v.table] and not in_loop[block] then
             local before = ancestors(graph, block)
             if not may_move(graph, before, v) then return nil end -- nor before any look-up behind this one
             local live_in = liveness(graph)

@@ -93,7 +93,7 @@ end
 function RULE.convert(al, ah) return al, ah end
 
 function RULE.call(_, _, _, _, value)
-   if value.fn == "forget" then return 0, M.mask(value.hi) end
+   if value.fn == "loosen" then return 0, M.mask(value.hi) end
 end
 
 function RULE.load(_, _, _, _, value)

@@ -84,9 +84,25 @@ local function stack_objects(s, args)
    return objects
 end
 
--- The same number with a mask that changes nothing: the verifier forgets its least value by it, and takes rounds of a
--- loop for alike that differ in it.
-local function forget(s, value)
+-- A zero that the verifier does not know for one: the high bits of the frame's length, spread over 24 bits.
+local function unknown_zero(s, value)
+   local dst, copy = s:define(value), s.out:fresh()
+   if s.target.length then
+      load_field(s, dst, s.target.length, value.pos)
+   else
+      local data = packet_edge(s, "data", value.pos)
+      s.out:move(dst, packet_edge(s, "data_end", value.pos))
+      s.out:alu("sub", 64, dst, data)
+   end
+   s.out:alu_const("shr", 64, dst, 20)
+   s.out:alu_const("and", 64, dst, 4095)
+   s.out:move(copy, dst)
+   s.out:alu_const("shl", 64, copy, 12)
+   s.out:alu("or", 64, dst, copy)
+end
+
+-- The same number with a mask that changes nothing: the verifier forgets its least value by it.
+local function loosen(s, value)
    local dst = s:define(value)
    s.out:move(dst, s:operand(s.uses:resolve(value.args[1])))
    s.out:alu_const("and", 64, dst, known.mask(value.hi))
@@ -94,7 +110,8 @@ end
 
 function OP.call(s, value)
    local fn, args = value.fn, value.args
-   if fn == "forget" then return forget(s, value) end
+   if fn == "zero" then return unknown_zero(s, value) end
+   if fn == "loosen" then return loosen(s, value) end
    local id = s.target:helper(fn)
    if not id then
       diagnostic.raise(value.pos, ("%s: the kernel has no helper %s here"):format(s.target.name, tostring(fn)),
