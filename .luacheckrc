@@ -4,4 +4,4 @@ max_line_length = 120
 codes = true
 self = false
 exclude_files = { "build" }
-files["test"] = { std = "+busted", max_line_length = 150 }
+files["test"] = { std = "+busted", max_line_length = 200 }

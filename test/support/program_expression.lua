@@ -308,7 +308,7 @@ local CC = { "<", "<=", ">", ">=", "==", "~=" }
 
 function E:condition(d)
    local r = self.r
-   local what = d <= 0 and r:range(1, 5) or r:range(1, 11)
+   local what = d <= 0 and r:range(1, 5) or r:range(1, 12)
    if what <= 4 then return node("cond", nil, nil, "(%s " .. r:pick(CC) .. " %s)", self:num(d - 1), self:num(d - 1)) end
    if what == 5 then
       local v = self:variable "bool"
@@ -321,6 +321,11 @@ function E:condition(d)
    if what == 9 then
       local t = r:pick { "u64", "i64" }
       return node("cond", nil, nil, "(%s " .. r:pick(CC) .. " %s)", self:mixed(t, d - 1))
+   end
+   if what == 11 then
+      local t = r:pick { "bool", "maybe" }
+      local a, b = self:variable(t), self:variable(r:pick { t, t, "bool", "maybe" })
+      if a and b then return node("cond", nil, nil, r:pick { "(%s == %s)", "(%s ~= %s)" }, a, b) end
    end
    if what == 10 then
       local v = self:variable "maybe"

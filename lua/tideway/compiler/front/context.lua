@@ -131,6 +131,10 @@ function Context:die() self.block, self.state = nil, nil end
 function Context:range(v)
    local r = self.state.range[v]
    if r then return r[1], r[2] end
+   if v.op == "const" and not v.lo and v.type ~= "ptr" then
+      local n = tonumber(v.value)
+      if n >= 0 and n < 2 ^ 53 then return n, n end
+   end
    return v.lo, v.hi
 end
 

@@ -138,6 +138,18 @@ end
 
 local function is_constant(fv) return fv.k == "host" and (fv.v == nil or type(fv.v) == "boolean") end
 
+-- Two values of which each may be nil or a boolean: the same of these, or equal values.
+local function equal_tagged(cx, a, b)
+   local yes, no = cx:split("eq", a.tag, b.tag)
+   if not yes or not (a.val and b.val) then return yes, no end
+   cx:go(yes)
+   local values, same = cx:split("eq", a.tag, cx:const(TAG_VALUE))
+   if not values then return same, no end
+   cx:go(values)
+   local yes2, no2 = M.equal(cx, a.val, b.val)
+   return united(cx, { same, yes2 }), united(cx, { no, no2 })
+end
+
 --- The points behind a == b.
 function M.equal(cx, a, b)
    a, b = resolve(cx, a), resolve(cx, b)
@@ -150,6 +162,7 @@ function M.equal(cx, a, b)
    end
    if is_constant(b) then return equal_constant(cx, a, b.v) end
    if is_constant(a) then return equal_constant(cx, b, a.v) end
+   if a.k == "tagged" and b.k == "tagged" then return equal_tagged(cx, a, b) end
    if a.k == "tagged" or b.k == "tagged" then
       if a.k ~= "tagged" then a, b = b, a end
       if not a.val then return nil, here(cx) end
@@ -180,7 +193,8 @@ local ORDER = { ["<"] = "lt", ["<="] = "le", [">"] = "gt", [">="] = "ge" }
 
 local compare
 
--- cx.watch, when set, hears of comparisons that are conditions of a loop, not of those inside their operands.
+-- cx.watch, when set, hears of comparisons that must hold for a loop to go on, not of those inside their operands: both
+-- sides of `while a and b`, both sides of `until a or b` (cx.ends_when_true).
 local function comparison(cx, frame, node)
    local watch = cx.watch
    cx.watch = nil
@@ -224,14 +238,19 @@ function M.condition(cx, frame, node)
    if node.tag == "Paren" then
       return M.condition(cx, frame, node.expr)
    elseif node.tag == "And" then
+      local watch = cx.watch
+      if cx.ends_when_true then cx.watch = nil end
       local yes, no = M.condition(cx, frame, node.left)
-      if not yes then return nil, no end
-      cx:go(yes)
-      local yes2, no2 = M.condition(cx, frame, node.right)
+      local yes2, no2
+      if yes then
+         cx:go(yes)
+         yes2, no2 = M.condition(cx, frame, node.right)
+      end
+      cx.watch = watch
       return yes2, united(cx, { no, no2 })
    elseif node.tag == "Or" then
       local watch = cx.watch
-      cx.watch = nil
+      if not cx.ends_when_true then cx.watch = nil end
       local yes, no = M.condition(cx, frame, node.left)
       local yes2, no2
       if no then

@@ -135,8 +135,9 @@ function M.repeat_until(cx, frame, node)
    rounds.write(cx, frame, nil, function(breaks, watch)
       statement.block(cx, frame, node.body, nil, function() -- the condition sees the variables of the body
          cx.watch = function(cc, a, b) watch(ir.NEGATED[cc], a, b) end
+         cx.ends_when_true = true
          local stop, go_on = expression.condition(cx, frame, node.cond)
-         cx.watch = nil
+         cx.watch, cx.ends_when_true = nil, nil
          tested(cx, breaks, stop, go_on)
       end)
    end)

@@ -158,8 +158,10 @@ function M:jump(block) put(self, { form = insn.GOTO, code = insn.JA, yes = block
 
 --- Ends the block: to `yes` when `dst cc src` (or `dst cc imm`), else to `no`. cc may be "set": any common bit.
 function M:branch(cc, w, dst, src, imm, yes, no)
-   put(self, { form = insn.BRANCH, code = w == 32 and insn.JMP32 or insn.JMP64, cc = cc, dst = dst, src = src,
-      imm = imm, yes = yes, no = no })
+   local inst = { form = insn.BRANCH, code = w == 32 and insn.JMP32 or insn.JMP64, cc = cc, dst = dst, src = src,
+      imm = imm, yes = yes, no = no }
+   put(self, inst)
+   return inst
 end
 
 return M

@@ -143,7 +143,8 @@ function TERM.br(s, term)
    local w, imm
    cc, w, imm = comparison(s, term, cc, a, b)
    local ra = s:operand(a)
-   out:branch(cc, w, ra, not imm and s:operand(b) or nil, imm, yes, no)
+   local inst = out:branch(cc, w, ra, not imm and s:operand(b) or nil, imm, yes, no)
+   inst.out_first = s.current.loop and b.op ~= "const"
 end
 
 return M

@@ -107,13 +107,17 @@ end
 
 -- ---- order ----
 
--- The way that a branch should fall through to: into the loop, else where more is done.
+-- The way that a branch should fall through to: into the loop, else where more is done. Out of a loop whose end the
+-- verifier does not know: it goes that way first, with what it knows after the fewest rounds, and finds the same or
+-- more in the others then, which end there.
 local function preferred(last)
    if last.form ~= BRANCH then return last.yes, nil end
    local yes, no = last.yes, last.no
    if last.cc == "set" then return no, yes end
-   if yes.depth > no.depth then return yes, no end
-   if no.depth > yes.depth then return no, yes end
+   if yes.depth ~= no.depth then
+      if (yes.depth > no.depth) ~= (last.out_first or false) then return yes, no end
+      return no, yes
+   end
    if last_of(no).form == insn.RETURN and last_of(yes).form ~= insn.RETURN then return yes, no end
    return no, yes
 end
