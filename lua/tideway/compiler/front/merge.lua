@@ -494,6 +494,8 @@ function imply(cx, block, edges)
             for j, other in ipairs(block.params) do
                if j ~= k and other.type == "num" then implied[v].range[other] = range_over(list, j) end
             end
+            local arg = list[1].args[k]
+            if #list == 1 and arg.op ~= "const" then implied[v].range[arg] = { v, v } end
          end
          cx.implied[p] = implied
       end

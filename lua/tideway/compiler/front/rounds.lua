@@ -100,7 +100,7 @@ local function open_header(cx, changed, known, rounds)
          new = value.int(p)
       end
       args[#args + 1] = start
-      params[slot] = { fv = new, param = p }
+      params[slot] = { fv = new, param = p, start = start }
       state.vars[slot] = new
    end
    cx.block = block
@@ -219,7 +219,6 @@ function Loop:count()
    end
    cx:go(yes)
    cx.state.vars[self.counter] = number.binary(cx, "+", value.int(n), value.host(1))
-   return true
 end
 
 -- Write the loop once. Gives what the attempt found: the header, its parameters, the state before the first round,
@@ -234,10 +233,9 @@ function Loop:write()
    try.gen = cx.state.gen
    for slot, fv in pairs(cx.state.vars) do try.before[slot] = fv end
    frame.breaks = try.breaks
-   try.counted = true
    if self.branching then
       blur(cx, self.changed, try.params)
-      try.counted = self:count()
+      self:count()
    end
    self.body(try.breaks, function(cc, a, b)
       local al, ah = cx:range(a)
@@ -349,8 +347,15 @@ end
 function Loop:has_hidden_end(try)
    local cx = self.cx
    if self.rounds or not cx.target.checks or not cx.target.kernel.packet then return false end
+   local start = {}
+   for _, p in pairs(try.params) do start[p.param] = p.start end
    for _, t in ipairs(try.tests) do
-      if is_plain(t.a, 0) or is_plain(t.b, 0) then return false end
+      for _, side in ipairs { { t.a, t.b }, { t.b, t.a } } do
+         local bound, moves = side[1], side[2]
+         while (moves.op == "add" or moves.op == "sub") and moves.args[2].op == "const" do moves = moves.args[1] end
+         moves = moves.stands_for or moves
+         if is_plain(bound, 0) and start[moves] and is_plain(start[moves], 0) then return false end
+      end
    end
    return true
 end

@@ -9,10 +9,10 @@ local ctype = require "tideway.compiler.front.ctype"
 local kernel = require "tideway.compiler.target.kernel"
 local lock = require "tideway.compiler.front.intrinsic.lock"
 local memory = require "tideway.compiler.front.memory"
-local merge = require "tideway.compiler.front.merge"
 local number = require "tideway.compiler.front.number"
 local ipv4 = require("tideway.packet.ipv4").ipv4
 local parse = require "tideway.packet.parse"
+local part = require "tideway.compiler.place.part"
 local punt = require "tideway.compiler.place.punt"
 local start = require "tideway.compiler.library.start"
 local sum = require "tideway.compiler.library.sum"
@@ -402,69 +402,6 @@ function M:at_end(cx, stage)
    self:leave(cx, stage, "pass", nil, self.code.pass)
 end
 
--- ---- one of several programs of a chain ----
-
---- What a program hands to the next one: an entry per CPU on XDP, the packet's control block where there is one.
-M.carry = {
-   kind = "percpu_array", name = "carry", key_type = types.parse "u32", value_type = types.parse "u32 out; u32 mark",
-   entries = 1, internal = true,
-}
-
-local CARRIED = { "out", "mark" }
-
--- The place of what is carried: { load(i), store(i, value) } of the i-th of CARRIED; nil where the hook has none.
-function M:carrier(cx)
-   if self.kernel.fields.cb0 and self.kernel.fields.cb0.write then
-      return function(i) return self:ctxload(cx, "cb" .. i - 1) end,
-         function(i, v) cx:emit("ctxstore", "void", { v }, { field = "cb" .. i - 1 }) end
-   elseif self.name ~= "xdp" then
-      cx:refuse(("a chain on hook %s can't be split into several programs"):format(self.name),
-         "split chains run on xdp, tc and cgroup")
-   end
-   local key = cx:alloca(4, 4)
-   cx:emit("store", "void", { key, cx:const(0) }, { bits = 32, off = 0 })
-   local p = self:call(cx, "map_lookup_elem", "ptr", { cx:table_const(M.carry), key },
-      { space = "value", reads = { stack = true }, table = M.carry })
-   local there, gone = cx:split("ne", p, cx:null())
-   cx:go(gone)
-   cx:ret(cx:const(self.code.drop)) -- the kernel has an entry 0 for each CPU
-   cx:go(there)
-   local entry = value.ptr(p, 0, ctype.int.uint32_t)
-   return function(i) return memory.load(cx, entry, (i - 1) * 4, 32) end,
-      function(i, v) memory.store(cx, entry, (i - 1) * 4, 32, v) end
-end
-
--- What the program before has left.
-function M:resume(cx)
-   local load = self:carrier(cx)
-   self.carried = {}
-   for i, name in ipairs(CARRIED) do
-      local fv = value.int(load(i))
-      self.carried[name], cx.state.vars[cx[name]] = fv, fv
-   end
-end
-
--- On to the next program. The first one always says what it has: what is there is another packet's.
-function M:go_to_next(cx)
-   local changed = {}
-   for i, name in ipairs(CARRIED) do
-      local fv = cx.state.vars[cx[name]]
-      if not self.carried or not merge.equal(self.carried[name], fv) then
-         changed[i] = number.ir(cx, fv, "pkt." .. name)
-      end
-   end
-   if next(changed) then
-      local _, store = self:carrier(cx)
-      for i in ipairs(CARRIED) do
-         if changed[i] then store(i, changed[i]) end
-      end
-   end
-   local to = self.part.next
-   self:call(cx, "tail_call", "num", { self:context(cx), cx:table_const(to.table), cx:const(to.index) },
-      { lo = -4095, hi = 0, table = to.table, writes = { pkt = true, value = true }, resizes = true })
-   self:leave(cx, cx.stage, "drop", "no_next_stage", self.code.drop)
-end
-
 -- ---- entry ----
 
 -- Helpers that make the first bytes of a packet readable in one piece, and their arguments.
@@ -478,7 +415,7 @@ function M:enter(cx)
    punt.enter(self, cx)
    if self.counted then self.way_out = cx:landing { { "num", 0, 65535 }, { "num", -2 ^ 53, 2 ^ 53 } } end
    self:open(cx)
-   if self.part.first > 0 then self:resume(cx) end
+   if self.part.first > 0 then part.resume(self, cx) end
 end
 
 -- Where packets may lie in pieces, makes the headers linear.
@@ -585,7 +522,7 @@ function M.new(name, options)
    end
    self.finish = function(cx, word, stage) return self:finish_with(cx, word, stage) end
    self.sink = function(cx, stage) return self:at_end(cx, stage) end
-   self.go_on = function(cx) return self:go_to_next(cx) end
+   self.go_on = function(cx) return part.go_on(self, cx) end
    self.trap = function(cx)
       lock.release(cx)
       return self:leave(cx, cx.stage or 0, "drop", "out_of_frame", self.code.drop)
