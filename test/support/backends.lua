@@ -15,6 +15,7 @@ local compiler = require "tideway.compiler"
 local diagnostic = require "tideway.compiler.diagnostic"
 local frame = require "test.support.frame"
 local lcore_ir = require "test.support.lcore_ir"
+local verify = require "tideway.compiler.ir.verify"
 require "tideway.packet"
 
 local M = {}
@@ -179,9 +180,16 @@ end
 
 -- ---- lcores ----
 
+-- What the optimiser leaves behind is to be right, also where a back-end would not notice.
+local function well_formed(program)
+   local ok, why = verify.verify(program)
+   if not ok then error("optimised IR: " .. why) end
+end
+
 local function compile_lcore(instance)
    local segments = compiler.for_lcore { name = "nf", stages = { instance } }
    if segments[1].raw then return nil, segments[1].raw end
+   well_formed(segments[1].ir)
    return segments[1].ir
 end
 
@@ -207,7 +215,9 @@ local function exits_of(compiled)
 end
 
 local function compile_hook(instance, hook)
-   return compiler.for_hook("nf", { instance }, hook, { ports = PORTS, port = PORT, counted = true })
+   local compiled, why = compiler.for_hook("nf", { instance }, hook, { ports = PORTS, port = PORT, counted = true })
+   if compiled then well_formed(compiled.ir) end
+   return compiled, why
 end
 
 local function run_hook(instance, frames, compiled)

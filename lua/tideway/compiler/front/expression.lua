@@ -129,6 +129,7 @@ end
 local function equal_constant(cx, fv, constant)
    if fv.k == "tagged" then
       local tag = constant == nil and TAG_NIL or constant and TAG_TRUE or TAG_FALSE
+      if bit.band(fv.set, bit.lshift(1, tag)) == 0 then return nil, here(cx) end
       return cx:split("eq", fv.tag, cx:const(tag))
    elseif fv.k == "ptr" and fv.nilable and constant == nil then
       return cx:split("eq", fv.ir, cx:null())
@@ -140,6 +141,7 @@ local function is_constant(fv) return fv.k == "host" and (fv.v == nil or type(fv
 
 -- Two values of which each may be nil or a boolean: the same of these, or equal values.
 local function equal_tagged(cx, a, b)
+   if bit.band(a.set, b.set) == 0 then return nil, here(cx) end
    local yes, no = cx:split("eq", a.tag, b.tag)
    if not yes or not (a.val and b.val) then return yes, no end
    cx:go(yes)

@@ -124,6 +124,30 @@ local function clone(program, block, goal, known)
    return copy, map
 end
 
+-- The pointers that a copy will use from elsewhere.
+local function proved_pointers(t)
+   local list = {}
+   for _, v in ipairs(t.known and t.block.insts or {}) do
+      local p = v.op == "ptradd" and t.known[v]
+      if p then list[#list + 1] = p.op == "edge" and p.base or p end
+   end
+   return list
+end
+
+-- A value that a copy uses from elsewhere must stay the only one of its name: a block that makes it is not copied as
+-- well. The next round may do it.
+local function apart(t, defs, used)
+   for _, p in ipairs(proved_pointers(t)) do
+      if defs[p] then return false end
+   end
+   for _, list in ipairs { t.block.params, t.block.insts } do
+      for _, v in ipairs(list) do
+         if used[v] then return false end
+      end
+   end
+   return true
+end
+
 -- Whether the block still ends in that target: the walk may have decided its branch since.
 local function has(block, goal)
    for _, t in ipairs(ir.targets(block.term)) do
@@ -137,12 +161,13 @@ end
 ---@param threads table[] from consider
 ---@return integer edges
 function M.apply(program, threads)
-   local copies, defs, done = {}, {}, 0
+   local copies, defs, used, done = {}, {}, {}, 0
    for _, t in ipairs(threads) do
       local block, goal = t.block, t.goal
       local copy = not t.known and copies[goal]
-      if not copy and has(block, goal) then
+      if not copy and has(block, goal) and apart(t, defs, used) then
          local map
+         for _, p in ipairs(proved_pointers(t)) do used[p] = true end
          copy, map = clone(program, block, goal, t.known)
          copies[goal] = copy
          for v, w in pairs(map) do

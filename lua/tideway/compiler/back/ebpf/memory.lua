@@ -69,7 +69,8 @@ function OP.ptradd(s, value)
    index = inner or index
    local bias = (at.slot and 0 or at.off) + (constant or 0)
    local limit = value.space == "pkt" and math.max(0, LARGEST_FRAME - u:reach(value) - bias) or index.hi
-   local provable = index.lo and index.lo >= 0
+   -- An index into the frame is never negative, by the tests in front of it if not by its own range.
+   local provable = index.lo and (index.lo >= 0 or value.space == "pkt")
    local reg = provable and bounded(s, value, index, limit) or s:operand(index)
    local dst = s:define(value)
    if at.slot then
