@@ -105,11 +105,24 @@ function M.usable(cx, p)
    end
 end
 
+-- Largest offset that an access to the frame has itself; the IR's is 16 bits.
+local FARTHEST = 32000
+
+local function at_index(cx, root, index)
+   return remembered(cx, ("at %d+%d"):format(root.id, index.id or index.value), function()
+      return cx:emit("ptradd", "ptr", { root, index }, { space = root.space })
+   end)
+end
+
 -- A packet pointer with a constant offset that is not negative.
 local function settled(cx, p, off)
    local base = p.ir
-   if off >= 0 then return base, off end
    local root, own = alias.parts(base)
+   if off > FARTHEST then -- beyond what an access holds: the offset becomes part of the pointer
+      local index = own and number.ir(cx, number.binary(cx, "+", value.int(own), value.host(off))) or cx:const(off)
+      return at_index(cx, root, index), 0
+   end
+   if off >= 0 then return base, off end
    if own then
       local lo = cx:range(own)
       if lo + off >= 0 then
@@ -126,12 +139,6 @@ local function smallest(p)
    local size = p.type.size
    for _, a in ipairs(p.alternatives or {}) do size = math.min(size, a.type.size) end
    return size
-end
-
-local function at_index(cx, root, index)
-   return remembered(cx, ("at %d+%d"):format(root.id, index.id or index.value), function()
-      return cx:emit("ptradd", "ptr", { root, index }, { space = root.space })
-   end)
 end
 
 -- The same in a copy of the frame's first bytes, whose length is a number.

@@ -176,8 +176,9 @@ local function check_bounds(block, term)
    if type(n) ~= "number" or n < 0 or n > 65535 then fail(block, term, "n is %s", tostring(n)) end
    while p.op == "ptradd" do
       local by = p.args[2]
-      if by.lo < 0 or by.hi > 65535 then
-         fail(block, term, "%s adds %s..%s to the pointer: 0..65535 is allowed", show(p), by.lo, by.hi)
+      -- Tests in front may have narrowed it further: what is below 0 by its own range need not be.
+      if by.lo < -65535 or by.hi > 65535 then
+         fail(block, term, "%s adds %s..%s to the pointer: up to 65535 is allowed", show(p), by.lo, by.hi)
       end
       p = p.args[1]
    end

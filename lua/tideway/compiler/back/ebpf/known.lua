@@ -199,6 +199,10 @@ function M:enter(block)
    end
 end
 
+-- With an operand that is not a constant the verifier forgets all of the result, the upper half of one of 32 bits too:
+-- shifts always, the others before Linux 6.10.
+local LOST = { shl = true, shr = true, sar = true, ["or"] = true, xor = true, mul = true }
+
 --- Notes what the verifier will know of the result of an instruction.
 function M:define(value, block)
    local rule = RULE[value.op]
@@ -212,6 +216,7 @@ function M:define(value, block)
       if bl and bl < 0 and b.op == "const" and bit.tobit(bl) == bl then bl, bh = bl + 2 ^ 32, bl + 2 ^ 32 end
       if bl and (bl < 0 or bh > U32) then bl, bh = 0, U32 end
    end
+   if LOST[value.op] and bl ~= bh then return end
    local lo, hi = rule(al, ah, bl, bh, value)
    if value.w == 32 and (not lo or lo < 0 or hi > U32) then lo, hi = 0, U32 end
    if lo and lo >= -EXACT and hi <= EXACT then self.lo[value], self.hi[value] = lo, hi end
