@@ -146,11 +146,11 @@ describe("IR verifier", function()
       end)
    end
 
-   it("finds a check of a pointer that may be before the frame or far behind", function()
+   it("finds a check of a pointer that may be far behind the frame", function()
       local source = changed(TTL, "  check v1",
-         "  v7:num -4..10 = ctxload x\n  v8:ptr pkt = ptradd v1, v7\n  check v8")
+         "  v7:num -4..70000 = ctxload x\n  v8:ptr pkt = ptradd v1, v7\n  check v8")
       local _, why = verify(parse(source))
-      assert.truthy(why:find("v8 adds -4..10 to the pointer", 1, true), why)
+      assert.truthy(why:find("v8 adds -4..70000 to the pointer", 1, true), why)
    end)
 
    it("finds a num without a range and an alloca outside of the entry", function()
