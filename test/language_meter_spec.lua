@@ -6,7 +6,7 @@ local ffi = require "ffi"
 local frame = require "test.support.frame"
 local lab = require "test.support.lab"
 local language = require "test.support.language"
-local library = require "tideway.compiler.library.meter"
+local library = require "tideway.compiler.hooklib.meter"
 local tw = require "tideway"
 local types = require "tideway.table.type"
 
@@ -65,7 +65,7 @@ describe(("the library's marker (TIDEWAY_SEED=%d)"):format(SEED), function()
       end
       for _, rate in pairs { RATES.srtcm, RATES.trtcm } do
          local text = ([[
-            local library = require "tideway.compiler.library.meter"
+            local library = require "tideway.compiler.hooklib.meter"
             local cells = tw.array { name = "lang_cells", value = library.value, entries = 1, lock = true }
             local ns = tw.array { name = "lang_clock", value = "u64", entries = 1 }
             local function fill()

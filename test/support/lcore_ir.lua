@@ -58,7 +58,7 @@ function M.c(programs, options)
          local fn = library[name]
          list[i] = function(burst, n) return fn(burst, n) end
       end
-      list.library = library
+      list.lib = library
    end
    for _, suffix in ipairs { "", ".c", ".so", ".err" } do os.remove(base .. suffix) end
    assert(ok, messages)

@@ -62,6 +62,31 @@ STATEMENT["function"] = function(self)
    return statement
 end
 
+-- A local function that assigns to a variable outside of it, and a call.
+function STATEMENT.outer(self)
+   if self.inside_function or self.looping then return nil end
+   local r = self.r
+   local v
+   for _, candidate in ipairs(self.scope.vars) do
+      if candidate.t == "num" and candidate.lo == 0 and candidate.hi >= 255 and not candidate.fixed
+         and not self.busy[candidate.name] then
+         v = candidate
+      end
+   end
+   if not v then return nil end
+   self.count = self.count + 1
+   local name, param = "g" .. self.count, "q" .. self.count
+   local before = self:open()
+   self:declare { name = param, t = "num", lo = 0, hi = 65535, fixed = true }
+   local value = self:fitting(self:num(2), 0, 255)
+   self.scope = before
+   return {
+      line(("local function %s(%s)"):format(name, param)), { simple(v.name .. " = %s", value) }, line "end",
+      line("if %s then", self:condition(1)), { simple(name .. "(%s)", self:fitting(self:num(1), 0, 65535)) }, line "end",
+      r:one_in(2) and line(name .. "(%s)", self:fitting(self:num(1), 0, 65535)) or nil,
+   }
+end
+
 -- Both values of a function, or none.
 function STATEMENT.two(self)
    if self.inside_function then return nil end
@@ -88,7 +113,7 @@ end
 local WEIGHTS = {
    number = 6, wide = 2, boolean = 2, maybe = 3, assign = 7, swap = 1, field = 9, condition = 5, unless_nil = 3, view = 5,
    method = 2, bytes = 2, leave = 2, route = 1, mark = 1, resize = 1, ["for"] = 2, while_loop = 1, table = 4,
-   ["function"] = 1, two = 1,
+   ["function"] = 1, two = 1, rewrite = 1, ask = 1, outer = 1,
 }
 local BAG = {}
 for name in pairs(STATEMENT) do

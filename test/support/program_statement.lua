@@ -211,6 +211,31 @@ function STATEMENT.bytes(self)
    return simple(("pkt:set_u%d(%%s, %%s)"):format(bits), self:offset(), self:fitting(self:num(2), 0, 2 ^ bits - 1))
 end
 
+local REWRITE = {
+   { "pkt:set_ipv4_src(%s)", U32 }, { "pkt:set_ipv4_dst(%s)", U32 }, { "pkt:set_src_port(%s)", 65535 },
+   { "pkt:set_dst_port(%s)", 65535 }, { "pkt:update_l4_checksum()" },
+}
+
+-- Addresses and ports with their checksums.
+function STATEMENT.rewrite(self)
+   if self.inside_function or self.looping then return nil end
+   local call = self.r:pick(REWRITE)
+   return simple(call[1], call[2] and self:fitting(self:num(2), 0, call[2]) or nil)
+end
+
+-- Where headers lie, and facts about packets: a number, nil or a boolean.
+local ASK = {
+   "pkt:ethertype()", "pkt:l3_offset()", "pkt:l4_offset()", "pkt:l4_protocol()", "(pkt:payload_offset())",
+   "pkt:icmp_inner_offset()",
+}
+
+function STATEMENT.ask(self)
+   if self.inside_function or self.looping then return nil end
+   local name = self:name "m"
+   self:declare { name = name, t = "maybe", lo = 0, hi = 70000 }
+   return simple(("local %s = %s"):format(name, self.r:pick(ASK)))
+end
+
 -- ---- leaving ----
 
 local REASONS = { "one", "two", "three" }
@@ -220,7 +245,10 @@ function G:leaving()
    local what = r:range(1, 8)
    if what <= 2 then return simple "return" end
    if what <= 5 then return simple(("return pkt:drop %q"):format(r:pick(REASONS))) end
-   if what == 6 then return simple "return pkt:pass()" end
+   if what == 6 then
+      if r:one_in(2) then return simple "return pkt:pass()" end
+      return simple("return pkt:drop(%s and 'four' or 'five')", self:condition(1))
+   end
    if what == 7 then return simple(("return pkt:send(%d)"):format(r:range(0, 2))) end
    return simple("return pkt:send(%s)", self:fitting(self:num(2), 0, 3))
 end

@@ -2,7 +2,7 @@
 -- A meter whose state lies in a map: packet functions on hooks mark by it, and so does user space.
 
 local abi = require "tideway.abi"
-local library = require "tideway.compiler.library.meter"
+local library = require "tideway.compiler.hooklib.meter"
 local type_lib = require "tideway.table.type"
 
 local M = {}

@@ -252,7 +252,7 @@ function M.binary(cx, op, a, b)
    if is_static(a) and is_static(b) then
       local ok, result = pcall(HOST[op], a.v, b.v)
       if not ok then cx:refuse(("'%s' of %s and %s"):format(op, value.describe(a), value.describe(b))) end
-      return value.host(result)
+      return value.host(result == 0 and type(result) == "number" and 0 or result)
    end
    if op == ".." then
       cx:refuse("strings are not made at run time in NF Lua", "use numbers, and constant strings for drop reasons")
@@ -280,7 +280,7 @@ end
 
 --- Unary minus.
 function M.negate(cx, a)
-   if a.k == "host" and M.type(a) then return value.host(-a.v) end
+   if a.k == "host" and M.type(a) then return value.host(0 - a.v) end -- no -0, which prints as such
    return M.binary(cx, "-", M.type(a) == "num" and value.host(0) or value.host(0LL), a)
 end
 

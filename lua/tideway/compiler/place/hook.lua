@@ -14,11 +14,11 @@ local ipv4 = require("tideway.packet.ipv4").ipv4
 local parse = require "tideway.packet.parse"
 local part = require "tideway.compiler.place.part"
 local punt = require "tideway.compiler.place.punt"
-local start = require "tideway.compiler.library.start"
-local sum = require "tideway.compiler.library.sum"
+local start = require "tideway.compiler.hooklib.start"
+local sum = require "tideway.compiler.hooklib.sum"
 local types = require "tideway.table.type"
 local value = require "tideway.compiler.front.value"
-local walk = require "tideway.compiler.library.walk"
+local walk = require "tideway.compiler.hooklib.walk"
 
 local C = abi.C
 local M = {}

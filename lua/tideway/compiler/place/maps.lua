@@ -4,7 +4,7 @@
 local ctype = require "tideway.compiler.front.ctype"
 local lock = require "tideway.compiler.front.intrinsic.lock"
 local memory = require "tideway.compiler.front.memory"
-local meter = require "tideway.compiler.library.meter"
+local meter = require "tideway.compiler.hooklib.meter"
 local number = require "tideway.compiler.front.number"
 local tables = require "tideway.compiler.front.intrinsic.table"
 local types = require "tideway.table.type"

@@ -114,11 +114,11 @@ local function new_in6(cx, args)
    return { p }
 end
 
-known[require("tideway.compiler.library.sum").blur] = function(cx, args)
+known[require("tideway.compiler.hooklib.sum").blur] = function(cx, args)
    return { value.int(memory.blur(cx, number.ir(cx, args[1], "blur"))) }
 end
 
-known[require("tideway.compiler.library.sum").give_up] = function(cx)
+known[require("tideway.compiler.hooklib.sum").give_up] = function(cx)
    cx.target.trap(cx)
    return {}
 end

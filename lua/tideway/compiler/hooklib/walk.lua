@@ -6,7 +6,7 @@ local ffi = require "ffi"
 local bit = require "bit"
 local extension = require("tideway.packet.ipv6").extension
 
-local sum = require "tideway.compiler.library.sum"
+local sum = require "tideway.compiler.hooklib.sum"
 
 local M = {}
 
