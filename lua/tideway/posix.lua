@@ -39,6 +39,10 @@ int tw_posix_sigaddset(void *set, int sig) __asm__("sigaddset");
 int tw_posix_signalfd(int fd, const void *set, int flags) __asm__("signalfd");
 long tw_posix_syscall(long number, ...) __asm__("syscall");
 const char *tw_posix_strerror(int err) __asm__("strerror");
+struct tw_posix_epoll_event { uint32_t events; int fd; uint32_t unused; } __attribute__((packed));
+int tw_posix_epoll_create(int flags) __asm__("epoll_create1");
+int tw_posix_epoll_ctl(int epoll, int op, int fd, struct tw_posix_epoll_event *event) __asm__("epoll_ctl");
+int tw_posix_epoll_wait(int epoll, struct tw_posix_epoll_event *events, int max, int ms) __asm__("epoll_wait");
 struct tw_posix_nameindex { unsigned index; const char *name; };
 struct tw_posix_nameindex *tw_posix_if_nameindex(void) __asm__("if_nameindex");
 void tw_posix_if_freenameindex(struct tw_posix_nameindex *list) __asm__("if_freenameindex");
@@ -231,6 +235,56 @@ function M.poll(fds, milliseconds)
    end
    return ready
 end
+
+local EPOLL_ADD, EPOLL_DEL, EPOLL_MOD = 1, 2, 3
+local EPOLLIN, EPOLLOUT = 1, 4
+local INTEREST = { r = EPOLLIN, w = EPOLLOUT, rw = EPOLLIN + EPOLLOUT }
+
+--- A set of descriptors to wait for (epoll). Itself a descriptor that can be waited for.
+---@return integer? fd
+---@return string? error
+function M.epoll()
+   local fd = C.tw_posix_epoll_create(O_CLOEXEC)
+   if fd < 0 then return failure() end
+   return fd
+end
+
+--- Put a descriptor into the set, change what it waits for, or take it out.
+---@param epoll integer
+---@param fd integer
+---@param interest "r"|"w"|"rw"|nil nil: out
+---@param known? boolean it is in the set
+---@return boolean? ok
+---@return string? error
+function M.epoll_set(epoll, fd, interest, known)
+   local event = ffi.new "struct tw_posix_epoll_event"
+   event.events, event.fd = INTEREST[interest] or 0, fd
+   local op = not interest and EPOLL_DEL or known and EPOLL_MOD or EPOLL_ADD
+   if C.tw_posix_epoll_ctl(epoll, op, fd, event) < 0 then return failure() end
+   return true
+end
+
+local events = ffi.new "struct tw_posix_epoll_event[64]"
+
+--- Descriptors of the set that are ready, without waiting; hung-up ones are readable and writable.
+---@param epoll integer
+---@return { fd: integer, readable: boolean, writable: boolean }[]
+function M.epoll_ready(epoll)
+   local list = {}
+   for i = 0, C.tw_posix_epoll_wait(epoll, events, 64, 0) - 1 do
+      local bits = events[i].events
+      local failed = bit.band(bits, bit.bnot(EPOLLIN + EPOLLOUT)) ~= 0
+      list[#list + 1] = {
+         fd = events[i].fd, readable = failed or bit.band(bits, EPOLLIN) ~= 0,
+         writable = failed or bit.band(bits, EPOLLOUT) ~= 0,
+      }
+   end
+   return list
+end
+
+--- Close a descriptor.
+---@param fd integer
+function M.close(fd) C.tw_posix_close(fd) end
 
 --- Up to `count` bytes from a descriptor; "" at its end.
 ---@param fd integer

@@ -31,6 +31,6 @@ return {
       { "tideway run --for 10 --json edge.lua", "run for ten seconds, then print the counters as JSON" },
    },
    run = function(options)
-      return require("tideway.engine").run(options.script, options.args, options)
+      return require("tideway.run").run(options.script, options.args, options)
    end,
 }

@@ -4,6 +4,7 @@
 local abi = require "tideway.abi"
 local hook_chain = require "tideway.hook.chain"
 local hook_tables = require "tideway.hook.tables"
+local loop = require "tideway.loop"
 local model = require "tideway.model"
 local plan = require "tideway.plan"
 local punt = require "tideway.hook.punt"
@@ -72,40 +73,6 @@ function M.chains()
    return list
 end
 
--- ---- start ----
-
---- Compile and load the chains on hooks; nothing is attached yet.
-function M.load()
-   local chains = M.chains()
-   targets_once(chains)
-   for _, chain in ipairs(chains) do M.list[#M.list + 1] = hook_chain.load(chain) end
-   check_tables(M.list)
-end
-
---- Attach them.
-function M.attach()
-   for _, hook in ipairs(M.list) do
-      hook:attach()
-      plan.publish_names(hook.chain, hook:place_text())
-      C.tw_stats().chain[hook.chain.index].hook = 1
-   end
-   if #M.list == 0 then return end
-   C.tw_stats().running = 1
-   for _, place in ipairs(require("tideway.bpf.hook.tc").sweep()) do
-      messages[#messages + 1] = ("removed what a killed run left at tc %s"):format(place)
-   end
-end
-
---- What was got, for the user.
----@return string[]
-function M.lines()
-   local lines = {}
-   for _, hook in ipairs(M.list) do
-      for _, line in ipairs(hook:lines()) do lines[#lines + 1] = line end
-   end
-   return lines
-end
-
 -- ---- turn ----
 
 -- Calls a function of every NF once; one that raises is not called again.
@@ -126,33 +93,64 @@ local function each(method, ...)
    end
 end
 
-local ticked = 0
+local ticked, watched = 0, {}
 
---- What is to be done from time to time: tick() of NFs when it is due.
-function M.poll()
-   if #M.list == 0 then return end
-   local now = tonumber(C.tw_now())
-   if now - ticked >= C.tw_options().tick_ms * 1e6 then
+-- tick() of NFs when it is due.
+local function tick()
+   local now, period = tonumber(C.tw_now()), C.tw_options().tick_ms * 1e6
+   if now - ticked >= period then
       ticked = now
       each("tick", now)
       punt.follow_up()
    end
+   return math.max(0, (ticked + period - now) / 1e9)
 end
 
---- Sleep, handle packets that are punted meanwhile, and tick.
----@param ms integer
----@return boolean stop a signal came
-function M.sleep(ms)
-   if #M.list == 0 then return C.tw_sleep_ms(ms) == 1 end
-   local stop = tonumber(C.tw_now()) + ms * 1e6
-   while true do
-      M.poll()
-      local more = punt.turn(M.list)
-      local now = tonumber(C.tw_now())
-      if now >= stop then return C.tw_signal_pending() ~= 0 end
-      local due = math.min(stop, ticked + C.tw_options().tick_ms * 1e6)
-      if punt.wait(M.list, more and 0 or math.max(0, math.ceil((due - now) / 1e6))) then return true end
+-- Packets that were punted, and ticks; seconds until the next turn.
+local function turn()
+   local due, more = tick(), punt.turn(M.list)
+   for _, fd in ipairs(punt.descriptors(M.list)) do
+      if not watched[fd] then
+         watched[fd] = true
+         loop.watch(fd, "r", function() end) -- it wakes; the next turn handles
+      end
    end
+   return more and 0 or due
+end
+
+-- ---- start ----
+
+--- Compile and load the chains on hooks; nothing is attached yet.
+function M.load()
+   local chains = M.chains()
+   targets_once(chains)
+   for _, chain in ipairs(chains) do M.list[#M.list + 1] = hook_chain.load(chain) end
+   check_tables(M.list)
+end
+
+--- Attach them.
+function M.attach()
+   for _, hook in ipairs(M.list) do
+      hook:attach()
+      plan.publish_names(hook.chain, hook:place_text())
+      C.tw_stats().chain[hook.chain.index].hook = 1
+   end
+   if #M.list == 0 then return end
+   loop.duty(turn)
+   C.tw_stats().running = 1
+   for _, place in ipairs(require("tideway.bpf.hook.tc").sweep()) do
+      messages[#messages + 1] = ("removed what a killed run left at tc %s"):format(place)
+   end
+end
+
+--- What was got, for the user.
+---@return string[]
+function M.lines()
+   local lines = {}
+   for _, hook in ipairs(M.list) do
+      for _, line in ipairs(hook:lines()) do lines[#lines + 1] = line end
+   end
+   return lines
 end
 
 --- Bring the counters up to date.
@@ -163,6 +161,9 @@ end
 --- Detach everything, take the last counts, call stop() of the NFs. Twice does no harm.
 function M.stop()
    if #M.list == 0 then return end
+   loop.off_duty(turn)
+   for fd in pairs(watched) do loop.unwatch(fd) end
+   watched = {}
    for _, hook in ipairs(M.list) do
       for _, err in ipairs(hook:detach()) do messages[#messages + 1] = err end
    end

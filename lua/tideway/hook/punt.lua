@@ -352,8 +352,6 @@ end
 
 -- ---- all chains ----
 
-local fds = ffi.new "int[64]"
-
 --- One round over the chains on hooks.
 ---@param hooks tideway.hook.chain[]
 ---@return boolean more there may be more
@@ -369,19 +367,15 @@ function M.turn(hooks)
    return more
 end
 
---- Wait until a packet is punted.
+--- What becomes readable when a packet is punted.
 ---@param hooks tideway.hook.chain[]
----@param ms integer at most
----@return boolean stop a signal came
-function M.wait(hooks, ms)
-   local n = 0
+---@return integer[] descriptors
+function M.descriptors(hooks)
+   local list = {}
    for _, hook in ipairs(hooks) do
-      if hook.punts.reader and n < 64 then
-         fds[n] = hook.punts.reader.fd
-         n = n + 1
-      end
+      if hook.punts.reader then list[#list + 1] = hook.punts.reader.fd end
    end
-   return C.tw_wait(fds, n, ms) == 1
+   return list
 end
 
 hold.control = M

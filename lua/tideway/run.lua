@@ -1,0 +1,157 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- `tideway run`: load a script, start the engine, serve it until it is to stop, report.
+
+local ffi = require "ffi"
+local abi = require "tideway.abi"
+local diagnostic = require "tideway.compiler.diagnostic"
+local engine = require "tideway.engine"
+local hooks = require "tideway.hook"
+local loop = require "tideway.loop"
+local model = require "tideway.model"
+local native = require "tideway.native"
+local options = require "tideway.options"
+local plan = require "tideway.plan"
+local rundir = require "tideway.rundir"
+local script = require "tideway.script"
+local stats = require "tideway.stats"
+
+local C = abi.C
+local M = {}
+
+local function complain(...) io.stderr:write("tideway: ", string.format(...), "\n") end
+
+local function apply(opts)
+   local list = {}
+   list.idle, list.burst, list.memory_mb = opts.idle, opts.burst, opts.memory
+   if opts.no_huge then list.no_huge = true end
+   options.command_line(list)
+end
+
+local function instance_name(path, opts)
+   return opts.name or path:match "([^/]*)$":gsub("%.lua$", "")
+end
+
+-- What the script declares wrongly: diagnostics of the compiler as they are.
+local function complain_of(err)
+   if diagnostic.is(err) then io.stderr:write(tostring(err), "\n") else complain("%s", err) end
+end
+
+local function describe_port(port)
+   local info = C.tw_stats().port[port.index]
+   local offloads = ffi.string(info.offloads):gsub("%s+$", "")
+   return ("port %s: %s, %s, %d rx and %d tx queue(s), offloads: %s"):format(port.name, ffi.string(info.driver),
+      ffi.string(info.mode), info.rx_queues, info.tx_queues, offloads == "" and "none" or offloads)
+end
+
+--- A chain's way in words: "lan -> ttl -> wan".
+local function path_of(chain)
+   local names, sources = {}, {}
+   for i, source in ipairs(chain.sources) do sources[i] = source.name end
+   for i, name in ipairs(chain.stage_names) do names[i] = name end
+   names[#names + 1] = chain.sink and chain.sink.name or chain.place and "the kernel" or "(no sink)"
+   return (#sources > 0 and table.concat(sources, ", ") .. " -> " or "") .. table.concat(names, " -> ")
+end
+
+local function describe()
+   local info = C.tw_eal_info()
+   local lines = { info.started and ffi.string(info.note) or nil }
+   for _, port in ipairs(model.ports) do
+      if port.opened then lines[#lines + 1] = describe_port(port) end
+   end
+   for _, chain in ipairs(model.chains) do
+      lines[#lines + 1] = ("chain %s on %s: %s"):format(chain.name,
+         ffi.string(C.tw_stats().chain[chain.index].place), path_of(chain))
+   end
+   for _, line in ipairs(hooks.lines()) do lines[#lines + 1] = line end
+   if #engine.lcores == #plan.cpus() then
+      lines[#lines + 1] = "every CPU has an lcore: the control thread shares one with it"
+   end
+   return lines
+end
+
+local HOUSEKEEPING = 0.2
+
+local function print_rates(seconds, say)
+   local start = tonumber(C.tw_now())
+   local before, before_at = engine.snapshot(), start
+   loop.every(seconds, function()
+      local now, snapshot = tonumber(C.tw_now()), engine.snapshot()
+      say("%6.1f s  %s", (now - start) / 1e9, stats.line(stats.rates(before, snapshot, (now - before_at) / 1e9)))
+      before, before_at = snapshot, now
+   end)
+end
+
+-- Until a signal or the end of --for.
+local function serve(opts, say)
+   local done = false
+   if opts.duration then loop.after(opts.duration, function() done = true end) end
+   if opts.stats then print_rates(opts.stats, say) end
+   loop.every(HOUSEKEEPING, function()
+      native.poll()
+      for _, line in ipairs(engine.log()) do complain("%s", line) end
+      engine.refresh()
+   end)
+   while not done and not loop.turn(1000) do end
+end
+
+local function report(opts, seconds)
+   for _, line in ipairs(engine.log()) do complain("%s", line) end
+   local snapshot = stats.snapshot(C.tw_stats())
+   snapshot.seconds = seconds
+   if opts.json then
+      print(require("tideway.json").encode(snapshot))
+   elseif not opts.quiet then
+      io.write(stats.final_table(snapshot))
+   end
+   return stats.adds_up(snapshot)
+end
+
+local function run(path, args, opts)
+   local dir, name = rundir.claim(instance_name(path, opts), opts.name ~= nil)
+   if not dir then
+      complain("%s", name)
+      return 1
+   end
+   if C.tw_stats_open(dir, name, path) < 0 then
+      complain("%s", abi.error())
+      return 1
+   end
+   -- With --json, standard output is for the JSON alone.
+   local stream = opts.json and io.stderr or io.stdout
+   local function say(...)
+      if opts.quiet then return end
+      stream:write(string.format(...), "\n")
+      stream:flush()
+   end
+   local ok, err = script.load(path, args)
+   if ok then ok, err = pcall(engine.start) end
+   if not ok then
+      complain_of(err)
+      return 2
+   end
+   for _, line in ipairs(describe()) do say("%s", line) end
+   local start = tonumber(C.tw_now())
+   say("ready: instance %s, pid %d; stop with Ctrl-C", name, C.tw_stats().pid)
+   serve(opts, say)
+   hooks.stop()
+   C.tw_engine_stop()
+   local exact = report(opts, (tonumber(C.tw_now()) - start) / 1e9)
+   if not exact then complain "the counters do not add up; this is a bug, please report it" end
+   return exact and 0 or 1
+end
+
+--- `tideway run`.
+---@return integer exit code
+function M.run(path, args, opts)
+   local ok, err = pcall(apply, opts)
+   if not ok then
+      complain("%s", err)
+      return 2
+   end
+   local code = run(path, args, opts)
+   engine.close()
+   C.tw_stats_close()
+   return code
+end
+
+return M
