@@ -19,7 +19,7 @@ generated := $(BUILD)/gen/abi_cdef.c $(BUILD)/gen/abi_assert.c
 objects := $(sources:core/%.c=$(BUILD)/core/%.o) $(generated:.c=.o)
 abi := $(wildcard core/abi*.h)
 
-libraries := libdpdk luajit libbpf libelf
+libraries := libdpdk luajit libbpf libelf libpcap libseccomp
 
 # ---- fail early, with the one line that mends it ----
 
@@ -27,6 +27,8 @@ package_libdpdk := libdpdk-dev
 package_luajit := libluajit-5.1-dev
 package_libbpf := libbpf-dev
 package_libelf := libelf-dev
+package_libseccomp := libseccomp-dev
+package_libpcap := libpcap-dev
 
 goals := $(or $(MAKECMDGOALS),all)
 ifneq ($(filter all install bench check $(BUILD)/%,$(goals)),)

@@ -33,6 +33,10 @@ enum tw_limit {
 	TW_RINGS_MAX = 32,     /* rings between chains per instance */
 	TW_NAME_LEN = 48,      /* names, NUL included */
 	TW_PORT_NONE = 0xffff, /* "no port" in tw_pkt.out */
+	TW_WHERE_LEN = 96,     /* a place in a source, file:line, NUL included */
+	TW_SIZE_BUCKETS = 7,   /* burst sizes: 1, 2, 4, ... TW_BURST_MAX */
+	TW_TIME_BUCKETS = 32,  /* times: 1 ns, 2 ns, 4 ns, ... and all above */
+	TW_TABLES_SHOWN = 64,  /* tables whose figures are in the counters */
 };
 
 /* What happens to a packet. tw_pkt.verdict = kind | argument << 8. */
@@ -64,6 +68,17 @@ struct tw_pkt {
 	uint8_t *room, *room_end;
 };
 
+/* What machine code of a chain knows of an mbuf: offsets of fields of struct rte_mbuf, and
+ * tw_pkt.resume of a packet it left alone because it lies in several segments. */
+enum tw_mbuf {
+	TW_MBUF_BUF_ADDR = 0,
+	TW_MBUF_DATA_OFF = 16,
+	TW_MBUF_PKT_LEN = 36,
+	TW_MBUF_DATA_LEN = 40,
+	TW_RESUME_SCATTERED = 0xffff,
+	TW_MBUFS_AHEAD = 4, /* entries behind the last mbuf that can be read: others of the burst */
+};
+
 /* The burst a VM works on; one per lcore VM, its address is given to Lua at build time. */
 struct tw_burst {
 	uint64_t now;   /* monotonic ns, taken once per burst */
@@ -72,6 +87,9 @@ struct tw_burst {
 	int32_t odd; /* set by Lua: not every verdict is TW_SINK; C clears it before each entry */
 	uint16_t chain; /* index of the chain being run */
 	uint16_t lcore; /* slot of the lcore */
+	/* of machine code that runs on mbufs (tw_native_mbufs_fn) */
+	uint64_t bytes; /* of all packets */
+	uint32_t at;    /* the packet in hand */
 	struct tw_pkt pkts[TW_BURST_MAX];
 };
 
@@ -99,6 +117,29 @@ struct tw_chain_stats {
 	uint64_t faults; /* NF faults (raise, stall, memory) */
 };
 
+/* per lcore and chain: the bursts that are timed, one in TW_SAMPLE. Bucket i counts those of at
+ * most 2^i packets, or nanoseconds, that do not fit bucket i - 1. */
+enum { TW_SAMPLE = 16 };
+struct tw_chain_sample {
+	uint64_t packets; /* in these bursts */
+	uint64_t size[TW_SIZE_BUCKETS];
+	uint64_t ns[TW_TIME_BUCKETS]; /* from entry to verdicts; none of chains without NFs */
+};
+
+/* What LuaJIT does on an lcore, from struct tw_jit at every tick. */
+struct tw_jit_stats {
+	uint32_t made;        /* traces, since the VM was built */
+	uint32_t live;        /* traces that are there now */
+	uint32_t aborts;      /* recordings that failed */
+	uint32_t flushes;     /* times LuaJIT threw all traces away by itself */
+	uint32_t settled;     /* times that was done on purpose, to record from steady traffic */
+	uint32_t interpreted; /* functions that LuaJIT has given up compiling */
+	uint64_t mcode;       /* bytes of machine code of the traces */
+	uint64_t heap, heap_limit; /* bytes of the Lua heap */
+	char last_abort[TW_WHERE_LEN];
+	char interpreted_at[TW_WHERE_LEN]; /* the first of those functions */
+};
+
 struct tw_lcore_stats {
 	uint64_t heartbeat;   /* loop iterations */
 	uint64_t idle_loops;  /* iterations that found no packet */
@@ -109,6 +150,9 @@ struct tw_lcore_stats {
 	uint32_t vm_rebuilds;
 	struct tw_port_stats port[TW_PORTS_MAX];
 	struct tw_chain_stats chain[TW_CHAINS_MAX];
+	struct tw_chain_sample sample[TW_CHAINS_MAX];
+	struct tw_jit_stats jit;
+	uint64_t sent_to[TW_CHAINS_MAX][TW_PORTS_MAX]; /* packets by egress port */
 	/* packets entering each NF, and its drops by reason */
 	uint64_t stage_in[TW_CHAINS_MAX][TW_STAGES_MAX];
 	uint64_t drops[TW_CHAINS_MAX][TW_STAGES_MAX][TW_REASONS_MAX];
@@ -143,13 +187,23 @@ struct tw_chain_info {
 	char stage[TW_STAGES_MAX][TW_NAME_LEN];
 	/* 1: this NF was taken out by the fence */
 	uint8_t quarantined[TW_STAGES_MAX];
-	uint8_t tier; /* enum tw_tier: the lowest of its NFs */
-	uint8_t hook; /* 1: runs in the kernel, on a hook; its packets are no port's */
+	uint8_t tier;             /* enum tw_tier: the lowest of its NFs */
+	uint8_t hook;             /* 1: runs in the kernel, on a hook; its packets are no port's */
+	uint16_t sink_kind, sink; /* enum tw_endpoint, index */
+	uint32_t source_rings;    /* bit per ring index */
+	uint64_t source_ports;    /* bit per port index */
 };
 
 struct tw_ring_info {
 	char name[TW_NAME_LEN];
 	uint32_t size, used; /* entries; used is refreshed by the control thread */
+};
+
+/* A table's figures, refreshed by the control thread; what they mean: struct tw_table_info. */
+struct tw_table_stats {
+	char name[TW_NAME_LEN];
+	char kind[16]; /* "hash", "lru", ... */
+	uint64_t count, capacity, full, evictions, expired, bytes;
 };
 
 /* the mapped file: <run dir>/stats */
@@ -167,6 +221,9 @@ struct tw_stats {
 	struct tw_port_info port[TW_PORTS_MAX];
 	struct tw_chain_info chain[TW_CHAINS_MAX];
 	struct tw_ring_info ring[TW_RINGS_MAX];
+	uint64_t log_lines[8], log_held; /* messages of the log by syslog level; held back */
+	uint32_t tables, tables_hidden;  /* in table[]; and those there was no room for */
+	struct tw_table_stats table[TW_TABLES_SHOWN];
 	struct tw_lcore_stats lcore[TW_LCORES_MAX];
 };
 
@@ -210,6 +267,7 @@ struct tw_options {
 	/* times a full tx queue is tried again before dropping (before start) */
 	uint32_t tx_retries;
 	uint32_t stall_ms;     /* CPU time an NF may take for one burst before the fence acts */
+	uint32_t probation_ms; /* the same while an older plan is kept to fall back to, if less */
 	uint32_t vm_memory_mb; /* Lua heap limit of an lcore VM */
 	uint32_t tick_ms;      /* interval of tick() */
 	bool no_huge;          /* do not use hugepages */
@@ -236,7 +294,8 @@ int tw_port_caps(int port, struct tw_port_caps *caps);
 /* Before the first port starts: counts in the buffers that this port's queues can hold. */
 int tw_port_reserve(int port, uint16_t rx_queues, uint16_t tx_queues);
 int tw_port_start(int port, uint16_t rx_queues, uint16_t tx_queues);
-void tw_port_close(int port);
+/* -EBUSY while a plan has it, also the one that is kept on probation. */
+int tw_port_close(int port);
 void tw_ports_refresh(void); /* copies device counters to tw_stats */
 
 /* A "wire" port is an ethdev over two rings whose far end is the caller: tests, the REPL. */
@@ -244,41 +303,8 @@ int tw_wire_inject(int port, const void *frame, uint32_t len);
 int tw_wire_collect(int port, void *frame, uint32_t size); /* length, 0 when none */
 
 int tw_ring_open(const char *name, uint32_t size); /* ring index or -errno */
-void tw_ring_close(int ring);
+int tw_ring_close(int ring); /* as tw_port_close(); what is in it is dropped */
 
-enum tw_endpoint { TW_END_NONE, TW_END_PORT, TW_END_RING };
-
-struct tw_chain_spec {
-	uint16_t chain;     /* index, < TW_CHAINS_MAX */
-	uint16_t sink_kind; /* enum tw_endpoint */
-	uint16_t sink;      /* port or ring index */
-	uint16_t kernel;    /* port for TW_PASS, or TW_PORT_NONE */
-	uint16_t stages;
-	uint8_t code;                  /* 0: no NF, packets go straight to the sink */
-	uint8_t native;                /* 1: the chain's first native word is the whole chain */
-	uint64_t flood_ports;          /* bit per port index */
-	uint8_t bypass[TW_STAGES_MAX]; /* 1: an NF that faults is bypassed, 0: it drops */
-	char where[TW_STAGES_MAX][96]; /* file:line of each NF */
-};
-
-struct tw_input_spec {
-	uint16_t kind; /* enum tw_endpoint */
-	uint16_t index;
-	uint16_t queue;
-	uint16_t chain; /* position in the lcore's chain list */
-};
-
-/* A plan is built off the data path, published with one pointer per lcore, acknowledged by
- * generation, and retired after the acknowledgement. */
-struct tw_plan;
-struct tw_plan *tw_plan_new(void);
-/* cpu >= 0: a thread pinned to that CPU; cpu -1: stepped by the caller with tw_lcore_step().
- * blob: what tideway.transfer packed; the lcore's VM is built from it. Returns lcore slot. */
-int tw_plan_add_lcore(struct tw_plan *plan, int cpu, const struct tw_chain_spec *chains,
-                      uint32_t n_chains, const struct tw_input_spec *inputs, uint32_t n_inputs,
-                      const char *blob, size_t blob_len);
-void tw_plan_free(struct tw_plan *plan);   /* one that was never published */
-int tw_plan_publish(struct tw_plan *plan); /* takes ownership; returns when acknowledged */
 int tw_engine_stop(void);                  /* stops lcores, drains rings, closes nothing else */
 void tw_engine_close(void);                /* closes ports, rings, tables; counters go on */
 int tw_lcore_step(int slot);               /* one loop iteration; packets moved or -errno */
@@ -295,12 +321,19 @@ int tw_wait(const int *fds, uint32_t count, uint32_t ms);
 int tw_log_next(char *line, size_t size);
 
 /* ---- lcore VM: written by lua/tideway/lcore.lua, read by the fence and by `top` ---- */
-enum { TW_TRACES_MAX = 2048, TW_WHERE_LEN = 96 };
+enum { TW_TRACES_MAX = 2048, TW_ABORTS_MAX = 32, TW_INTERPRETED_MAX = 16 };
 
 /* Machine code of one LuaJIT trace and where in the source it starts. */
 struct tw_trace {
 	uint64_t start, end;
 	char where[TW_WHERE_LEN]; /* file:line */
+};
+
+/* A recording that failed. */
+struct tw_abort {
+	uint64_t at; /* ns */
+	char where[TW_WHERE_LEN];
+	char why[TW_WHERE_LEN];
 };
 
 struct tw_jit {
@@ -310,14 +343,26 @@ struct tw_jit {
 	uint32_t settled; /* times they were thrown away on purpose, to be recorded from steady
 	                     traffic */
 	uint32_t warned;
-	uint32_t interpreted;          /* chain functions that LuaJIT has given up compiling */
+	uint32_t interpreted;  /* functions that LuaJIT has given up compiling */
+	uint32_t live;         /* traces that are there now: [1..TW_TRACES_MAX) with a start */
+	uint32_t rewarm_asked; /* written by the control thread: forget all that, try again */
+	uint32_t rewarmed;     /* times that was done */
+	uint64_t mcode;        /* bytes of machine code of the traces */
 	char last_abort[TW_WHERE_LEN]; /* where the last one failed */
+	char interpreted_at[TW_INTERPRETED_MAX][TW_WHERE_LEN];
+	struct tw_abort abort[TW_ABORTS_MAX]; /* the last ones, in turn: number n is at n % MAX */
 	struct tw_trace trace[TW_TRACES_MAX];
 };
 const struct tw_jit *tw_lcore_jit(int slot); /* NULL when the lcore has no VM */
 size_t tw_lcore_heap(int slot);              /* bytes of its Lua heap */
+/* Lets its VM throw its traces away, take back what it gave up and record anew, at its next tick.
+ */
+int tw_lcore_rewarm(int slot);
 
 #include "abi_table.h"
 #include "abi_acl.h"
 #include "abi_bpf.h"
 #include "abi_native.h"
+#include "abi_watch.h"
+#include "abi_plan.h"
+#include "abi_privilege.h"

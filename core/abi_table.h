@@ -47,6 +47,7 @@ struct tw_table_spec {
 	uint32_t value_size;
 	uint32_t expires_offset; /* of the u64 deadline in the value, or TW_TABLE_NO_EXPIRY */
 	uint32_t groups;         /* lpm: tbl8 groups of 256 entries; 0: derived from entries */
+	bool number;             /* lpm: nobody writes to a value through what a look-up gave */
 };
 
 struct tw_table_info {

@@ -6,14 +6,13 @@
 #include "native.h"
 #include "port.h"
 #include "stats.h"
+#include "watch.h"
 
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
 
 #include <rte_cycles.h>
-
-#define CYCLE_SAMPLE 16 /* one burst in so many is timed; the TSC costs as much as an NF */
 
 static inline struct tw_chain_stats *chain_stats(struct tw_lcore *lcore, unsigned chain)
 {
@@ -29,6 +28,8 @@ void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, un
 		stage = TW_STAGE_ENGINE;
 	if (reason >= TW_REASONS_MAX)
 		reason = TW_R_BAD_VERDICT;
+	if (tw_watching())
+		tw_watch_drop(lcore, chain, stage, reason, mbuf);
 	lcore->stats->drops[id][stage][reason]++;
 	lcore->stats->chain[id].dropped++;
 	if (lcore->n_dead == RTE_DIM(lcore->dead))
@@ -96,6 +97,8 @@ static void port_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
 	unsigned sent, retries = lcore->plan->tx_retries;
 	uint64_t lost = 0;
 
+	if (tw_watching())
+		tw_watch_leaving(lcore, chain, index, 0, mbufs, n);
 	if (shared)
 		rte_spinlock_lock(&port->tx_lock[queue]);
 	sent = rte_eth_tx_burst(port->ethdev, queue, mbufs, n);
@@ -103,6 +106,8 @@ static void port_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
 		sent += rte_eth_tx_burst(port->ethdev, queue, mbufs + sent, n - sent);
 	if (shared)
 		rte_spinlock_unlock(&port->tx_lock[queue]);
+	if (tw_watching())
+		tw_watch_left(lcore, chain, index, 0, mbufs, sent);
 	for (unsigned i = sent; i < n; i++) {
 		lost += mbufs[i]->pkt_len;
 		tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_TX_FULL, mbufs[i]);
@@ -112,6 +117,7 @@ static void port_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
 	pstats->tx_full += n - sent;
 	stats->sent += sent;
 	stats->sent_bytes += bytes - lost;
+	lcore->stats->sent_to[lcore->plan->chain[chain].chain][index] += sent;
 }
 
 static void ring_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
@@ -124,7 +130,11 @@ static void ring_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
 	/* After the enqueue the other side owns them: take the lengths first. */
 	for (unsigned i = 0; i < n; i++)
 		len[i] = mbufs[i]->pkt_len;
+	if (tw_watching())
+		tw_watch_leaving(lcore, chain, index, TW_WATCH_RING, mbufs, n);
 	sent = rte_ring_enqueue_burst(tw_ring_table[index].ring, (void **)mbufs, n, NULL);
+	if (tw_watching())
+		tw_watch_left(lcore, chain, index, TW_WATCH_RING, mbufs, sent);
 	for (unsigned i = 0; i < sent; i++)
 		stats->sent_bytes += len[i]; /* cppcheck-suppress uninitvar */
 	stats->sent += sent;
@@ -158,7 +168,7 @@ static void queue_to_port(struct tw_lcore *lcore, unsigned chain, unsigned stage
 {
 	struct tw_tx *tx;
 
-	if (port >= TW_PORTS_MAX || !tw_port_table[port].started) {
+	if (port >= TW_PORTS_MAX || !(lcore->plan->ports >> port & 1)) {
 		tw_dispatch_drop(lcore, chain, stage, TW_R_BAD_PORT, mbuf);
 		return;
 	}
@@ -171,11 +181,33 @@ static void queue_to_port(struct tw_lcore *lcore, unsigned chain, unsigned stage
 	lcore->tx_dirty |= 1ull << port;
 }
 
+/* ---- samples ---- */
+
+/* The bucket whose bound, a power of two, is the least that is not below the value. */
+static inline unsigned bucket_of(uint64_t value, unsigned buckets)
+{
+	unsigned bucket = value <= 1 ? 0 : 64 - __builtin_clzll(value - 1);
+
+	return bucket < buckets ? bucket : buckets - 1;
+}
+
+static inline struct tw_chain_sample *sample_size(struct tw_lcore *lcore, unsigned chain,
+                                                  unsigned packets)
+{
+	struct tw_chain_sample *sample = &lcore->stats->sample[lcore->plan->chain[chain].chain];
+
+	sample->packets += packets;
+	sample->size[bucket_of(packets, TW_SIZE_BUCKETS)]++;
+	return sample;
+}
+
 void tw_dispatch_direct(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs, unsigned n,
                         uint64_t bytes)
 {
 	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
 
+	if (chain_stats(lcore, chain)->bursts % TW_SAMPLE == TW_SAMPLE / 2)
+		sample_size(lcore, chain, n);
 	if (spec->sink_kind == TW_END_PORT)
 		port_send(lcore, chain, spec->sink, mbufs, n, bytes);
 	else if (spec->sink_kind == TW_END_RING)
@@ -344,13 +376,17 @@ static struct tw_pkt *in_hand(struct tw_burst *burst)
 
 /* An NF faulted: the packet it had in hand gets the NF's policy, the ones behind it go through the
  * rebuilt chain. */
-static void after_fault(struct tw_lcore *lcore, unsigned chain)
+static void after_fault(struct tw_lcore *lcore, unsigned chain, bool counted)
 {
 	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
 	struct tw_burst *burst = &lcore->burst;
 	struct tw_pkt *pkt = in_hand(burst);
 	unsigned stage = burst->stage;
 
+	if (lcore->falling) {
+		tw_swap_set_aside(lcore, chain, pkt, counted);
+		return;
+	}
 	burst->odd = 1;
 	for (int i = 0; i < burst->count && !lcore->plan->vm; i++) {
 		if ((burst->pkts[i].verdict & 0xff) != TW_NEXT)
@@ -372,30 +408,34 @@ static void after_fault(struct tw_lcore *lcore, unsigned chain)
 static inline int enter_chain_code(struct tw_lcore *lcore, unsigned chain)
 {
 	const struct tw_lcore_plan *plan = lcore->plan;
-	tw_native_fn fn = plan->chain[chain].native ? tw_native_fn_of(plan->chain[chain].chain)
-	                                            : NULL;
+	tw_native_fn fn = plan->word[chain] ? tw_native_fn_of(plan->word[chain]) : NULL;
 
 	if (fn && !plan->quarantine[chain])
-		return tw_fence_native(lcore, fn);
+		return tw_fence_native(lcore, &(struct tw_native_call){ .fn = fn });
 	return tw_fence_enter(lcore, TW_VM_CHAIN + chain);
+}
+
+void tw_dispatch_retry(struct tw_lcore *lcore, unsigned chain, bool counted)
+{
+	unsigned tries = 0;
+
+	do {
+		after_fault(lcore, chain, counted);
+	} while (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_RESUME) != 0 &&
+	         ++tries < TW_STAGES_MAX);
+	if (!lcore->plan->vm || tries == TW_STAGES_MAX)
+		after_fault(lcore, chain, true);
 }
 
 static void run_chain(struct tw_lcore *lcore, unsigned chain, bool resumed)
 {
-	unsigned tries = 0;
-
-	if (!lcore->plan->vm) {
-		after_fault(lcore, chain);
-		return;
-	}
-	if ((resumed ? tw_fence_enter(lcore, TW_VM_RESUME) : enter_chain_code(lcore, chain)) != 0) {
-		do {
-			after_fault(lcore, chain);
-		} while (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_RESUME) != 0 &&
-		         ++tries < TW_STAGES_MAX);
-		if (!lcore->plan->vm || tries == TW_STAGES_MAX)
-			after_fault(lcore, chain);
-	}
+	if (lcore->falling) /* behind a fault in the same turn: nothing is in hand */
+		tw_swap_set_aside(lcore, chain, NULL, true);
+	else if (!lcore->plan->vm)
+		after_fault(lcore, chain, true);
+	else if ((resumed ? tw_fence_enter(lcore, TW_VM_RESUME)
+	                  : enter_chain_code(lcore, chain)) != 0)
+		tw_dispatch_retry(lcore, chain, resumed);
 }
 
 /* Slow path: packets that asked for the punt() of their NF. */
@@ -414,12 +454,14 @@ static void run_punts(struct tw_lcore *lcore, unsigned chain)
 	chain_stats(lcore, chain)->punted += __builtin_popcountll(punted);
 	while (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_PUNT) != 0 &&
 	       ++tries < TW_STAGES_MAX) {
-		after_fault(lcore, chain);
+		after_fault(lcore, chain, true);
 		if (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_RESUME) != 0)
-			after_fault(lcore, chain);
+			after_fault(lcore, chain, true);
 	}
 	if (!lcore->plan->vm)
-		after_fault(lcore, chain);
+		after_fault(lcore, chain, true);
+	if (lcore->falling) /* packets have left the burst */
+		return;
 	for (; punted; punted &= punted - 1) {
 		const struct tw_pkt *pkt = &burst->pkts[__builtin_ctzll(punted)];
 
@@ -428,18 +470,26 @@ static void run_punts(struct tw_lcore *lcore, unsigned chain)
 	}
 }
 
+void tw_dispatch_sample(struct tw_lcore *lcore, unsigned chain, unsigned packets, uint64_t cycles)
+{
+	struct tw_chain_sample *sample = sample_size(lcore, chain, packets);
+
+	chain_stats(lcore, chain)->cycles += cycles * TW_SAMPLE;
+	sample->ns[bucket_of(cycles * lcore->clock_mult >> TW_CLOCK_SHIFT, TW_TIME_BUCKETS)]++;
+}
+
 static inline void enter_chain(struct tw_lcore *lcore, unsigned chain, bool resumed)
 {
-	struct tw_chain_stats *stats = chain_stats(lcore, chain);
+	unsigned packets = lcore->burst.count;
 	uint64_t tsc;
 
-	if (__builtin_expect(stats->bursts % CYCLE_SAMPLE != CYCLE_SAMPLE / 2, 1)) {
+	if (__builtin_expect(resumed || !tw_dispatch_is_timed(lcore, chain), 1)) {
 		run_chain(lcore, chain, resumed);
 		return;
 	}
 	tsc = rte_rdtsc();
 	run_chain(lcore, chain, resumed);
-	stats->cycles += (rte_rdtsc() - tsc) * CYCLE_SAMPLE;
+	tw_dispatch_sample(lcore, chain, packets, rte_rdtsc() - tsc);
 }
 
 /* Verdicts differ: each packet its own way. */
@@ -457,6 +507,8 @@ static void settle_each(struct tw_lcore *lcore, unsigned chain, bool resumed)
 	for (unsigned i = 0; i < count; i++)
 		settle(lcore, chain, &pkts[i]);
 	flush(lcore, chain);
+	if (tw_watching())
+		tw_watch_end(lcore);
 	if (lcore->n_emits)
 		tw_dispatch_emits(lcore);
 }
@@ -472,28 +524,38 @@ static void settle_all(struct tw_lcore *lcore, unsigned chain, unsigned port,
 	for (unsigned s = 0; s < spec->stages; s++)
 		in[s] += count;
 	port_send(lcore, chain, port, mbufs, count, bytes);
+	if (tw_watching())
+		tw_watch_end(lcore);
+}
+
+void tw_dispatch_settle(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,
+                        uint64_t bytes, bool odd)
+{
+	unsigned port = lcore->burst.pkts[0].out;
+
+	if (port == TW_PORT_NONE && lcore->plan->chain[chain].sink_kind == TW_END_PORT)
+		port = lcore->plan->chain[chain].sink;
+	if (mbufs && !odd && port < TW_PORTS_MAX && lcore->plan->ports >> port & 1)
+		settle_all(lcore, chain, port, mbufs, bytes);
+	else
+		settle_each(lcore, chain, !mbufs);
 }
 
 void tw_dispatch_burst(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,
                        uint64_t bytes)
 {
 	const struct tw_pkt *pkts = lcore->burst.pkts;
-	unsigned count = lcore->burst.count, port;
-	uint32_t odd = 0;
+	unsigned count = lcore->burst.count;
+	bool step_by_step;
+	uint32_t odd;
 
-	lcore->burst.chain = chain;
-	lcore->burst.stage = 0;
-	lcore->burst.odd = 0;
-	lcore->resized = false;
-	enter_chain(lcore, chain, !mbufs);
-	odd = lcore->burst.odd;
+	tw_dispatch_begin(lcore, chain);
+	step_by_step = tw_watching() && tw_watch_begin(lcore, chain, !mbufs);
+	enter_chain(lcore, chain, !mbufs || step_by_step);
+	if (__builtin_expect(step_by_step, 0))
+		tw_watch_ran(lcore);
+	odd = lcore->burst.odd | lcore->resized;
 	for (unsigned i = 0; i < count; i++)
 		odd |= pkts[i].out ^ pkts[0].out;
-	port = pkts[0].out;
-	if (port == TW_PORT_NONE && lcore->plan->chain[chain].sink_kind == TW_END_PORT)
-		port = lcore->plan->chain[chain].sink;
-	if (mbufs && !odd && !lcore->resized && port < TW_PORTS_MAX && tw_port_table[port].started)
-		settle_all(lcore, chain, port, mbufs, bytes);
-	else
-		settle_each(lcore, chain, !mbufs);
+	tw_dispatch_settle(lcore, chain, mbufs, bytes, odd);
 }

@@ -33,6 +33,7 @@ static struct tw_options options = {
 	.memory_mb = 512,
 	.mbuf_size = 2048,
 	.stall_ms = 10,
+	.probation_ms = 5,
 	.vm_memory_mb = 64,
 	.tick_ms = 100,
 };

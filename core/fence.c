@@ -12,6 +12,7 @@
  */
 #include "error.h"
 #include "lcore.h"
+#include "privilege.h"
 #include "table.h"
 
 #include <link.h>
@@ -113,6 +114,17 @@ static uint64_t cpu_time(clockid_t clock)
 #define HOOK_COUNT 200
 #define HOOK_GRACE_NS 2000000
 
+/* A plan on probation has less time, so that the one before is back soon. */
+static uint32_t stall_ms(struct tw_lcore *lcore)
+{
+	const struct tw_options *options = tw_options();
+
+	if (!atomic_load_explicit(&lcore->before, memory_order_relaxed))
+		return options->stall_ms;
+	return options->probation_ms < options->stall_ms ? options->probation_ms
+	                                                 : options->stall_ms;
+}
+
 static void raise_hook(lua_State *L, lua_Debug *ar)
 {
 	struct tw_lcore *lcore = tw_self;
@@ -121,8 +133,7 @@ static void raise_hook(lua_State *L, lua_Debug *ar)
 	if (cpu_time(lcore->cpu_clock) - lcore->hooked < HOOK_GRACE_NS)
 		return;
 	lua_sethook(L, NULL, 0, 0);
-	luaL_error(L, "ran for more than %d ms of CPU time in one burst",
-	           (int)tw_options()->stall_ms);
+	luaL_error(L, "ran for more than %d ms of CPU time in one burst", (int)stall_ms(lcore));
 }
 
 static void on_stall(int sig, siginfo_t *si, void *context)
@@ -183,42 +194,53 @@ struct watch {
 	uint64_t seq, since;
 };
 
-static void watch_lcore(struct tw_lcore *lcore, struct watch *watch)
+/* Returns true when the lcore is to be looked at again soon. */
+static bool watch_lcore(struct tw_lcore *lcore, struct watch *watch)
 {
 	uint64_t seq = atomic_load_explicit(&lcore->seq, memory_order_relaxed);
-	uint64_t now, limit = tw_options()->stall_ms * 1000000ull;
+	uint64_t now, limit = stall_ms(lcore) * 1000000ull;
 
 	if (!(seq & 1)) {
 		watch->seq = seq;
-		return;
+		return false;
 	}
 	now = cpu_time(lcore->cpu_clock);
 	if (seq != watch->seq) {
 		watch->seq = seq;
 		watch->since = now;
-		return;
+		return false;
 	}
 	if (now - watch->since < limit)
-		return;
+		return false;
 	atomic_store_explicit(&lcore->stall_seq, seq, memory_order_relaxed);
 	atomic_store_explicit(&lcore->phase,
 	                      now - watch->since < limit + 2 * HOOK_GRACE_NS ? TW_FENCE_HOOK
 	                                                                     : TW_FENCE_JUMP,
 	                      memory_order_relaxed);
 	pthread_kill(lcore->thread, STALL_SIGNAL);
+	return true;
 }
+
+/* A thread that may not be jumped out of where it is, is asked again soon. */
+#define NAP_NS 2000000
+#define NAP_SHORT_NS 300000
 
 static void *watchdog_main(void *arg)
 {
 	static struct watch watch[TW_LCORES_MAX];
-	struct timespec nap = { .tv_nsec = 2000000 };
 
 	(void)arg;
 	pthread_setname_np(pthread_self(), "tw-watchdog");
 	while (!atomic_load_explicit(&watchdog_stop, memory_order_relaxed)) {
-		for (int i = 0; i < TW_LCORES_MAX; i++)
-			if (tw_lcore_table[i] && atomic_load(&tw_lcore_table[i]->up))
-				watch_lcore(tw_lcore_table[i], &watch[i]);
+		struct timespec nap = { .tv_nsec = NAP_NS };
+
+		for (int i = 0; i < TW_LCORES_MAX; i++) {
+			struct tw_lcore *lcore =
+				atomic_load_explicit(&tw_lcore_table[i], memory_order_acquire);
+
+			if (lcore && atomic_load(&lcore->up) && watch_lcore(lcore, &watch[i]))
+				nap.tv_nsec = NAP_SHORT_NS;
+		}
 		nanosleep(&nap, NULL);
 	}
 	return NULL;
@@ -245,6 +267,7 @@ int tw_fence_start(void)
 	sigaction(SIGFPE, &sa, NULL);
 	atomic_store(&watchdog_stop, false);
 	sigfillset(&all);
+	sigdelset(&all, TW_PRIVILEGE_SIGNAL);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
 	watchdog_up = pthread_create(&watchdog, NULL, watchdog_main, NULL) == 0;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -280,7 +303,7 @@ static void describe_jump(struct tw_lcore *lcore)
 	else
 		snprintf(lcore->fault, sizeof(lcore->fault),
 		         "%s%sran for more than %u ms of CPU time in one burst", where ? where : "",
-		         where ? ": " : "", tw_options()->stall_ms);
+		         where ? ": " : "", stall_ms(lcore));
 }
 
 /* Whom to blame: the NF that ran. But the garbage collector runs in whoever allocates next, so
@@ -307,12 +330,96 @@ static void blame(struct tw_lcore *lcore, bool memory, unsigned *chain, unsigned
 
 #define REBUILDS_MAX 8 /* without an NF to blame, before the VM is given up */
 
+/* The VM runs no more. The control thread frees it: that takes its time, and finalizers may run. */
+static void give_up(struct tw_lcore *lcore, bool torn)
+{
+	struct tw_vm *vm = lcore->plan->vm;
+
+	vm->torn = torn;
+	lcore->plan->vm = NULL;
+	vm->next_dead = atomic_load_explicit(&lcore->given_up, memory_order_relaxed);
+	while (!atomic_compare_exchange_weak_explicit(&lcore->given_up, &vm->next_dead, vm,
+	                                              memory_order_release, memory_order_relaxed))
+		;
+}
+
+void tw_fence_reap(struct tw_lcore *lcore)
+{
+	struct tw_vm *vm = atomic_exchange_explicit(&lcore->given_up, NULL, memory_order_acquire);
+
+	while (vm) {
+		struct tw_vm *next = vm->next_dead;
+
+		tw_vm_free(vm);
+		vm = next;
+	}
+}
+
+void tw_fence_rebuild(struct tw_lcore *lcore)
+{
+	struct tw_lcore_plan *plan = lcore->plan;
+	const struct tw_vm_source source = {
+		.blob = plan->blob,
+		.len = plan->blob_len,
+		.burst = &lcore->burst,
+		.n_chains = plan->n_chains,
+		.quarantine = plan->quarantine,
+		.bank = plan->bank,
+	};
+
+	lcore->stats->vm_rebuilds++;
+	if (lcore->blameless < REBUILDS_MAX)
+		plan->vm = tw_vm_new(&source);
+	if (!plan->vm)
+		tw_log("cpu %d has no Lua VM any more (%s); packets of its chains are dropped (vm_lost)",
+		       lcore->cpu,
+		       lcore->blameless < REBUILDS_MAX ? tw_error() : "too many faults");
+	lcore->next_tick = 0;
+}
+
+/* On probation the plan before takes over at the end of the turn, when the fault may be the new
+ * plan's; an NF that both plans have is taken out as always. */
+static bool fall_back(struct tw_lcore *lcore, unsigned chain, unsigned stage, bool known)
+{
+	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
+	const char *name = lcore->shared->chain[spec->chain].stage[known ? stage : 0];
+
+	if (known && spec->from[stage] != TW_STAGE_NEW && !spec->fresh[stage])
+		return false;
+	if (atomic_load_explicit(&lcore->stop, memory_order_relaxed))
+		return false;
+	lcore->falling = atomic_exchange(&lcore->before, NULL);
+	if (!lcore->falling)
+		return false;
+	if (known)
+		snprintf(lcore->fell_why, sizeof(lcore->fell_why),
+		         "NF %.48s (%s) in chain %.48s on cpu %d: %s", name, spec->where[stage],
+		         lcore->shared->chain[spec->chain].name, lcore->cpu, lcore->fault);
+	else
+		snprintf(lcore->fell_why, sizeof(lcore->fell_why), "cpu %d, outside of any NF: %s",
+		         lcore->cpu, lcore->fault);
+	return true;
+}
+
 /* Take the NF that is to blame out of its chain and build a new VM without it. */
+static void take_out(struct tw_lcore *lcore, unsigned chain, unsigned stage)
+{
+	struct tw_lcore_plan *plan = lcore->plan;
+	const struct tw_chain_spec *spec = &plan->chain[chain];
+	struct tw_chain_info *info = &lcore->shared->chain[spec->chain];
+
+	plan->quarantine[chain] |= 1u << stage;
+	info->quarantined[stage] = 1;
+	info->tier = TW_TIER_LUA;
+	tw_log("NF %s (%s) in chain %s on cpu %d: %s; it is taken out, its packets are %s from here on",
+	       info->stage[stage], spec->where[stage], info->name, lcore->cpu, lcore->fault,
+	       spec->bypass[stage] ? "passed by" : "dropped (nf_quarantined)");
+}
+
 static void recover(struct tw_lcore *lcore, bool jumped, bool out_of_memory)
 {
 	struct tw_lcore_plan *plan = lcore->plan;
 	const struct tw_chain_spec *spec;
-	struct tw_chain_info *info;
 	unsigned chain, stage;
 	bool known;
 
@@ -321,35 +428,19 @@ static void recover(struct tw_lcore *lcore, bool jumped, bool out_of_memory)
 	      out_of_memory || (jumped && !lcore->fault_signal && in_luajit(lcore->fault_pc)),
 	      &chain, &stage);
 	spec = &plan->chain[chain];
-	info = &lcore->shared->chain[spec->chain];
 	known = stage < spec->stages && !(plan->quarantine[chain] & 1u << stage);
-	if (jumped)
-		tw_vm_abandon(plan->vm);
-	else
-		tw_vm_free(plan->vm);
-	plan->vm = NULL;
 	lcore->stats->chain[spec->chain].faults++;
-	lcore->stats->vm_rebuilds++;
+	give_up(lcore, jumped);
+	if (fall_back(lcore, chain, stage, known))
+		return;
 	if (known) {
-		plan->quarantine[chain] |= 1u << stage;
-		info->quarantined[stage] = 1;
-		info->tier = TW_TIER_LUA;
-		tw_log("NF %s (%s) in chain %s on cpu %d: %s; it is taken out, its packets are %s from here on",
-		       info->stage[stage], spec->where[stage], info->name, lcore->cpu, lcore->fault,
-		       spec->bypass[stage] ? "passed by" : "dropped (nf_quarantined)");
+		take_out(lcore, chain, stage);
 	} else {
 		lcore->blameless++;
 		tw_log("cpu %d: %s outside of any NF; its Lua VM is built anew", lcore->cpu,
 		       lcore->fault);
 	}
-	if (lcore->blameless < REBUILDS_MAX)
-		plan->vm = tw_vm_new(plan->blob, plan->blob_len, &lcore->burst, plan->n_chains,
-		                     plan->quarantine);
-	if (!plan->vm)
-		tw_log("cpu %d has no Lua VM any more (%s); packets of its chains are dropped (vm_lost)",
-		       lcore->cpu,
-		       lcore->blameless < REBUILDS_MAX ? tw_error() : "too many faults");
-	lcore->next_tick = 0;
+	tw_fence_rebuild(lcore);
 }
 
 /* Behind a jump out of a signal handler. */
@@ -375,9 +466,20 @@ static inline void unhook(struct tw_lcore *lcore)
 	lua_sethook(lcore->plan->vm->L, NULL, 0, 0);
 }
 
+static void describe_raise(struct tw_lcore *lcore, lua_State *L, int rc)
+{
+	if (rc == LUA_ERRMEM)
+		snprintf(lcore->fault, sizeof(lcore->fault),
+		         "its Lua heap passed the limit of %u MB", tw_options()->vm_memory_mb);
+	else
+		snprintf(lcore->fault, sizeof(lcore->fault), "%s",
+		         lua_isstring(L, -1) ? lua_tostring(L, -1)
+		                             : "raised an error that is not a string");
+}
+
 /* The code was loaded behind tw_fence_start(), so a jump may leave it as it may leave a trace. The
  * VM was not in use and is whole, but for the NF that is taken out of it. */
-int tw_fence_native(struct tw_lcore *lcore, tw_native_fn fn)
+int tw_fence_native(struct tw_lcore *lcore, const struct tw_native_call *call)
 {
 	uint64_t seq = atomic_load_explicit(&lcore->seq, memory_order_relaxed);
 
@@ -389,7 +491,10 @@ int tw_fence_native(struct tw_lcore *lcore, tw_native_fn fn)
 	}
 	atomic_store_explicit(&lcore->seq, seq + 1, memory_order_relaxed);
 	atomic_signal_fence(memory_order_seq_cst);
-	fn(&lcore->burst, lcore->burst.count);
+	if (call->on_mbufs)
+		call->on_mbufs(&lcore->burst, (void *const *)call->mbufs, call->count, call->port);
+	else
+		call->fn(&lcore->burst, lcore->burst.count);
 	atomic_signal_fence(memory_order_seq_cst);
 	atomic_store_explicit(&lcore->seq, seq + 2, memory_order_relaxed);
 	unhook(lcore);
@@ -424,13 +529,37 @@ int tw_fence_enter(struct tw_lcore *lcore, int function)
 	unhook(lcore);
 	if (__builtin_expect(rc == 0, 1))
 		return 0;
-	if (rc == LUA_ERRMEM)
-		snprintf(lcore->fault, sizeof(lcore->fault),
-		         "its Lua heap passed the limit of %u MB", tw_options()->vm_memory_mb);
-	else
-		snprintf(lcore->fault, sizeof(lcore->fault), "%s",
-		         lua_isstring(L, -1) ? lua_tostring(L, -1)
-		                             : "raised an error that is not a string");
+	describe_raise(lcore, L, rc);
 	recover(lcore, false, rc == LUA_ERRMEM);
+	return 1;
+}
+
+int tw_fence_call(struct tw_lcore *lcore, int function, const double *args, int n, int results)
+{
+	struct tw_vm *vm = lcore->plan->vm;
+	uint64_t seq = atomic_load_explicit(&lcore->seq, memory_order_relaxed);
+	int rc;
+
+	if (sigsetjmp(lcore->jump, 0)) {
+		landed(lcore, seq);
+		lcore->hooked = 0;
+		tw_lock_drop();
+		give_up(lcore, true);
+		return 2;
+	}
+	lua_pushvalue(vm->L, function);
+	for (int i = 0; i < n; i++)
+		lua_pushnumber(vm->L, args[i]);
+	atomic_store_explicit(&lcore->seq, seq + 1, memory_order_relaxed);
+	atomic_signal_fence(memory_order_seq_cst);
+	rc = lua_pcall(vm->L, n, results, 0);
+	atomic_signal_fence(memory_order_seq_cst);
+	atomic_store_explicit(&lcore->seq, seq + 2, memory_order_relaxed);
+	unhook(lcore);
+	if (rc == 0)
+		return 0;
+	tw_lock_drop();
+	describe_raise(lcore, vm->L, rc);
+	lua_pop(vm->L, 1);
 	return 1;
 }

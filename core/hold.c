@@ -25,6 +25,7 @@ struct entry {
 /* Slow path only: a lock and linear search are cheap beside what the packets wait for. */
 struct hold {
 	bool used;
+	bool closing; /* lcores drop what they have in it, then it is free again */
 	rte_spinlock_t lock;
 	uint32_t slots, per_key, count;
 	uint64_t timeout;
@@ -34,10 +35,40 @@ struct hold {
 static struct hold holds[HOLDS_MAX];
 static _Atomic uint32_t ready[TW_LCORES_MAX]; /* entries to collect, per lcore slot */
 
+/* Queues given up that are empty by now are free again; all: whatever is in them, no lcore runs. */
+static void reap(bool all)
+{
+	for (int id = 0; id < HOLDS_MAX; id++) {
+		struct hold *hold = &holds[id];
+		struct entry *entry = NULL;
+
+		if (!hold->used)
+			continue;
+		rte_spinlock_lock(&hold->lock);
+		for (uint32_t i = 0; all && i < hold->slots; i++)
+			if (hold->entry[i].state != FREE)
+				rte_pktmbuf_free(hold->entry[i].mbuf);
+		if (all || (hold->closing && !hold->count)) {
+			entry = hold->entry;
+			hold->entry = NULL;
+			hold->slots = hold->count = 0;
+			hold->used = hold->closing = false;
+		}
+		rte_spinlock_unlock(&hold->lock);
+		free(entry);
+	}
+}
+
+void tw_holds_close(void)
+{
+	reap(true);
+}
+
 int tw_hold_new(uint32_t slots, uint32_t per_key, uint64_t timeout)
 {
 	int id;
 
+	reap(false);
 	if (!slots || slots > 65536)
 		return tw_fail(EINVAL, "hold queue: %u slots are not in 1..65536", slots);
 	for (id = 0; id < HOLDS_MAX && holds[id].used; id++)
@@ -50,21 +81,18 @@ int tw_hold_new(uint32_t slots, uint32_t per_key, uint64_t timeout)
 	holds[id].slots = slots;
 	holds[id].per_key = per_key ? per_key : slots;
 	holds[id].timeout = timeout;
-	holds[id].count = 0;
-	holds[id].used = true;
-	rte_spinlock_init(&holds[id].lock);
+	__atomic_store_n(&holds[id].used, true, __ATOMIC_RELEASE);
 	return id;
 }
 
+/* An lcore that runs may be looking at it, and has the packets in its books. */
 void tw_hold_free(int id)
 {
 	if (id < 0 || id >= HOLDS_MAX || !holds[id].used)
 		return;
-	for (uint32_t i = 0; i < holds[id].slots; i++)
-		if (holds[id].entry[i].state != FREE)
-			rte_pktmbuf_free(holds[id].entry[i].mbuf);
-	free(holds[id].entry);
-	memset(&holds[id], 0, sizeof(holds[id]));
+	rte_spinlock_lock(&holds[id].lock);
+	holds[id].closing = true;
+	rte_spinlock_unlock(&holds[id].lock);
 }
 
 int tw_hold_put(int id, struct tw_lcore *lcore, unsigned chain, const struct tw_pkt *pkt)
@@ -77,7 +105,7 @@ int tw_hold_put(int id, struct tw_lcore *lcore, unsigned chain, const struct tw_
 		return -ENOENT;
 	hold = &holds[id];
 	rte_spinlock_lock(&hold->lock);
-	for (uint32_t i = 0; i < hold->slots && hold->count < hold->slots; i++) {
+	for (uint32_t i = 0; i < hold->slots && hold->count < hold->slots && !hold->closing; i++) {
 		struct entry *entry = &hold->entry[i];
 
 		if (entry->state == FREE)
@@ -139,6 +167,16 @@ static void entry_take(struct hold *hold, struct entry *entry, struct tw_lcore *
 	lcore->stats->chain[lcore->plan->chain[entry->chain].chain].held--;
 }
 
+/* The lock is held. */
+static void entry_drop(struct hold *hold, struct entry *entry, struct tw_lcore *lcore,
+                       unsigned reason)
+{
+	if (entry->state == READY)
+		atomic_fetch_sub(&ready[lcore->slot], 1);
+	entry_take(hold, entry, lcore);
+	tw_dispatch_drop(lcore, entry->chain, entry->stage, reason, entry->mbuf);
+}
+
 unsigned tw_hold_collect(struct tw_lcore *lcore, unsigned *chain)
 {
 	struct tw_burst *burst = &lcore->burst;
@@ -179,8 +217,9 @@ unsigned tw_hold_collect(struct tw_lcore *lcore, unsigned *chain)
 	return n;
 }
 
-/* Drop entries of this lcore: those past their deadline, or all of them (now = UINT64_MAX). */
-static void drop_entries(struct tw_lcore *lcore, uint64_t now, unsigned reason)
+/* Drop entries of this lcore: those past their deadline (READY ones go on), those of queues that are
+ * given up, or all of them. */
+static void drop_entries(struct tw_lcore *lcore, uint64_t now, bool all, unsigned reason)
 {
 	for (int id = 0; id < HOLDS_MAX; id++) {
 		struct hold *hold = &holds[id];
@@ -190,14 +229,12 @@ static void drop_entries(struct tw_lcore *lcore, uint64_t now, unsigned reason)
 		rte_spinlock_lock(&hold->lock);
 		for (uint32_t i = 0; i < hold->slots; i++) {
 			struct entry *entry = &hold->entry[i];
+			bool late = entry->state == WAITING && entry->deadline <= now;
 
 			if (entry->state == FREE || entry->slot != lcore->slot ||
-			    (entry->state == READY && now != UINT64_MAX) || entry->deadline > now)
+			    !(late || all || hold->closing))
 				continue;
-			if (entry->state == READY)
-				atomic_fetch_sub(&ready[lcore->slot], 1);
-			entry_take(hold, entry, lcore);
-			tw_dispatch_drop(lcore, entry->chain, entry->stage, reason, entry->mbuf);
+			entry_drop(hold, entry, lcore, late || all ? reason : TW_R_NF_REMOVED);
 		}
 		rte_spinlock_unlock(&hold->lock);
 	}
@@ -205,10 +242,49 @@ static void drop_entries(struct tw_lcore *lcore, uint64_t now, unsigned reason)
 
 void tw_hold_expire(struct tw_lcore *lcore, uint64_t now)
 {
-	drop_entries(lcore, now, TW_R_HOLD_TIMEOUT);
+	drop_entries(lcore, now, false, TW_R_HOLD_TIMEOUT);
 }
 
-void tw_hold_flush(struct tw_lcore *lcore)
+void tw_hold_flush(struct tw_lcore *lcore, unsigned reason)
 {
-	drop_entries(lcore, UINT64_MAX, TW_R_STOPPED);
+	drop_entries(lcore, 0, true, reason);
+}
+
+/* The chain's position in another plan, or -1. */
+static int position(const struct tw_lcore_plan *plan, unsigned chain)
+{
+	for (unsigned i = 0; i < plan->n_chains; i++)
+		if (plan->chain[i].chain == chain)
+			return i;
+	return -1;
+}
+
+void tw_hold_map(struct tw_lcore *lcore, const struct tw_lcore_plan *to, const struct tw_swap *swap,
+                 bool backward)
+{
+	for (int id = 0; id < HOLDS_MAX; id++) {
+		struct hold *hold = &holds[id];
+
+		if (!hold->used || !hold->count)
+			continue;
+		rte_spinlock_lock(&hold->lock);
+		for (uint32_t i = 0; i < hold->slots; i++) {
+			struct entry *entry = &hold->entry[i];
+			unsigned chain, stage;
+			int other;
+
+			if (entry->state == FREE || entry->slot != lcore->slot)
+				continue;
+			chain = lcore->plan->chain[entry->chain].chain;
+			stage = (backward ? swap->backward : swap->forward)[chain].to[entry->stage];
+			other = position(to, chain);
+			if (other < 0 || stage >= TW_STAGE_GONE) {
+				entry_drop(hold, entry, lcore, TW_R_NF_REMOVED);
+				continue;
+			}
+			entry->chain = other;
+			entry->stage = stage;
+		}
+		rte_spinlock_unlock(&hold->lock);
+	}
 }

@@ -2,16 +2,20 @@
 /* lcore.c - the poll loop: rx burst, one entry into Lua, dispatch, heartbeat, plan check. */
 #include "lcore.h"
 #include "error.h"
+#include "plan.h"
 #include "port.h"
 #include "rcu.h"
 #include "stats.h"
 #include "table.h"
+#include "watch.h"
 
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <time.h>
 
@@ -27,26 +31,25 @@
 #define IDLE_SLEEP_MAX_NS 100000
 #define SWEEP_BUDGET 4096 /* table entries looked at per tick */
 
-struct tw_lcore *tw_lcore_table[TW_LCORES_MAX];
+struct tw_lcore *_Atomic tw_lcore_table[TW_LCORES_MAX];
 _Thread_local struct tw_lcore *tw_self;
 _Atomic bool tw_lcore_draining; /* ports are not read any more, rings are */
 
 /* ---- clock: monotonic ns from the TSC, set right again at every tick ---- */
 
-#define CLOCK_SHIFT 32
-
 static void clock_set(struct tw_lcore *lcore, uint64_t tsc)
 {
 	lcore->clock_tsc = tsc;
 	lcore->clock_ns = tw_now();
-	lcore->clock_mult = (uint64_t)((1e9 * (double)(1ull << CLOCK_SHIFT)) / (double)tw_tsc_hz());
+	lcore->clock_mult =
+		(uint64_t)((1e9 * (double)(1ull << TW_CLOCK_SHIFT)) / (double)tw_tsc_hz());
 }
 
 static inline uint64_t clock_ns(const struct tw_lcore *lcore, uint64_t tsc)
 {
 	unsigned __int128 ticks = tsc - lcore->clock_tsc;
 
-	return lcore->clock_ns + (uint64_t)((ticks * lcore->clock_mult) >> CLOCK_SHIFT);
+	return lcore->clock_ns + (uint64_t)((ticks * lcore->clock_mult) >> TW_CLOCK_SHIFT);
 }
 
 /* ---- one turn ---- */
@@ -83,15 +86,54 @@ static inline unsigned receive(const struct tw_input_spec *in, struct rte_mbuf *
 	return n;
 }
 
+/* A chain without NFs. */
+static inline void run_direct(struct tw_lcore *lcore, unsigned chain, uint16_t port,
+                              struct rte_mbuf **mbufs, unsigned n, uint64_t bytes)
+{
+	if (tw_watching())
+		tw_watch_direct(lcore, chain, port, mbufs, n);
+	tw_dispatch_direct(lcore, chain, mbufs, n, bytes);
+	if (tw_watching())
+		tw_watch_end(lcore);
+}
+
+static inline void count_received(struct tw_lcore *lcore, const struct tw_input_spec *in, unsigned n,
+                                  uint64_t bytes)
+{
+	struct tw_chain_stats *stats = &lcore->stats->chain[lcore->plan->chain[in->chain].chain];
+
+	stats->rx += n;
+	stats->rx_bytes += bytes;
+	if (in->kind == TW_END_PORT) {
+		lcore->stats->port[in->index].rx_packets += n;
+		lcore->stats->port[in->index].rx_bytes += bytes;
+	}
+}
+
+/* By way of a burst: what Lua works on, and whatever else is not machine code on mbufs. */
+static void run_burst(struct tw_lcore *lcore, const struct tw_input_spec *in, uint16_t port,
+                          struct rte_mbuf **mbufs, unsigned n)
+{
+	bool scattered = false;
+	uint64_t bytes = tw_dispatch_fill(lcore, port, mbufs, n, &scattered);
+
+	count_received(lcore, in, n, bytes);
+	if (__builtin_expect(scattered, 0)) {
+		n = linearize(lcore, in->chain, mbufs, n);
+		if (!n)
+			return;
+		bytes = tw_dispatch_fill(lcore, port, mbufs, n, &scattered);
+	}
+	tw_dispatch_burst(lcore, in->chain, mbufs, bytes);
+}
+
 static inline unsigned run_input(struct tw_lcore *lcore, const struct tw_input_spec *in)
 {
 	const struct tw_chain_spec *spec = &lcore->plan->chain[in->chain];
-	struct tw_chain_stats *stats = &lcore->stats->chain[spec->chain];
-	struct rte_mbuf *mbufs[TW_BURST_MAX];
-	unsigned n, received;
-	bool scattered = false;
+	struct rte_mbuf *mbufs[TW_BURST_MAX + TW_MBUFS_AHEAD];
 	uint16_t port = in->kind == TW_END_PORT ? in->index : TW_PORT_NONE;
 	uint64_t bytes = 0;
+	unsigned n;
 
 	if (in->kind == TW_END_PORT &&
 	    __builtin_expect(atomic_load_explicit(&tw_lcore_draining, memory_order_relaxed), 0))
@@ -99,35 +141,22 @@ static inline unsigned run_input(struct tw_lcore *lcore, const struct tw_input_s
 	n = receive(in, mbufs, lcore->plan->burst);
 	if (!n)
 		return 0;
-	received = n;
-	if (spec->code) {
-		bytes = tw_dispatch_fill(lcore, port, mbufs, n, &scattered);
-	} else {
+	lcore->stats->chain[spec->chain].bursts++;
+	if (in->kind == TW_END_PORT && spec->sink_kind == TW_END_RING)
+		for (unsigned i = 0; i < n; i++) /* the next chain wants to know it too */
+			mbufs[i]->port = in->index;
+	if (!spec->code) {
 #pragma GCC unroll 8
 		for (unsigned i = 0; i < n; i++)
 			bytes += mbufs[i]->pkt_len;
+		count_received(lcore, in, n, bytes);
+		run_direct(lcore, in->chain, port, mbufs, n, bytes);
+	} else if (in->kind == TW_END_PORT && tw_dispatch_mbufs(lcore, in->chain, port, mbufs, n)) {
+		count_received(lcore, in, n, lcore->burst.bytes);
+	} else {
+		run_burst(lcore, in, port, mbufs, n);
 	}
-	stats->rx += n;
-	stats->rx_bytes += bytes;
-	stats->bursts++;
-	if (in->kind == TW_END_PORT) {
-		lcore->stats->port[in->index].rx_packets += n;
-		lcore->stats->port[in->index].rx_bytes += bytes;
-		if (spec->sink_kind == TW_END_RING) /* the next chain wants to know it too */
-			for (unsigned i = 0; i < n; i++)
-				mbufs[i]->port = in->index;
-	}
-	if (__builtin_expect(scattered, 0)) {
-		n = linearize(lcore, in->chain, mbufs, n);
-		if (!n)
-			return received;
-		bytes = tw_dispatch_fill(lcore, port, mbufs, n, &scattered);
-	}
-	if (spec->code)
-		tw_dispatch_burst(lcore, in->chain, mbufs, bytes);
-	else
-		tw_dispatch_direct(lcore, in->chain, mbufs, n, bytes);
-	return received;
+	return n;
 }
 
 /* LuaJIT gave up on a chain: it works, many times slower. Say it once per VM. */
@@ -143,6 +172,25 @@ static void warn_interpreted(struct tw_lcore *lcore)
 	       lcore->cpu, jit->interpreted, jit->aborts, jit->last_abort);
 }
 
+/* For top and metrics, which are other processes' too. */
+static void publish_jit(struct tw_lcore *lcore)
+{
+	const struct tw_vm *vm = lcore->plan->vm;
+	struct tw_jit_stats *to = &lcore->stats->jit;
+
+	to->made = vm->jit->traces;
+	to->live = vm->jit->live;
+	to->aborts = vm->jit->aborts;
+	to->flushes = vm->jit->flushes;
+	to->settled = vm->jit->settled;
+	to->interpreted = vm->jit->interpreted;
+	to->mcode = vm->jit->mcode;
+	to->heap = vm->used;
+	to->heap_limit = vm->limit;
+	memcpy(to->last_abort, vm->jit->last_abort, TW_WHERE_LEN);
+	memcpy(to->interpreted_at, vm->jit->interpreted_at[0], TW_WHERE_LEN);
+}
+
 /* NF timers, hold timeouts, table expiry; some ten times a second. */
 static void tick(struct tw_lcore *lcore, uint64_t now)
 {
@@ -150,8 +198,10 @@ static void tick(struct tw_lcore *lcore, uint64_t now)
 	lcore->burst.now = now;
 	tw_hold_expire(lcore, now);
 	tw_tables_sweep(now, SWEEP_BUDGET);
-	if (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_TICK) == 0)
+	if (lcore->plan->vm && tw_fence_enter(lcore, TW_VM_TICK) == 0) {
 		warn_interpreted(lcore);
+		publish_jit(lcore);
+	}
 	if (lcore->n_emits)
 		tw_dispatch_emits(lcore);
 }
@@ -174,20 +224,23 @@ static inline void take_time(struct tw_lcore *lcore)
 	if (__builtin_expect(lcore->burst.now >= lcore->next_tick, 0)) {
 		clock_set(lcore, tsc);
 		tick(lcore, lcore->burst.now);
+		if (lcore->falling)
+			tw_swap_fall_back(lcore);
 	}
 }
 
 unsigned tw_lcore_turn(struct tw_lcore *lcore)
 {
-	const struct tw_lcore_plan *plan = lcore->plan;
 	unsigned moved = 0, chain;
 
 	if (!lcore->turn_moved || lcore->turn++ % TSC_TURNS == 0)
 		take_time(lcore);
-	for (unsigned i = 0; i < plan->n_inputs; i++)
-		moved += run_input(lcore, &plan->input[i]);
-	while (__builtin_expect(tw_hold_collect(lcore, &chain), 0))
+	for (unsigned i = 0; i < lcore->n_inputs && !lcore->falling; i++)
+		moved += run_input(lcore, &lcore->input[i]);
+	while (!lcore->falling && __builtin_expect(tw_hold_collect(lcore, &chain), 0))
 		tw_dispatch_burst(lcore, chain, NULL, 0);
+	if (__builtin_expect(lcore->falling != NULL, 0))
+		tw_swap_fall_back(lcore);
 	if (lcore->n_dead)
 		tw_dispatch_bury(lcore);
 	lcore->stats->heartbeat++;
@@ -207,10 +260,10 @@ static void sleep_ns(struct tw_lcore *lcore, long ns)
 	tw_rcu_online(lcore->slot);
 }
 
-static void interrupts_set(const struct tw_lcore_plan *plan, bool on)
+static void interrupts_set(const struct tw_lcore *lcore, bool on)
 {
-	for (unsigned i = 0; i < plan->n_inputs; i++) {
-		const struct tw_input_spec *in = &plan->input[i];
+	for (unsigned i = 0; i < lcore->n_inputs; i++) {
+		const struct tw_input_spec *in = &lcore->input[i];
 
 		if (in->kind != TW_END_PORT)
 			continue;
@@ -221,37 +274,67 @@ static void interrupts_set(const struct tw_lcore_plan *plan, bool on)
 	}
 }
 
+/* The events of the inputs on this thread's epoll; those that were added so far. */
+static int interrupts_events(struct tw_lcore *lcore, int op)
+{
+	for (unsigned i = 0; i < lcore->n_inputs; i++) {
+		const struct tw_input_spec *in = &lcore->input[i];
+
+		if (in->kind == TW_END_PORT &&
+		    rte_eth_dev_rx_intr_ctl_q(tw_port_table[in->index].ethdev, in->queue,
+		                              lcore->epoll, op, NULL) < 0 &&
+		    op == RTE_INTR_EVENT_ADD)
+			return in->index;
+	}
+	return -1;
+}
+
 static void interrupts_init(struct tw_lcore *lcore)
 {
-	const struct tw_lcore_plan *plan = lcore->plan;
+	static struct rte_epoll_event wake[TW_LCORES_MAX];
+	int refuses;
 
-	lcore->epoll_ready = 1;
-	for (unsigned i = 0; i < plan->n_inputs; i++) {
-		const struct tw_input_spec *in = &plan->input[i];
-
-		if (rte_eth_dev_rx_intr_ctl_q(tw_port_table[in->index].ethdev, in->queue,
-		                              RTE_EPOLL_PER_THREAD, RTE_INTR_EVENT_ADD, NULL) < 0) {
-			tw_log("port %s gives no rx interrupts; cpu %d sleeps between polls instead",
-			       lcore->shared->port[in->index].name, lcore->cpu);
-			lcore->epoll_ready = -1;
-			return;
-		}
+	if (lcore->epoll < 0) {
+		lcore->epoll = epoll_create1(EPOLL_CLOEXEC);
+		wake[lcore->slot] = (struct rte_epoll_event){ .epdata.event = EPOLLIN };
+		rte_epoll_ctl(lcore->epoll, EPOLL_CTL_ADD, lcore->wake, &wake[lcore->slot]);
 	}
+	refuses = interrupts_events(lcore, RTE_INTR_EVENT_ADD);
+	lcore->epoll_ready = refuses < 0 ? 1 : -1;
+	if (refuses >= 0 && !lcore->no_irq)
+		tw_log("port %s gives no rx interrupts; cpu %d sleeps between polls instead",
+		       lcore->shared->port[refuses].name, lcore->cpu);
+	lcore->no_irq |= refuses >= 0;
+}
+
+void tw_lcore_interrupts_forget(struct tw_lcore *lcore)
+{
+	if (lcore->epoll_ready)
+		interrupts_events(lcore, RTE_INTR_EVENT_DEL);
+	lcore->epoll_ready = 0;
+}
+
+void tw_lcore_wake(struct tw_lcore *lcore)
+{
+	if (tw_options()->idle == TW_IDLE_INTERRUPT && lcore->threaded)
+		eventfd_write(lcore->wake, 1);
 }
 
 static void wait_interrupt(struct tw_lcore *lcore)
 {
-	struct rte_epoll_event events[TW_INPUTS_MAX];
+	struct rte_epoll_event events[TW_INPUTS_MAX + 1];
+	eventfd_t woken;
 
-	interrupts_set(lcore->plan, true);
+	interrupts_set(lcore, true);
 	/* A packet that came before the interrupt was armed raises none: look once more. */
 	if (!tw_lcore_turn(lcore)) {
 		tw_rcu_offline(lcore->slot);
-		rte_epoll_wait(RTE_EPOLL_PER_THREAD, events, RTE_DIM(events),
+		rte_epoll_wait(lcore->epoll, events, RTE_DIM(events),
 		               tw_options()->tick_ms);
 		tw_rcu_online(lcore->slot);
+		eventfd_read(lcore->wake, &woken);
 	}
-	interrupts_set(lcore->plan, false);
+	interrupts_set(lcore, false);
 	/* Some drivers (tap) learn of a packet by a signal a moment after the interrupt: poll a
 	 * while before sleeping again. */
 	lcore->idle_streak = 0;
@@ -292,19 +375,16 @@ static void idle(struct tw_lcore *lcore)
 
 /* ---- thread ---- */
 
-static void plan_take(struct tw_lcore *lcore)
+/* One load a turn is all that a new plan costs as long as there is none. */
+static inline void look_for_orders(struct tw_lcore *lcore)
 {
-	struct tw_lcore_plan *plan = atomic_load_explicit(&lcore->next, memory_order_acquire);
+	uint64_t number = atomic_load_explicit(&lcore->ordered, memory_order_acquire);
 
-	if (plan == lcore->plan)
-		return;
-	lcore->plan = plan;
-	lcore->epoll_ready = 0;
-	lcore->stats->generation = plan->generation;
-	atomic_store_explicit(&lcore->acked, plan->generation, memory_order_release);
+	if (__builtin_expect(number != lcore->taken, 0))
+		tw_swap_take(lcore, number);
 }
 
-void tw_lcore_leave(struct tw_lcore *lcore)
+void tw_lcore_leave(struct tw_lcore *lcore, unsigned reason)
 {
 	if (!lcore->plan)
 		return;
@@ -312,7 +392,7 @@ void tw_lcore_leave(struct tw_lcore *lcore)
 		tw_fence_enter(lcore, TW_VM_STOP);
 	if (lcore->n_emits)
 		tw_dispatch_emits(lcore);
-	tw_hold_flush(lcore);
+	tw_hold_flush(lcore, reason);
 	tw_dispatch_bury(lcore);
 }
 
@@ -330,17 +410,20 @@ static void *lcore_main(void *arg)
 	pthread_getcpuclockid(pthread_self(), &lcore->cpu_clock);
 	lcore->turn_tsc = rte_rdtsc();
 	clock_set(lcore, lcore->turn_tsc);
+	lcore->epoll_ready = 0;
 	tw_rcu_register(lcore->slot);
 	atomic_store(&lcore->up, true);
 	while (!atomic_load_explicit(&lcore->stop, memory_order_relaxed)) {
-		plan_take(lcore);
+		look_for_orders(lcore);
 		if (tw_lcore_turn(lcore))
 			lcore->idle_streak = 0;
 		else
 			idle(lcore);
 		tw_rcu_quiescent(lcore->slot);
 	}
-	tw_lcore_leave(lcore);
+	tw_lcore_interrupts_forget(lcore);
+	if (!lcore->parked)
+		tw_lcore_leave(lcore, TW_R_STOPPED);
 	atomic_store(&lcore->up, false);
 	tw_rcu_unregister(lcore->slot);
 	tw_self = NULL;
@@ -379,15 +462,15 @@ int tw_lcore_step(int slot)
 	struct tw_lcore *lcore = slot >= 0 && slot < TW_LCORES_MAX ? tw_lcore_table[slot] : NULL;
 	unsigned moved;
 
-	if (!lcore || lcore->threaded)
+	if (!lcore || lcore->threaded || lcore->cpu >= 0 || lcore->cpu == TW_NO_CPU || !lcore->plan)
 		return tw_fail(EINVAL, "slot %d is no lcore that is stepped by hand", slot);
 	tw_self = lcore;
 	clock_set(lcore, rte_rdtsc()); /* sees tw_clock_advance() at once */
 	lcore->turn_moved = 0;
-	plan_take(lcore);
 	moved = tw_lcore_turn(lcore);
 	tw_rcu_quiescent(slot);
 	tw_self = NULL;
+	tw_fence_reap(lcore);
 	return moved;
 }
 
@@ -403,4 +486,14 @@ size_t tw_lcore_heap(int slot)
 	struct tw_lcore *lcore = slot >= 0 && slot < TW_LCORES_MAX ? tw_lcore_table[slot] : NULL;
 
 	return lcore && lcore->plan && lcore->plan->vm ? lcore->plan->vm->used : 0;
+}
+
+int tw_lcore_rewarm(int slot)
+{
+	struct tw_lcore *lcore = slot >= 0 && slot < TW_LCORES_MAX ? tw_lcore_table[slot] : NULL;
+
+	if (!lcore || !lcore->plan || !lcore->plan->vm)
+		return tw_fail(ENOENT, "slot %d is no lcore with a Lua VM", slot);
+	lcore->plan->vm->jit->rewarm_asked++;
+	return 0;
 }

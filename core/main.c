@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* main.c - starts the control VM and hands the command line to tideway.cli. */
 #include "abi.h"
+#include "helper.h"
 #include "vm.h"
 
 #include <errno.h>
@@ -8,6 +9,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <lauxlib.h>
@@ -90,9 +92,12 @@ static int traceback(lua_State *L)
 int main(int argc, char **argv)
 {
 	struct sigaction sa = { .sa_handler = on_stop };
-	lua_State *L = tw_vm_control();
+	lua_State *L;
 	int code = 1;
 
+	if (argc == 1 && !strcmp(argv[0], TW_HELPER_NAME))
+		return tw_helper_main();
+	L = tw_vm_control();
 	control = L;
 	if (!L) {
 		fprintf(stderr, "tideway: %s\n", tw_error());

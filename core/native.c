@@ -1,178 +1,45 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* native.c - runs the system's C compiler on the text of a chain in the background, loads what it
- * made, and publishes it to the lcores with one pointer per segment. */
+/* native.c - has the text of a chain compiled in the background, by the helper process, loads what
+ * came of it, and publishes it to the lcores with one pointer per segment. */
 #include "native.h"
 #include "error.h"
+#include "helper.h"
 
-#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#define NICENESS 10
-
 struct tw_native {
-	struct tw_native *next; /* of the published ones */
-	char dir[64];           /* private: the text, the library, what the compiler said */
-	pid_t pid;              /* the compiler, 0 when it has ended */
+	struct tw_helper_job *job; /* until it is answered */
+	int file;                  /* the library's, -1: none */
 	void *library;
-	bool withdrawn;
+	unsigned owners;
 };
 
-struct tw_native_word tw_native_table[TW_CHAINS_MAX][TW_STAGES_MAX];
-static struct tw_native *published;
+/* One for each plan that an lcore may run: those kept over many publications, the one that runs,
+ * the one before and the next one. Untouched banks take no memory. */
+#define BANKS (TW_LCORES_MAX + 4)
 
-struct tw_native_word *tw_native_words(uint32_t chain)
+struct use {
+	struct use *next;
+	struct tw_native *native;
+};
+
+static struct {
+	unsigned holders; /* 0: free */
+	struct use *uses;
+	struct tw_native_word word[TW_CHAINS_MAX][TW_STAGES_MAX];
+} banks[BANKS];
+
+struct tw_native_word *tw_native_words(uint32_t bank, uint32_t chain)
 {
-	return chain < TW_CHAINS_MAX ? tw_native_table[chain] : NULL;
-}
-
-/* ---- the directory ---- */
-
-static int path_of(const struct tw_native *native, const char *name, char *path, size_t size)
-{
-	int n = snprintf(path, size, "%s/%s", native->dir, name);
-
-	return n > 0 && (size_t)n < size ? 0 : -ENAMETOOLONG;
-}
-
-static int directory_make(struct tw_native *native)
-{
-	static const char *const places[] = { "/tmp", "/var/tmp", "/run" };
-
-	for (unsigned i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		snprintf(native->dir, sizeof(native->dir), "%s/tideway-%d-XXXXXX", places[i],
-		         (int)getpid());
-		if (mkdtemp(native->dir))
-			return 0;
-	}
-	native->dir[0] = '\0';
-	return tw_fail(errno, "no temporary directory for compiled chains: %s", strerror(errno));
-}
-
-/* The compiler's own temporary files too. */
-static void directory_remove(struct tw_native *native)
-{
-	char path[PATH_MAX];
-	struct dirent *entry;
-	DIR *dir = native->dir[0] ? opendir(native->dir) : NULL;
-
-	while (dir && (entry = readdir(dir)))
-		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") &&
-		    path_of(native, entry->d_name, path, sizeof(path)) == 0)
-			unlink(path);
-	if (dir)
-		closedir(dir);
-	if (native->dir[0])
-		rmdir(native->dir);
-	native->dir[0] = '\0';
-}
-
-static int text_write(const struct tw_native *native, const char *text, size_t len)
-{
-	char path[96];
-	FILE *file;
-	bool ok;
-
-	path_of(native, "chain.c", path, sizeof(path));
-	file = fopen(path, "wxe");
-	if (!file)
-		return tw_fail(errno, "cannot write %s: %s", path, strerror(errno));
-	ok = fwrite(text, 1, len, file) == len;
-	if (fclose(file) != 0 || !ok)
-		return tw_fail(EIO, "cannot write %zu bytes to %s", len, path);
-	return 0;
+	return bank < BANKS && chain < TW_CHAINS_MAX ? banks[bank].word[chain] : NULL;
 }
 
 /* ---- the compiler ---- */
-
-extern char **environ;
-
-/* Its temporary files go into our directory, so that none stays behind when it is killed. */
-static char **environment(char *tmpdir)
-{
-	size_t n = 0, kept = 0;
-	char **list;
-
-	while (environ[n])
-		n++;
-	list = calloc(n + 2, sizeof(*list));
-	if (!list)
-		return NULL;
-	for (size_t i = 0; i < n; i++)
-		if (strncmp(environ[i], "TMPDIR=", 7))
-			list[kept++] = environ[i];
-	list[kept] = tmpdir;
-	return list;
-}
-
-static int compiler_start(struct tw_native *native)
-{
-	char source[96], library[96], words[96], tmpdir[96];
-	/* The chain is proved by the compiler in front of this one: what wraps there wraps here. */
-	char *argv[] = { "cc",
-		         "-O3",
-		         "-march=native",
-		         "-fwrapv",
-		         "-fno-strict-aliasing",
-		         "-shared",
-		         "-fPIC",
-		         "-fno-plt",
-		         "-w",
-		         "-x",
-		         "c",
-		         "-pipe",
-		         "-o",
-		         library,
-		         source,
-		         NULL };
-	posix_spawn_file_actions_t files;
-	posix_spawnattr_t attr;
-	sigset_t none, all;
-	char **env;
-	int err;
-
-	path_of(native, "chain.c", source, sizeof(source));
-	path_of(native, "chain.so", library, sizeof(library));
-	path_of(native, "words", words, sizeof(words));
-	snprintf(tmpdir, sizeof(tmpdir), "TMPDIR=%s", native->dir);
-	env = environment(tmpdir);
-	if (!env)
-		return tw_fail(ENOMEM, "no memory to start the C compiler");
-	sigemptyset(&none);
-	sigfillset(&all);
-	posix_spawn_file_actions_init(&files);
-	posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
-	posix_spawn_file_actions_addopen(&files, 1, words, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-	posix_spawn_file_actions_adddup2(&files, 1, 2);
-	posix_spawnattr_init(&attr);
-	posix_spawnattr_setsigmask(&attr, &none);
-	posix_spawnattr_setsigdefault(&attr, &all);
-	/* A group of its own: it is ended with all its passes, and not by a Ctrl-C. */
-	posix_spawnattr_setpgroup(&attr, 0);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
-	                                        POSIX_SPAWN_SETSIGDEF);
-	err = posix_spawnp(&native->pid, argv[0], &files, &attr, argv, env);
-	posix_spawnattr_destroy(&attr);
-	posix_spawn_file_actions_destroy(&files);
-	free(env);
-	if (err) {
-		native->pid = 0;
-		return tw_fail(err, "the C compiler (cc) cannot be started: %s", strerror(err));
-	}
-	setpriority(PRIO_PGRP, native->pid, NICENESS);
-	return 0;
-}
 
 struct tw_native *tw_native_compile(const char *text, size_t len)
 {
@@ -182,42 +49,21 @@ struct tw_native *tw_native_compile(const char *text, size_t len)
 		tw_fail(ENOMEM, "no memory to compile a chain");
 		return NULL;
 	}
-	if (directory_make(native) < 0 || text_write(native, text, len) < 0 ||
-	    compiler_start(native) < 0) {
-		tw_native_free(native);
-		return NULL;
-	}
-	return native;
+	native->owners = 1;
+	native->file = -1;
+	native->job = tw_helper_compile(text, len);
+	if (native->job)
+		return native;
+	free(native);
+	return NULL;
 }
 
-/* The compiler's first line that says "error", else its first. */
-static int refused(struct tw_native *native, int status)
-{
-	char path[96], line[200], said[200] = "it says nothing";
-	bool first = true;
-	FILE *file;
-
-	path_of(native, "words", path, sizeof(path));
-	file = fopen(path, "re");
-	while (file && fgets(line, sizeof(line), file)) {
-		line[strcspn(line, "\n")] = '\0';
-		if (first || strstr(line, "error"))
-			snprintf(said, sizeof(said), "%s", line);
-		first = false;
-		if (strstr(line, "error"))
-			break;
-	}
-	if (file)
-		fclose(file);
-	return tw_fail(EINVAL, "the C compiler ended with status %d: %s",
-	               WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), said);
-}
-
+/* The loader knows a library by its path, so the descriptor in that path stays ours as long. */
 static int load(struct tw_native *native)
 {
-	char path[96];
+	char path[64];
 
-	path_of(native, "chain.so", path, sizeof(path));
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", native->file);
 	/* Bound at once: a fault inside of the loader would not be the NF's. */
 	native->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	return native->library ? 1
@@ -226,76 +72,108 @@ static int load(struct tw_native *native)
 
 int tw_native_poll(struct tw_native *native)
 {
-	int status = 0, rc;
+	int rc;
 
-	if (!native->pid)
+	if (!native->job)
 		return native->library ? 1 : tw_fail(EINVAL, "the C compiler has failed before");
-	rc = waitpid(native->pid, &status, WNOHANG);
-	if (rc == 0 || (rc < 0 && errno == EINTR))
+	rc = tw_helper_compiled(native->job, &native->file);
+	if (rc == 0)
 		return 0;
-	native->pid = 0;
-	rc = rc < 0 || status ? refused(native, status) : load(native);
-	directory_remove(native);
-	return rc;
+	tw_helper_forget(native->job);
+	native->job = NULL;
+	return rc < 0 ? rc : load(native);
 }
 
 void tw_native_free(struct tw_native *native)
 {
-	if (!native)
+	if (!native || --native->owners)
 		return;
-	if (native->pid) {
-		kill(-native->pid, SIGKILL);
-		while (waitpid(native->pid, NULL, 0) < 0 && errno == EINTR)
-			;
-	}
-	directory_remove(native);
+	tw_helper_forget(native->job);
 	if (native->library)
 		dlclose(native->library);
+	if (native->file >= 0)
+		close(native->file);
 	free(native);
 }
 
-/* ---- lcores ---- */
+/* ---- banks ---- */
 
-int tw_native_publish(struct tw_native *native, const char *name, struct tw_native_word *word)
+int tw_native_bank_new(void)
 {
-	tw_native_fn fn = (tw_native_fn)dlsym(native->library, name);
-	struct tw_native *other = published;
-
-	if (!fn)
-		return tw_fail(ENOENT, "a compiled chain has no function %s", name);
-	while (other && other != native)
-		other = other->next;
-	if (!other) {
-		native->next = published;
-		published = native;
+	for (int bank = 0; bank < BANKS; bank++) {
+		if (banks[bank].holders)
+			continue;
+		banks[bank].holders = 1;
+		return bank;
 	}
-	__atomic_store_n(&word->fn, fn, __ATOMIC_RELEASE);
+	return tw_fail(ENOSPC, "%d plans are in use at once, that is the limit", BANKS);
+}
+
+void tw_native_bank_hold(unsigned bank)
+{
+	banks[bank].holders++;
+}
+
+void tw_native_bank_release(unsigned bank)
+{
+	struct use *use = banks[bank].uses;
+
+	if (--banks[bank].holders)
+		return;
+	memset(banks[bank].word, 0, sizeof(banks[bank].word));
+	banks[bank].uses = NULL;
+	while (use) {
+		struct use *next = use->next;
+
+		tw_native_free(use->native);
+		free(use);
+		use = next;
+	}
+}
+
+static int bank_own(unsigned bank, struct tw_native *native)
+{
+	struct use *use = banks[bank].uses;
+
+	while (use && use->native != native)
+		use = use->next;
+	if (use)
+		return 0;
+	use = malloc(sizeof(*use));
+	if (!use)
+		return tw_fail(ENOMEM, "no memory to publish machine code");
+	*use = (struct use){ .next = banks[bank].uses, .native = native };
+	banks[bank].uses = use;
+	native->owners++;
 	return 0;
 }
 
-void tw_native_withdraw(void)
+int tw_native_publish(struct tw_native *native, const char *name, struct tw_native_word *word)
 {
-	for (unsigned c = 0; c < TW_CHAINS_MAX; c++)
-		for (unsigned s = 0; s < TW_STAGES_MAX; s++)
-			__atomic_store_n(&tw_native_table[c][s].fn, NULL, __ATOMIC_RELEASE);
-	for (struct tw_native *native = published; native; native = native->next)
-		native->withdrawn = true;
-}
+	size_t bank = ((char *)word - (char *)banks) / sizeof(banks[0]);
+	tw_native_mbufs_fn mbufs = NULL;
+	tw_native_fn fn = NULL;
+	char longer[64];
+	int err;
 
-void tw_native_unload(void)
-{
-	struct tw_native **at = &published;
-
-	while (*at) {
-		struct tw_native *native = *at;
-
-		if (!native->withdrawn) {
-			at = &native->next;
-			continue;
-		}
-		*at = native->next;
-		tw_native_free(native);
+	snprintf(longer, sizeof(longer), "%s_mbufs", name);
+	if (native->library) {
+		*(void **)&fn = dlsym(native->library, name);
+		*(void **)&mbufs = dlsym(native->library, longer);
 	}
+	if (!fn)
+		return tw_fail(ENOENT, "a compiled chain has no function %s", name);
+	/* A word of the caller's own is the caller's business. */
+	if ((char *)word >= (char *)banks && bank < BANKS) {
+		if (!banks[bank].holders)
+			return tw_fail(EINVAL, "bank %zu of machine code belongs to no plan", bank);
+		err = bank_own(bank, native);
+		if (err < 0)
+			return err;
+	}
+	__atomic_store_n(&word->mbufs, mbufs, __ATOMIC_RELEASE);
+	__atomic_store_n(&word->fn, fn, __ATOMIC_RELEASE);
+	return 0;
 }
 
 /* ---- atomics ---- */

@@ -3,14 +3,18 @@
 #pragma once
 #include "abi.h"
 
-extern struct tw_native_word tw_native_table[TW_CHAINS_MAX][TW_STAGES_MAX];
-
-static inline tw_native_fn tw_native_fn_of(unsigned chain)
+/* What a bank's words say is called only by lcores whose plan holds the bank. */
+static inline tw_native_fn tw_native_fn_of(const struct tw_native_word *word)
 {
-	return __atomic_load_n(&tw_native_table[chain][0].fn, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(&word->fn, __ATOMIC_ACQUIRE);
 }
 
-/* No lcore starts to call any of it from here on. */
-void tw_native_withdraw(void);
-/* Unloads what was withdrawn: every lcore has begun a new burst since, or has ended. */
-void tw_native_unload(void);
+static inline tw_native_mbufs_fn tw_native_mbufs_of(const struct tw_native_word *word)
+{
+	return __atomic_load_n(&word->mbufs, __ATOMIC_ACQUIRE);
+}
+
+int tw_native_bank_new(void); /* held once; -ENOSPC */
+void tw_native_bank_hold(unsigned bank);
+/* The last one to let go empties it; no lcore may be in its code any more. */
+void tw_native_bank_release(unsigned bank);

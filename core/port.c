@@ -3,6 +3,7 @@
 #include "port.h"
 #include "eal.h"
 #include "error.h"
+#include "plan.h"
 #include "stats.h"
 
 #include <ctype.h>
@@ -149,9 +150,9 @@ int tw_port_open(int index, const char *name, const char *devargs)
 	struct tw_port *port;
 	int err;
 
-	if (index < 0 || index >= TW_PORTS_MAX)
+	if (index < 0 || index >= TW_PORT_GONE)
 		return tw_fail(ENOSPC, "port %s is number %d; there can be %d", name, index + 1,
-		               TW_PORTS_MAX);
+		               TW_PORT_GONE);
 	if (tw_port_table[index].used)
 		return tw_fail(EEXIST, "port %s: number %d is open", name, index);
 	err = tw_eal_ensure();
@@ -365,15 +366,20 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 	return 0;
 }
 
-void tw_port_close(int index)
+int tw_port_close(int index)
 {
 	struct tw_port *port = port_get(index);
 
 	if (!port)
-		return;
+		return -ENODEV;
+	if (tw_plan_has_port(index))
+		return tw_fail(EBUSY, "port %s is part of the plan that runs, or of the one before",
+		               tw_stats()->port[index].name);
+	tw_ports_refresh(); /* what the device counted last */
 	if (port->started)
 		rte_eth_dev_stop(port->ethdev);
 	port_release(port);
+	return 0;
 }
 
 void tw_ports_refresh(void)

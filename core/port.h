@@ -27,6 +27,9 @@ struct tw_ring {
 extern struct tw_port tw_port_table[TW_PORTS_MAX];
 extern struct tw_ring tw_ring_table[TW_RINGS_MAX];
 
+/* gone.c: a ring that no plan uses any more is closed with so many packets in it. */
+void tw_ring_gone(unsigned packets);
+
 /* The mode the kernel gave to an AF_XDP port: "native XDP, zero-copy" and so on. */
 void tw_xdp_mode(const char *ifname, char *text, size_t size);
 

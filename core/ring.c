@@ -2,6 +2,7 @@
 /* ring.c - rings that carry packets from one chain to another, across lcores. */
 #include "eal.h"
 #include "error.h"
+#include "plan.h"
 #include "port.h"
 #include "stats.h"
 
@@ -44,14 +45,23 @@ int tw_ring_open(const char *name, uint32_t size)
 	return index;
 }
 
-void tw_ring_close(int index)
+int tw_ring_close(int index)
 {
+	unsigned left = 0;
 	void *mbuf;
 
 	if (index < 0 || index >= TW_RINGS_MAX || !tw_ring_table[index].used)
-		return;
-	while (rte_ring_dequeue(tw_ring_table[index].ring, &mbuf) == 0)
+		return 0;
+	if (tw_plan_has_ring(index))
+		return tw_fail(EBUSY, "ring \"%s\" is part of the plan that runs, or of the one before",
+		               tw_stats()->ring[index].name);
+	while (rte_ring_dequeue(tw_ring_table[index].ring, &mbuf) == 0) {
 		rte_pktmbuf_free(mbuf);
+		left++;
+	}
+	tw_ring_gone(left);
 	rte_ring_free(tw_ring_table[index].ring);
 	memset(&tw_ring_table[index], 0, sizeof(tw_ring_table[index]));
+	memset(&tw_stats()->ring[index], 0, sizeof(tw_stats()->ring[index]));
+	return 0;
 }

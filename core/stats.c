@@ -24,7 +24,7 @@ static const char *const builtin_reasons[TW_R_BUILTIN] = {
 	[TW_R_VM_LOST] = "vm_lost",           [TW_R_NO_PUNT] = "no_punt",
 	[TW_R_NO_BUFFER] = "no_buffer",       [TW_R_HOLD_FULL] = "hold_full",
 	[TW_R_HOLD_TIMEOUT] = "hold_timeout", [TW_R_TOO_LONG] = "frame_too_long",
-	[TW_R_STOPPED] = "engine_stopped",
+	[TW_R_STOPPED] = "engine_stopped",    [TW_R_NF_REMOVED] = "nf_removed",
 };
 
 static struct tw_stats *stats;

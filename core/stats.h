@@ -20,5 +20,6 @@ enum tw_reason {
 	TW_R_HOLD_TIMEOUT,   /* held longer than the queue's timeout */
 	TW_R_TOO_LONG,       /* a frame in several segments that does not fit one buffer */
 	TW_R_STOPPED,        /* still in a ring or held when the engine stopped */
+	TW_R_NF_REMOVED,     /* held by an NF, or on the way to a chain, that was removed */
 	TW_R_BUILTIN,
 };

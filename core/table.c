@@ -131,7 +131,7 @@ static int init(struct tw_table *t, const struct tw_table_spec *spec)
 	switch (spec->kind) {
 	case TW_TABLE_LPM4:
 	case TW_TABLE_LPM6:
-		return tw_lpm_init(t, spec->groups);
+		return tw_lpm_init(t, spec->groups, spec->number);
 	case TW_TABLE_ARRAY:
 	case TW_TABLE_COUNTERS:
 		return tw_array_init(t);

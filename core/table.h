@@ -41,7 +41,7 @@ void tw_table_memory_free(void *memory, size_t size);
 
 /* One per kind: t has its common head filled; returns 0 or -errno. The caller frees t. */
 int tw_hash_init(struct tw_table *t);
-int tw_lpm_init(struct tw_table *t, uint32_t groups);
+int tw_lpm_init(struct tw_table *t, uint32_t groups, bool number);
 int tw_array_init(struct tw_table *t);
 int tw_meter_init(struct tw_table *t);
 int tw_acl_init(struct tw_table *t);

@@ -31,7 +31,12 @@ struct tw_lpm {
 	struct rte_lpm6 *lpm6;
 	_Atomic uint32_t changes; /* of lpm6; under the rules' lock */
 	struct tw_lpm_view view;
+	/* Values of two bytes: the trie holds the value itself (plus one: 0 is none), and this gives it
+	 * back. All prefixes with one value share one cell, which stays in the first level cache. */
+	uint16_t *cells;
 };
+
+#define CELLS (65536 + 1)
 
 #define GROUP_MAX (1u << 20)
 #define SLOT_MAX_4 (1u << 24)
@@ -55,7 +60,18 @@ static inline uint32_t default_slot(const struct tw_lpm *t)
 
 static inline void *value_of(const struct tw_lpm *t, uint32_t slot)
 {
-	return slot ? tw_hash_value(&t->rules, slot) : NULL;
+	return slot ? t->view.values + (size_t)slot * t->view.value_stride : NULL;
+}
+
+/* What the trie holds for a slot of the rules. */
+static inline uint32_t entry_of(const struct tw_lpm *t, uint32_t slot)
+{
+	uint16_t value;
+
+	if (!t->cells)
+		return slot;
+	memcpy(&value, tw_hash_value(&t->rules, slot), sizeof(value));
+	return value + 1u;
 }
 
 static inline bool guest_enter(void)
@@ -168,18 +184,18 @@ static void begin_change(struct tw_lpm *t)
 
 static int trie_add(struct tw_lpm *t, const struct tw_lpm_key *key, uint32_t slot)
 {
-	uint32_t a4;
+	uint32_t a4, entry = entry_of(t, slot);
 
 	if (!key->length) {
-		__atomic_store_n(&t->view.default_slot, slot, __ATOMIC_RELEASE);
+		__atomic_store_n(&t->view.default_slot, entry, __ATOMIC_RELEASE);
 		return 0;
 	}
 	if (t->lpm6) {
 		begin_change(t);
-		return rte_lpm6_add(t->lpm6, key->address, key->length, slot);
+		return rte_lpm6_add(t->lpm6, key->address, key->length, entry);
 	}
 	memcpy(&a4, key->address, 4);
-	return rte_lpm_add(t->lpm4, a4, key->length, slot);
+	return rte_lpm_add(t->lpm4, a4, key->length, entry);
 }
 
 static void trie_delete(struct tw_lpm *t, const struct tw_lpm_key *key)
@@ -249,13 +265,15 @@ void *tw_lpm_find(struct tw_table *table, const void *address, uint32_t length)
 	struct tw_hash *h = &t->rules;
 	_Alignas(8) uint8_t buffer[32];
 	struct tw_lpm_key *key = (struct tw_lpm_key *)buffer;
+	uint32_t slot;
 	void *value;
 	bool guest;
 
 	if (make_key(t, address, length, key, sizeof(buffer)) < 0)
 		return NULL;
 	guest = guest_enter();
-	value = value_of(t, tw_hash_find(h, key, tw_hash_signature(h, key)));
+	slot = tw_hash_find(h, key, tw_hash_signature(h, key));
+	value = slot ? tw_hash_value(h, slot) : NULL;
 	guest_leave(guest);
 	return value;
 }
@@ -352,17 +370,19 @@ static void destroy(struct tw_table *table)
 
 	rte_lpm_free(t->lpm4);
 	rte_lpm6_free(t->lpm6);
+	if (t->cells)
+		tw_table_memory_free(t->cells, CELLS * sizeof(*t->cells));
 	tw_hash_destroy(table);
 }
 
-static int make_trie(struct tw_lpm *t, uint32_t groups)
+static int make_trie(struct tw_lpm *t, uint32_t groups, bool number)
 {
 	struct tw_hash *h = &t->rules;
 	struct rte_lpm_rcu_config rcu = { .v = tw_qsbr(), .mode = RTE_LPM_QSBR_MODE_DQ };
-	static unsigned number;
+	static unsigned made;
 	char name[RTE_LPM_NAMESIZE];
 
-	snprintf(name, sizeof(name), "tw%u", ++number);
+	snprintf(name, sizeof(name), "tw%u", ++made);
 	if (h->t.kind == TW_TABLE_LPM6) {
 		struct rte_lpm6_config config = { .max_rules = h->t.entries + 1,
 			                          .number_tbl8s = groups };
@@ -382,6 +402,17 @@ static int make_trie(struct tw_lpm *t, uint32_t groups)
 		t->view.tbl24 = (const int32_t *)t->lpm4->tbl24;
 		t->view.tbl8 = (const int32_t *)t->lpm4->tbl8;
 	}
+	t->view.values = h->values;
+	t->view.value_stride = h->t.value_stride;
+	if (number && h->t.value_size == sizeof(*t->cells)) {
+		t->cells = tw_table_memory(CELLS * sizeof(*t->cells));
+		if (!t->cells)
+			return -ENOMEM;
+		for (uint32_t i = 1; i < CELLS; i++)
+			t->cells[i] = i - 1;
+		t->view.values = (uint8_t *)t->cells;
+		t->view.value_stride = sizeof(*t->cells);
+	}
 	h->t.bytes += (4u << 24) + (uint64_t)groups * 1024 + (uint64_t)h->t.entries * 8;
 	return 0;
 }
@@ -393,7 +424,7 @@ size_t tw_lpm_struct_size(void)
 	return sizeof(struct tw_lpm);
 }
 
-int tw_lpm_init(struct tw_table *table, uint32_t groups)
+int tw_lpm_init(struct tw_table *table, uint32_t groups, bool number)
 {
 	struct tw_lpm *t = (struct tw_lpm *)table;
 	bool v6 = table->kind == TW_TABLE_LPM6;
@@ -416,7 +447,7 @@ int tw_lpm_init(struct tw_table *table, uint32_t groups)
 	if (!groups)
 		groups = v6 ? table->entries * 4 : table->entries < 65536 ? table->entries : 65536;
 	groups = groups < 256 ? 256 : groups > GROUP_MAX ? GROUP_MAX : groups;
-	err = make_trie(t, groups);
+	err = make_trie(t, groups, number);
 	if (err < 0) {
 		destroy(table);
 		return tw_fail(
@@ -426,8 +457,6 @@ int tw_lpm_init(struct tw_table *table, uint32_t groups)
 			table->name, table->entries, groups, 64 + groups / 1024,
 			rte_strerror(-err));
 	}
-	t->view.values = t->rules.values;
-	t->view.value_stride = table->value_stride;
 	/* Sweeping (reuse of slots), counting and walking are the hash's. */
 	ops = *table->ops;
 	ops.destroy = destroy;

@@ -181,18 +181,15 @@ lua_State *tw_vm_control(void)
 
 struct build_args {
 	struct tw_vm *vm;
-	const char *blob;
-	size_t len;
-	struct tw_burst *burst;
-	uint32_t n_chains;
-	const uint32_t *quarantine;
+	const struct tw_vm_source *source;
 };
 
-/* Calls tideway.lcore.build(blob, burst address, jit address, quarantine) -> resume, punt, tick,
- * stop, chain functions..., which stay on the stack. */
+/* Calls tideway.lcore.build(blob, burst address, jit address, quarantine, bank) -> resume, punt,
+ * tick, stop, export, import, chain functions..., which stay on the stack. */
 static int build(lua_State *L)
 {
-	struct build_args *args = lua_touserdata(L, 1);
+	const struct build_args *args = lua_touserdata(L, 1);
+	const struct tw_vm_source *source = args->source;
 
 	lua_settop(L, 0);
 	open_libs(L);
@@ -201,43 +198,39 @@ static int build(lua_State *L)
 	lua_call(L, 1, 1);
 	lua_getfield(L, -1, "build");
 	lua_remove(L, 1);
-	lua_pushlstring(L, args->blob, args->len);
-	lua_pushnumber(L, (lua_Number)(uintptr_t)args->burst);
+	lua_pushlstring(L, source->blob, source->len);
+	lua_pushnumber(L, (lua_Number)(uintptr_t)source->burst);
 	lua_pushnumber(L, (lua_Number)(uintptr_t)args->vm->jit);
-	lua_createtable(L, args->n_chains, 0);
-	for (uint32_t i = 0; i < args->n_chains; i++) {
-		lua_pushnumber(L, args->quarantine[i]);
+	lua_createtable(L, source->n_chains, 0);
+	for (uint32_t i = 0; i < source->n_chains; i++) {
+		lua_pushnumber(L, source->quarantine[i]);
 		lua_rawseti(L, -2, i + 1);
 	}
-	lua_call(L, 4, TW_VM_CHAIN - 1 + args->n_chains);
-	return TW_VM_CHAIN - 1 + args->n_chains;
+	lua_pushnumber(L, source->bank);
+	lua_call(L, 5, TW_VM_CHAIN - 1 + source->n_chains);
+	return TW_VM_CHAIN - 1 + source->n_chains;
 }
 
-struct tw_vm *tw_vm_new(const char *blob, size_t len, struct tw_burst *burst, uint32_t n_chains,
-                        const uint32_t *quarantine)
+struct tw_vm *tw_vm_new(const struct tw_vm_source *source)
 {
-	struct build_args args = { NULL, blob, len, burst, n_chains, quarantine };
 	struct tw_vm *vm = calloc(1, sizeof(*vm));
+	struct build_args args = { vm, source };
 
 	if (vm)
 		vm->jit = calloc(1, sizeof(*vm->jit));
-	if (!vm || !vm->jit) {
-		free(vm);
+	if (vm && vm->jit) {
+		vm->burst = source->burst;
+		vm->limit = (size_t)tw_options()->vm_memory_mb << 20;
+		vm->L = lua_newstate(vm_alloc, vm);
+	}
+	if (!vm || !vm->L) {
+		tw_vm_free(vm);
 		tw_fail(ENOMEM, "no memory for an lcore VM");
 		return NULL;
 	}
-	vm->burst = burst;
-	vm->limit = (size_t)tw_options()->vm_memory_mb << 20;
-	vm->L = lua_newstate(vm_alloc, vm);
-	if (!vm->L) {
-		tw_vm_abandon(vm);
-		tw_fail(ENOMEM, "no memory for an lcore VM");
-		return NULL;
-	}
-	args.vm = vm;
 	lua_pushcfunction(vm->L, build);
 	lua_pushlightuserdata(vm->L, &args);
-	if (lua_pcall(vm->L, 1, TW_VM_CHAIN - 1 + n_chains, 0) != 0) {
+	if (lua_pcall(vm->L, 1, TW_VM_CHAIN - 1 + source->n_chains, 0) != 0) {
 		const char *text = lua_tostring(vm->L, -1);
 
 		tw_fail(EINVAL, "%s", text ? text : "an lcore VM could not be built");
@@ -248,25 +241,39 @@ struct tw_vm *tw_vm_new(const char *blob, size_t len, struct tw_burst *burst, ui
 	return vm;
 }
 
-void tw_vm_free(struct tw_vm *vm)
+const char *tw_vm_result(struct tw_vm *vm, size_t *len)
 {
-	if (!vm)
-		return;
-	lua_close(vm->L);
-	free(vm->jit);
-	free(vm);
+	return lua_tolstring(vm->L, -1, len);
 }
 
-void tw_vm_abandon(struct tw_vm *vm)
+void tw_vm_result_done(struct tw_vm *vm)
+{
+	lua_pop(vm->L, 1);
+}
+
+static void abandon(struct tw_vm *vm)
 {
 	struct tw_block *block = vm->blocks;
 
+	/* LuaJIT allocates its state first, and as one block with the main thread in front. */
+	if (vm->L)
+		tw_mcode_free(vm->L, ((const struct tw_block *)vm->L - 1)->size);
 	while (block) {
 		struct tw_block *next = block->next;
 
 		free(block);
 		block = next;
 	}
+}
+
+void tw_vm_free(struct tw_vm *vm)
+{
+	if (!vm)
+		return;
+	if (vm->torn || !vm->L)
+		abandon(vm);
+	else
+		lua_close(vm->L);
 	free(vm->jit);
 	free(vm);
 }

@@ -11,7 +11,9 @@ enum tw_vm_slot {
 	TW_VM_PUNT,       /* runs punt() of packets that ask for it */
 	TW_VM_TICK,
 	TW_VM_STOP,
-	TW_VM_CHAIN, /* first chain function; one per chain of the lcore */
+	TW_VM_EXPORT, /* (chain, stage): the state of an NF as a string, or nil */
+	TW_VM_IMPORT, /* (chain, stage, address, length of such a string) */
+	TW_VM_CHAIN,  /* first chain function; one per chain of the lcore */
 };
 
 enum { TW_VM_NOBODY = TW_CHAINS_MAX * TW_STAGES_MAX };
@@ -20,6 +22,8 @@ struct tw_vm {
 	lua_State *L;
 	const struct tw_burst *burst;
 	bool built;
+	bool torn;                     /* left in the middle of something: no Lua code may run */
+	struct tw_vm *next_dead;
 	size_t used, limit;            /* bytes of Lua heap */
 	size_t live[TW_VM_NOBODY + 1]; /* of used: by chain and NF that allocated */
 	struct tw_block *blocks;
@@ -30,12 +34,26 @@ struct tw_vm {
 const char *tw_lua_root(void);
 lua_State *tw_vm_control(void);
 
-/* quarantine: one bit mask of stages per chain of the lcore. NULL on failure. */
-struct tw_vm *tw_vm_new(const char *blob, size_t len, struct tw_burst *burst, uint32_t n_chains,
-                        const uint32_t *quarantine);
+/* What a VM is built from. */
+struct tw_vm_source {
+	const char *blob;
+	size_t len;
+	struct tw_burst *burst;
+	uint32_t n_chains;
+	const uint32_t *quarantine; /* one bit mask of stages per chain of the lcore */
+	uint32_t bank;              /* of native words */
+};
+
+/* NULL on failure. */
+struct tw_vm *tw_vm_new(const struct tw_vm_source *source);
+/* A torn one is freed block by block, its machine code too. */
 void tw_vm_free(struct tw_vm *vm);
 /* The NF (chain of the lcore, stage) that holds most memory; true when that is a good part of it.
  */
 bool tw_vm_heaviest(const struct tw_vm *vm, unsigned *chain, unsigned *stage);
-/* Free the memory of a VM that was left in the middle of something; no Lua code runs. */
-void tw_vm_abandon(struct tw_vm *vm);
+/* The string that a call left on the stack, NULL: it is none; there until it is done with. */
+const char *tw_vm_result(struct tw_vm *vm, size_t *len);
+void tw_vm_result_done(struct tw_vm *vm);
+
+/* mcode.c: gives machine code back that LuaJIT has mapped for the state at this address. */
+void tw_mcode_free(const void *state, size_t size);

@@ -4,7 +4,9 @@
  * DPDK's driver removes whatever XDP program is attached when a port closes, also one whose opening
  * has failed, and so would cut off the instance that holds the interface. Therefore we look first.
  */
+#include "bpf.h"
 #include "error.h"
+#include "helper.h"
 #include "port.h"
 
 #include <dirent.h>
@@ -61,8 +63,7 @@ static bool holds(const char *pid, __u32 id)
 	return found;
 }
 
-/* A process that has the program open, 0 when there is none. */
-static int holder(__u32 id)
+int tw_bpf_holder(uint32_t id)
 {
 	DIR *dir = opendir("/proc");
 	struct dirent *entry;
@@ -86,7 +87,14 @@ int tw_xdp_claim(const char *ifname)
 	if (bpf_xdp_query_id(if_nametoindex(ifname), 0, &id) < 0 || !id)
 		return 0;
 	program_name(id, name, sizeof(name));
-	pid = holder(id);
+	/* Without CAP_SYS_PTRACE other processes' descriptors cannot be seen. */
+	pid = tw_privileges_dropped() ? tw_helper_holder(id) : tw_bpf_holder(id);
+	if (pid < 0)
+		return tw_fail(
+			EBUSY,
+			"interface %s has XDP program %u (%s), and who holds it is not known: %s; "
+			"start the engine again",
+			ifname, id, name, tw_error());
 	if (pid)
 		return tw_fail(
 			EBUSY,

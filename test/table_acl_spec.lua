@@ -7,7 +7,7 @@ local abi = require "tideway.abi"
 describe("acl table", function()
    local random = math.random
 
-   after_each(function() abi.C.tw_tables_free_all() end)
+   after_each(function() require("tideway.table").free_all() end)
 
    it("gives the number of the first rule that matches, or nil", function()
       local acl = tw.acl {

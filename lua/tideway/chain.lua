@@ -1,12 +1,13 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Chains: sources, NFs in order, sink, and where they are pinned.
 
+local edit = require "tideway.chain_edit"
 local model = require "tideway.model"
 local nfs = require "tideway.nf"
 local places = require "tideway.hook.place"
 local ports = require "tideway.port"
 
-local STAGES_MAX = 22
+local CHAINS_MAX = 31 -- one slot is for the counts of those that are gone
 
 local M = {}
 
@@ -19,8 +20,16 @@ local M = {}
 ---@field place? tideway.hook.place where it runs when that is a hook
 ---@field where string file:line of its declaration
 local Chain = {}
-Chain.__index = Chain
-Chain.__tostring = function(self) return "chain " .. self.name end
+
+-- A handle: name and index are its own, the rest is its state in the version of the model that one sees.
+function Chain:__index(key)
+   if Chain[key] then return Chain[key] end
+   local state = model.state(self)
+   if not state then error(tostring(self) .. " is not there any more", 2) end
+   return state[key]
+end
+function Chain:__newindex(key, value) model.edit(self)[key] = value end
+function Chain:__tostring() return "chain " .. rawget(self, "name") end
 
 local function is_endpoint(value) return ports.is_port(value) or ports.is_ring(value) end
 
@@ -69,16 +78,19 @@ function Chain:pin(place)
    if type(place) ~= "table" then error(("chain %s: pin takes a table such as { lcore = 1 }"):format(self.name), 2) end
    local hook, err = places.parse(self, place)
    if err then error(("chain %s: pin: %s"):format(self.name, err), 2) end
-   self.place, self.lcores = hook, nil
-   if hook then return self end
-   check_places(self, place)
-   if place.step then
-      self.lcores = { "step" }
-   elseif place.lcore ~= nil then
-      self.lcores = lcore_list(self, place.lcore)
-   else
-      error(("chain %s: pin { lcore = N } is missing its lcore"):format(self.name), 2)
+   local lcores
+   if not hook then
+      check_places(self, place)
+      if place.step then
+         lcores = { "step" }
+      elseif place.lcore ~= nil then
+         lcores = lcore_list(self, place.lcore)
+      else
+         error(("chain %s: pin { lcore = N } is missing its lcore"):format(self.name), 2)
+      end
    end
+   local state = model.edit(self)
+   state.place, state.lcores = hook, lcores
    return self
 end
 
@@ -87,19 +99,11 @@ end
 ---@return tideway.chain self
 function Chain:kernel(port)
    if not ports.is_port(port) then error(("chain %s: kernel takes a port"):format(self.name), 2) end
-   self.kernel_port = port
+   model.edit(self).kernel_port = port
    return self
 end
 
---- Name of a stage as counters show it: a second place of the same NF gets "#2".
-local function stage_names(stages)
-   local names, seen = {}, {}
-   for i, nf in ipairs(stages) do
-      seen[nf.name] = (seen[nf.name] or 0) + 1
-      names[i] = seen[nf.name] == 1 and nf.name or ("%s#%d"):format(nf.name, seen[nf.name])
-   end
-   return names
-end
+edit.methods(Chain)
 
 local function sources_of(name, first)
    local list = is_endpoint(first) and { first } or first
@@ -115,48 +119,69 @@ local function sources_of(name, first)
    return list
 end
 
---- Declare a chain.
+-- The NFs and the sink of what tw.chain() was given behind the source.
+local function parts_of(name, ...)
+   local stages, sink, n = {}, nil, select("#", ...)
+   for i = 1, n do
+      local item = select(i, ...)
+      if is_endpoint(item) then
+         if i ~= n then
+            error(("tw.chain(%q, ...): %s stands before other NFs; a sink is the last argument")
+               :format(name, tostring(item)), 3)
+         end
+         sink = item
+      elseif type(item) == "function" then
+         stages[#stages + 1] = nfs.instance(("function%d"):format(i), item, 3)
+      elseif nfs.is_instance(item) then
+         stages[#stages + 1] = item
+      else
+         error(("tw.chain(%q, ...): argument %d is %s; expected an NF instance, such as tw.nf.count {}, a function, "
+            .. "or the sink"):format(name, i + 2, item == nil and "nil" or tostring(item)), 3)
+      end
+   end
+   if #stages > edit.STAGES_MAX then
+      error(("tw.chain(%q, ...): %d NFs are more than a chain takes (%d)"):format(name, #stages, edit.STAGES_MAX), 3)
+   end
+   if #stages == 0 and not sink then
+      error(("tw.chain(%q, ...): it has neither an NF nor a sink"):format(name), 3)
+   end
+   return stages, sink
+end
+
+-- The handle of a name: that of the chain which runs and is declared anew, or a new one.
+local function handle_of(name, level)
+   local running = model.find(model.running.chains, "name", name)
+   if running then return running end
+   local index = model.free_index("chains", CHAINS_MAX)
+   if not index then error(("tw.chain: %d chains are the limit"):format(CHAINS_MAX), level + 1) end
+   return setmetatable({ name = name, index = index }, Chain)
+end
+
+--- Declare a chain. When the engine runs this is part of a change; a chain that was deleted in it, or all in a reload,
+--- are declared anew under their names.
 ---@param name string
 ---@param source table port, ring, or list of them
 ---@param ... any NF instances (or plain packet functions), at the end optionally the sink: a port or ring
 ---@return tideway.chain
 function M.chain(name, source, ...)
    if type(name) ~= "string" or name == "" then error("tw.chain: the name must be a string", 2) end
-   for _, other in ipairs(model.chains) do
-      if other.name == name then
-         error(("tw.chain: the name %q is taken by the chain declared at %s"):format(name, other.where), 2)
-      end
+   model.writable(("tw.chain(%q, ...)"):format(name))
+   local other = model.find(model.chains, "name", name)
+   if other then
+      error(("tw.chain: the name %q is taken by the chain declared at %s"):format(name, other.where), 2)
    end
-   local chain = setmetatable({
-      name = name, index = #model.chains, sources = sources_of(name, source), stages = {}, where = model.where(2),
-   }, Chain)
-   local n = select("#", ...)
-   for i = 1, n do
-      local item = select(i, ...)
-      if is_endpoint(item) then
-         if i ~= n then
-            error(("tw.chain(%q, ...): %s stands before other NFs; a sink is the last argument")
-               :format(name, tostring(item)), 2)
-         end
-         chain.sink = item
-      elseif type(item) == "function" then
-         chain.stages[#chain.stages + 1] = nfs.instance(("function%d"):format(i), item, 2)
-      elseif nfs.is_instance(item) then
-         chain.stages[#chain.stages + 1] = item
-      else
-         error(("tw.chain(%q, ...): argument %d is %s; expected an NF instance, such as tw.nf.count {}, a function, "
-            .. "or the sink"):format(name, i + 2, item == nil and "nil" or tostring(item)), 2)
-      end
-   end
-   if #chain.stages > STAGES_MAX then
-      error(("tw.chain(%q, ...): %d NFs are more than a chain takes (%d)"):format(name, #chain.stages, STAGES_MAX), 2)
-   end
-   if #chain.stages == 0 and not chain.sink then
-      error(("tw.chain(%q, ...): it has neither an NF nor a sink"):format(name), 2)
-   end
-   chain.stage_names = stage_names(chain.stages)
-   model.chains[#model.chains + 1] = chain
+   local sources, where = sources_of(name, source), model.where(2)
+   local stages, sink = parts_of(name, ...)
+   local version, chain = model.current(), handle_of(name, 2)
+   version.state[chain] = {
+      sources = sources, sink = sink, stages = stages, stage_names = edit.stage_names(stages), where = where,
+   }
+   if version.own then version.own[chain] = true end
+   version.chains[#version.chains + 1] = chain
    return chain
 end
+
+--- Is it a chain?
+function M.is_chain(value) return getmetatable(value) == Chain end
 
 return M

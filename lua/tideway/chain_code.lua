@@ -156,9 +156,10 @@ end
 ---@param stages table[] NF instances
 ---@param mask integer bit per stage in quarantine
 ---@param burst ffi.cdata* struct tw_burst *
+---@param bank? integer of native words
 ---@return function chain
 ---@return function[] loops the functions that have loops, which LuaJIT may give up
-function M.build(chain, stages, mask, burst)
+function M.build(chain, stages, mask, burst, bank)
    local pieces, arguments, loops = M.pieces(stages, chain.segments, mask), {}, {}
    for i, nf in ipairs(stages) do arguments[i] = nf.packet or nf.burst end
    for _, piece in ipairs(pieces) do
@@ -169,7 +170,7 @@ function M.build(chain, stages, mask, burst)
       end
    end
    local chunk = assert(loadstring(M.source(pieces, #stages), "=chain " .. chain.name))
-   local words = chain.index and C.tw_native_words(chain.index) or nil
+   local words = bank and chain.index and C.tw_native_words(bank, chain.index) or nil
    local run = chunk(burst, ffi.cast("struct tw_pkt *", burst.pkts), words, unpack(arguments, 1, #arguments))
    loops[#loops + 1] = run
    return run, loops

@@ -3,11 +3,14 @@
 
 local ffi = require "ffi"
 local abi = require "tideway.abi"
+local hold = require "tideway.hold"
 local hooks = require "tideway.hook"
 local loop = require "tideway.loop"
 local model = require "tideway.model"
 local native = require "tideway.native"
 local plan = require "tideway.plan"
+local published = require "tideway.table.published"
+local scope = require "tideway.table.scope"
 local stats = require "tideway.stats"
 local transfer = require "tideway.transfer"
 
@@ -20,9 +23,11 @@ transfer.record_cdefs()
 ---@return { cpu: integer|"step", slot: integer }[] lcores
 function M.start()
    plan.validate()
+   require("tideway.change.adopt").note()
    hooks.load()
    M.lcores = plan.start()
    hooks.attach()
+   require("tideway.change").start()
    return M.lcores
 end
 
@@ -31,6 +36,7 @@ end
 function M.step()
    local moved = 0
    native.poll()
+   require("tideway.change.probation").poll()
    for _, entry in ipairs(M.lcores) do
       if entry.cpu == "step" then
          local n = C.tw_lcore_step(entry.slot)
@@ -56,6 +62,7 @@ end
 function M.refresh()
    C.tw_ports_refresh()
    hooks.refresh()
+   published.refresh()
 end
 
 --- Counters now.
@@ -66,9 +73,13 @@ end
 
 --- Stop lcores, detach from hooks, close ports, rings and tables, forget the model.
 function M.close()
+   require("tideway.change").stop()
    native.stop()
    hooks.stop()
    C.tw_engine_close()
+   C.tw_helper_stop()
+   scope.forget()
+   hold.forget()
    loop.reset()
    model.reset()
    M.lcores = {}

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Slow-path packets: new frames made by NFs, and packets held until something is known.
 
+local ffi = require "ffi"
 local abi = require "tideway.abi"
 local model = require "tideway.model"
 
@@ -22,11 +23,33 @@ local Hold = {}
 Hold.__index = Hold
 Hold.__transfer = function(self) return "tideway.hold", "attach", { self.id } end
 
+Hold.__declared = function() return "hold" end
+
 function M.attach(id) return setmetatable({ id = id }, Hold) end
 
---- The queue of a number, in the thread that made it.
----@return tideway.hold_queue?
+--- What a queue was declared with, in the thread that made it.
+---@return { slots: integer, per_key: integer, timeout: number }?
 function M.queue(id) return queues[id] end
+
+-- A queue is closed when nothing in this VM knows it any more. There are few: what is not known is looked for first.
+local lives = {}
+
+local function own(id)
+   local life = {}
+   lives[id] = life
+   return ffi.gc(ffi.new("int[1]", id), function()
+      if lives[id] ~= life then return end
+      lives[id], queues[id] = nil, nil
+      C.tw_hold_free(id)
+   end)
+end
+
+local function open(slots, per_key, timeout)
+   local id = C.tw_hold_new(slots, per_key, timeout)
+   if id >= 0 then return id end
+   collectgarbage()
+   return C.tw_hold_new(slots, per_key, timeout)
+end
 
 --- A queue for `pkt:hold(queue, key)`: packets that wait, for example for address resolution.
 ---@param options? { slots?: integer, per_key?: integer, timeout?: number } timeout in seconds (default 3)
@@ -35,14 +58,23 @@ function M.hold_queue(options)
    options = options or {}
    if model.dry then return M.attach(0) end
    local timeout = (options.timeout or 3) * 1e9
-   local id = C.tw_hold_new(options.slots or 256, options.per_key or 0, timeout)
+   local id = open(options.slots or 256, options.per_key or 0, timeout)
    if id < 0 then error("tw.hold_queue: " .. abi.error(), 2) end
    local queue = M.attach(id)
    queue.slots, queue.timeout = options.slots or 256, timeout
    queue.per_key = (options.per_key or 0) > 0 and options.per_key or queue.slots
-   queues[id] = queue
+   queue.owner = own(id)
+   queues[id] = { slots = queue.slots, per_key = queue.per_key, timeout = timeout }
    return queue
 end
+
+--- From now on the object stands for another's queue, with what waits there.
+---@param queue tideway.hold_queue
+---@param other tideway.hold_queue with the same slots, per_key and timeout
+function M.become(queue, other) queue.id, queue.owner = other.id, other.owner end
+
+--- All queues are closed.
+function M.forget() queues, lives = {}, {} end
 
 --- Send the packets held under a key through the NF that held them again.
 ---@param key number

@@ -9,6 +9,7 @@ local FROM = {
    ["tideway.port"] = { "port", "ring" },
    ["tideway.chain"] = { "chain" },
    ["tideway.options"] = { "options" },
+   ["tideway.control.roles"] = { "control" },
    ["tideway.hold"] = { "hold_queue", "emit" },
    ["tideway.table"] = { "hash", "lru", "lpm", "array", "counters", "meter", "tables" },
    ["tideway.table.acl"] = { "acl" },
@@ -58,5 +59,6 @@ return setmetatable(M, {
       rawset(M, name, value)
       return value
    end,
+   __source = source, -- where the comments of each are
    __tostring = function() return "tideway " .. M.version end,
 })

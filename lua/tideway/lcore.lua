@@ -3,10 +3,11 @@
 
 local ffi = require "ffi"
 local bit = require "bit"
-local util = require "jit.util"
-local vmdef = require "jit.vmdef"
+local buffer = require "string.buffer"
 local abi = require "tideway.abi"
 local chain_code = require "tideway.chain_code"
+local jit_watch = require "tideway.jit_watch"
+local lcore_trace = require "tideway.lcore_trace"
 local packet = require "tideway.packet"
 local transfer = require "tideway.transfer"
 
@@ -19,35 +20,6 @@ local JIT_OPTIONS = {
    "maxtrace=8000", "maxrecord=20000", "maxirconst=8000", "maxside=1000", "maxsnap=2000", "hotloop=28",
    "hotexit=6", "sizemcode=256", "loopunroll=100", "maxmcode=16384",
 }
-
--- ---- what the JIT compiler does, for the fence and for top ----
-
-local function watch_jit(jit_info)
-   local started = {}
-   local function where(fn, pc)
-      local info = util.funcinfo(fn, pc)
-      return info.loc or (info.addr and "C function") or "?"
-   end
-   jit.attach(function(what, trace, fn, pc)
-      if what == "start" then
-         started[trace] = where(fn, pc)
-      elseif what == "stop" then
-         jit_info.traces = jit_info.traces + 1
-         local code, address = util.tracemc(trace)
-         if code and trace < C.TW_TRACES_MAX then
-            local slot = jit_info.trace[trace]
-            slot.start = address < 0 and address + 2 ^ 64 or address
-            slot["end"] = slot.start + #code
-            ffi.copy(slot.where, (started[trace] or "?"):sub(-C.TW_WHERE_LEN + 1))
-         end
-      elseif what == "abort" then
-         jit_info.aborts = jit_info.aborts + 1
-         ffi.copy(jit_info.last_abort, where(fn, pc):sub(-C.TW_WHERE_LEN + 1))
-      elseif what == "flush" then
-         jit_info.flushes = jit_info.flushes + 1
-      end
-   end, "trace")
-end
 
 -- ---- stages ----
 
@@ -71,21 +43,12 @@ end
 
 -- ---- slow paths ----
 
--- A burst NF gets slow-path packets as bursts of one.
-local function burst_of_one(burst, nf, pkt)
-   local one = ffi.new "struct tw_burst"
-   one.now, one.stage, one.chain, one.lcore, one.count = burst.now, burst.stage, burst.chain, burst.lcore, 1
-   ffi.copy(one.pkts[0], pkt, ffi.sizeof "struct tw_pkt")
-   nf.burst(one)
-   ffi.copy(pkt, one.pkts[0], ffi.sizeof "struct tw_pkt")
-end
-
 -- Run one packet from its resume stage to its verdict.
 local function run_from(burst, pkt, stages)
    for s = pkt.resume, #stages - 1 do
       burst.stage = s
       local nf = stages[s + 1]
-      if nf.packet then nf.packet(pkt) else burst_of_one(burst, nf, pkt) end
+      if nf.packet then nf.packet(pkt) else lcore_trace.burst_of_one(burst, nf, pkt) end
       if pkt.verdict ~= C.TW_NEXT then
          pkt.stage = s
          return
@@ -97,9 +60,10 @@ end
 local function make_resume(burst, chains)
    return function()
       local stages = chains[burst.chain + 1]
+      local run = lcore_trace.stepping() and lcore_trace.run_from or run_from
       for i = 0, burst.count - 1 do
          local pkt = burst.pkts[i]
-         if pkt.verdict == C.TW_NEXT then run_from(burst, pkt, stages) end
+         if pkt.verdict == C.TW_NEXT then run(burst, pkt, stages) end
       end
    end
 end
@@ -116,8 +80,10 @@ local function punt_one(burst, pkt, stages)
    end
    pkt.verdict = C.TW_NEXT
    burst.stage = s
-   punt(pkt)
-   if pkt.verdict == C.TW_NEXT then run_from(burst, pkt, stages) else pkt.stage = s end
+   local stepping = lcore_trace.stepping()
+   if stepping then lcore_trace.punt(punt, pkt, s) else punt(pkt) end
+   local run = stepping and lcore_trace.run_from or run_from
+   if pkt.verdict == C.TW_NEXT then run(burst, pkt, stages) else pkt.stage = s end
 end
 
 local function make_punt(burst, chains)
@@ -157,44 +123,43 @@ local function make_each(burst, chains, method)
    return each
 end
 
--- Traces are recorded from the first packets, which are unlike the rest (new flows, unresolved neighbours);
--- what comes after lives in side traces. So when the traces have settled they are thrown away, once early and
--- once later, and recorded again from the traffic as it is.
-local SETTLED_TICKS = { 3, 20 }
+-- ---- state that goes from one plan's NF to the next one's ----
 
-local BLACKLISTED = { IFORL = true, ILOOP = true, IITERL = true, IFUNCF = true }
-
--- Does LuaJIT refuse to compile a loop of this function? It notes that in the bytecode.
-local function is_interpreted(fn)
-   for pc = 0, util.funcinfo(fn).bytecodes - 1 do
-      local op = bit.band(util.funcbc(fn, pc), 0xff) * 6
-      if BLACKLISTED[vmdef.bcnames:sub(op + 1, op + 6):match "%S+"] then return true end
-   end
-   return false
+-- Plain data, which is most of it, is fast to write down; all else goes as NFs do.
+local function written(state, name)
+   local ok, text = pcall(buffer.encode, state)
+   return ok and "plain" .. text or "graph" .. transfer.pack(state, name)
 end
 
-local function make_tick(tick, jit_info, functions)
-   local seen, still = 0, 0
-   local function settle()
-      tick()
-      local interpreted = 0
-      for i = 1, #functions do
-         if is_interpreted(functions[i]) then interpreted = interpreted + 1 end
-      end
-      jit_info.interpreted = interpreted
-      local wanted = SETTLED_TICKS[jit_info.settled + 1]
-      if not wanted then return end
-      still = jit_info.traces == seen and still + 1 or 0
-      seen = jit_info.traces
-      if seen > 0 and still >= wanted then
-         local flushes = jit_info.flushes
-         jit.flush()
-         jit_info.flushes, jit_info.settled, still = flushes, jit_info.settled + 1, 0
-      end
+local function read(text)
+   local kind, body = text:sub(1, 5), text:sub(6)
+   return kind == "plain" and buffer.decode(body) or transfer.unpack(body)
+end
+
+local function make_export(burst, chains)
+   return function(chain, stage)
+      burst.chain, burst.stage = chain, stage
+      local export = chains[chain + 1][stage + 1].export
+      local state = export and export()
+      if state ~= nil then return written(state, "the state that export() returned") end
    end
-   jit.off(settle)
-   jit.off(is_interpreted)
-   return settle
+end
+
+local function make_import(burst, chains)
+   return function(chain, stage, address, length)
+      burst.chain, burst.stage = chain, stage
+      local import = chains[chain + 1][stage + 1].import
+      if import then import(read(ffi.string(ffi.cast("const char *", address), length))) end
+   end
+end
+
+-- The functions that should be compiled: loops of chains, and those of NFs, which stay when a chain has none.
+local function hot_functions(chains, loops)
+   local list = { unpack(loops) }
+   for _, stages in ipairs(chains) do
+      for _, nf in ipairs(stages) do list[#list + 1] = nf.packet or nf.burst end
+   end
+   return list
 end
 
 --- Build everything C needs from this VM.
@@ -202,18 +167,21 @@ end
 ---@param burst_address number of struct tw_burst
 ---@param jit_address number of struct tw_jit
 ---@param quarantine integer[] bit mask of stages per chain
+---@param bank integer of native words
 ---@return function resume
 ---@return function punt
 ---@return function tick
 ---@return function stop
+---@return function export
+---@return function import
 ---@return function ... one per chain
-function M.build(blob, burst_address, jit_address, quarantine)
+function M.build(blob, burst_address, jit_address, quarantine, bank)
    jit.opt.start(unpack(JIT_OPTIONS))
    -- The heap is bounded: collect early rather than let garbage reach the limit.
    collectgarbage("setpause", 120)
    collectgarbage("setstepmul", 400)
    local jit_info = ffi.cast("struct tw_jit *", jit_address)
-   watch_jit(jit_info)
+   jit_watch.attach(jit_info)
    local burst = ffi.cast("struct tw_burst *", burst_address)
    packet.set_burst(burst)
    local list = transfer.unpack(blob)
@@ -221,12 +189,12 @@ function M.build(blob, burst_address, jit_address, quarantine)
    for i, chain in ipairs(list) do
       chains[i] = stages_of(chain, quarantine[i])
       local own
-      functions[i], own = chain_code.build(chain, chains[i], quarantine[i], burst)
+      functions[i], own = chain_code.build(chain, chains[i], quarantine[i], burst, bank)
       for _, loop in ipairs(own) do loops[#loops + 1] = loop end
    end
-   local tick = make_tick(make_each(burst, chains, "tick"), jit_info, loops)
+   local tick = jit_watch.make_tick(make_each(burst, chains, "tick"), jit_info, hot_functions(chains, loops))
    return make_resume(burst, chains), make_punt(burst, chains), tick, make_each(burst, chains, "stop"),
-      unpack(functions)
+      make_export(burst, chains), make_import(burst, chains), unpack(functions)
 end
 
 return M

@@ -23,6 +23,10 @@ function M.log()
    return list
 end
 
+--- Say something in the engine's log.
+---@param text string
+function M.note(text) messages[#messages + 1] = text end
+
 local function now() return tonumber(C.tw_now()) end
 
 local function call(what, drop, fn, ...)

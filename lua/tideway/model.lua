@@ -1,18 +1,150 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- What a script has declared: ports, rings, chains. The engine turns it into a plan.
-
-local M = {}
+-- What is declared: ports, rings, chains. The engine turns it into a plan.
+--
+-- Ports, rings and chains are handles that stay the same while what they stand for changes. A version is the lists of
+-- handles and, for each chain, what it is made of (its state). Until the engine runs, scripts write into the version
+-- that runs; afterwards a change works on a draft, which only whoever makes the change sees, and which becomes the
+-- running version when it is applied (tideway.change).
 
 ---@class tideway.model
----@field ports table[] in order of declaration; index = position - 1 unless dry
+---@field running tideway.model.version
+---@field ports table[] of the current version, in order of declaration
 ---@field rings table[]
 ---@field chains table[]
 ---@field dry boolean nothing is opened (`tideway check`)
 ---@field staged boolean tables that need DPDK wait until somebody needs them (tideway.table.staged)
+---@field live boolean the engine runs: only drafts can be written to
+local M = {}
+
+---@class tideway.model.version
+---@field ports table[]
+---@field rings table[]
+---@field chains table[]
+---@field state table<table, table> what each chain is made of
+---@field own? table<table, boolean> of a draft: states that are its own and may be written to
+---@field tables table<table, true> the tables that can be found by name
+
+local LISTS = { ports = true, rings = true, chains = true }
+
+-- Versions that some see instead of the one that runs.
+local seen = setmetatable({}, { __mode = "k" })
+
+--- Who asks: what a draft is seen by. tideway.change knows more of this than coroutines.
+---@return any
+function M.here() return coroutine.running() or "main" end
+
+local function copy(list)
+   local out = {}
+   for k, v in pairs(list) do out[k] = v end
+   return out
+end
+
+--- An empty version.
+---@return tideway.model.version
+function M.version()
+   return { ports = {}, rings = {}, chains = {}, state = {}, tables = setmetatable({}, { __mode = "k" }) }
+end
+
+--- A draft: a copy of a version whose states are copied when they are first written to.
+---@param of tideway.model.version
+---@return tideway.model.version
+function M.draft(of)
+   return {
+      ports = copy(of.ports), rings = copy(of.rings), chains = copy(of.chains), state = copy(of.state), own = {},
+      tables = setmetatable(copy(of.tables), { __mode = "k" }),
+   }
+end
 
 --- Forget everything declared.
 function M.reset()
-   M.ports, M.rings, M.chains = {}, {}, {}
+   M.running, M.live = M.version(), false
+   seen = setmetatable({}, { __mode = "k" })
+end
+
+--- The version that one sees here.
+---@return tideway.model.version
+function M.current() return seen[M.here()] or M.running end
+
+--- Call fn with another version to see.
+---@param version tideway.model.version
+---@return boolean ok
+---@return any ... results, or the error
+function M.with(version, fn, ...)
+   local who = M.here()
+   local before = seen[who]
+   seen[who] = version
+   local function done(...)
+      seen[who] = before
+      return ...
+   end
+   return done(xpcall(fn, function(err) return err end, ...))
+end
+
+--- What a chain is made of, in the version that one sees here.
+---@param handle table
+---@return table? state nil: it is not there
+function M.state(handle) return M.current().state[handle] end
+
+--- The same to be written to. Raises when the engine runs and this is no change.
+---@param handle table
+---@return table state
+function M.edit(handle)
+   local version = M.current()
+   local state = version.state[handle]
+   if not state then error(tostring(handle) .. " is not there any more", 0) end
+   if version.own then
+      if not version.own[handle] then
+         state = copy(state)
+         version.state[handle], version.own[handle] = state, true
+      end
+   elseif M.live then
+      M.refuse(tostring(handle))
+   end
+   return state
+end
+
+--- Raise that something cannot be changed just so.
+---@param what string
+function M.refuse(what)
+   error(("%s: the engine runs; change it in one go, from `tideway repl` or by "
+      .. "require(\"tideway.change\").transaction(fn)"):format(what), 0)
+end
+
+--- May things be declared now? Raises when the engine runs and this is no change.
+---@param what string that is declared
+function M.writable(what)
+   if M.live and not M.current().own then M.refuse(what) end
+end
+
+--- The first handle of a list with this value in a field.
+---@param list table[]
+---@param field string
+---@return table?
+function M.find(list, field, value)
+   for _, item in ipairs(list) do
+      if item[field] == value then return item end
+   end
+end
+
+-- Versions besides the current one whose indexes are taken: those that can come back.
+M.remembered = {}
+
+--- An index that no handle of the kind has; if it can be, none either that something remembered has.
+---@param kind "ports"|"chains"
+---@param limit integer
+---@return integer? index nil: all are taken
+function M.free_index(kind, limit)
+   local used, kept = {}, {}
+   for _, handle in ipairs(M.current()[kind]) do used[handle.index] = true end
+   for _, handle in ipairs(M.running[kind]) do used[handle.index] = true end
+   for _, version in ipairs(M.remembered) do
+      for _, handle in ipairs(version[kind]) do kept[handle.index] = true end
+   end
+   for _, avoid in ipairs { kept, {} } do
+      for i = 0, limit - 1 do
+         if not used[i] and not avoid[i] then return i end
+      end
+   end
 end
 
 --- file:line of the script that called us, for messages about things found wrong later.
@@ -27,4 +159,6 @@ end
 M.dry, M.staged = false, false
 M.reset()
 
-return M
+return setmetatable(M, {
+   __index = function(_, key) return LISTS[key] and M.current()[key] or nil end,
+})

@@ -55,8 +55,10 @@ end
 
 --- Compile a chain; its segments are in chain.segments from then on. What cannot be compiled runs as it is.
 ---@param chain tideway.chain
-function M.compile(chain)
-   chain.segments = nil
+---@param as_before? table segments of the same NFs, which stand for new ones
+function M.compile(chain, as_before)
+   if as_before or chain.segments then chain.segments = as_before end
+   if as_before then return end
    if options.compile == "off" or #chain.stages == 0 then return end
    local ok, list = pcall(printed, chain)
    if ok then
@@ -102,40 +104,142 @@ end
 
 -- ---- tier 2 ----
 
-local queue, job = {}, nil
+-- C texts that were compiled: text -> { native, failed, used }. The same chain is not compiled twice.
+local cache, CACHE_MAX = {}, 64
+local queue, job = {}, nil -- texts that wait, the one that is compiled now
+local running = {} -- the lcores that run: { bank, chains }
 
-local function publish(chain, native)
-   local words = C.tw_native_words(chain.index)
+--- The C text of a chain; nil when none of it is to become machine code.
+---@param chain tideway.chain
+---@return string?
+local function text_of(chain)
+   local segments = chain.segments
+   if not segments or #segments == 0 or options.compile ~= "native" then return nil end
+   segments.text = segments.text or require("tideway.compiler.back.lcore").c_text(segments)
+   return segments.text
+end
+
+local function forget(text)
+   if cache[text].native then C.tw_native_free(cache[text].native) end
+   cache[text] = nil
+end
+
+-- The longest unused go.
+local function trim()
+   local list = {}
+   for text in pairs(cache) do list[#list + 1] = text end
+   if #list <= CACHE_MAX then return end
+   table.sort(list, function(a, b) return cache[a].used < cache[b].used end)
+   for i = 1, #list - CACHE_MAX do forget(list[i]) end
+end
+
+-- Gives a bank the machine code of a chain, when it is there.
+local function publish(bank, chain)
+   local text = text_of(chain)
+   local entry = text and cache[text]
+   if not entry or not entry.native then return false end
+   entry.used = posix.now()
+   local words = C.tw_native_words(bank, chain.index)
    for i, segment in ipairs(chain.segments) do
-      if C.tw_native_publish(native, ("segment_%d"):format(i - 1), words[segment.index]) < 0 then
-         return say_once("chain %s: %s", chain.name, abi.error())
+      if C.tw_native_publish(entry.native, ("segment_%d"):format(i - 1), words[segment.index]) < 0 then
+         say_once("chain %s: %s", chain.name, abi.error())
+         return false
       end
       segment.running = true
    end
+   return true
+end
+
+local function show_tier(chain)
    local info, quarantined = C.tw_stats().chain[chain.index], false
    for s = 0, info.stages - 1 do quarantined = quarantined or info.quarantined[s] ~= 0 end
    if not quarantined then info.tier = M.tier(chain) end
 end
 
-local function begin(chain)
-   local text = require("tideway.compiler.back.lcore").c_text(chain.segments)
+--- Give a plan that is not yet published the machine code that there is for its chains.
+---@param bank integer
+---@param chains tideway.chain[]
+function M.warm(bank, chains)
+   for _, chain in ipairs(chains) do publish(bank, chain) end
+end
+
+-- A text is compiled: lcores that run it take it up between two bursts.
+local function compiled(text)
+   for _, lcore in ipairs(running) do
+      for _, chain in ipairs(lcore.chains) do
+         if chain.segments and chain.segments.text == text and publish(lcore.bank, chain) then show_tier(chain) end
+      end
+   end
+end
+
+local function name_of(text)
+   for _, lcore in ipairs(running) do
+      for _, chain in ipairs(lcore.chains) do
+         if chain.segments and chain.segments.text == text then return "chain " .. chain.name end
+      end
+   end
+   return "a chain"
+end
+
+local function begin(text)
    local native = C.tw_native_compile(text, #text)
    if native == nil then
       say_once("%s; chains run as LuaJIT compiles them; apt-get install gcc makes them faster", abi.error())
-      queue = {}
+      for _, other in ipairs(queue) do cache[other] = { failed = true, used = posix.now() } end
+      cache[text], queue = { failed = true, used = posix.now() }, {}
       return
    end
-   job = { chain = chain, native = native }
+   job = { text = text, native = native }
 end
 
---- Start to compile these chains, one after the other. They run.
----@param chains tideway.chain[]
-function M.start(chains)
-   M.stop()
-   for _, chain in ipairs(chains) do
-      if chain.segments and #chain.segments > 0 and options.compile == "native" then queue[#queue + 1] = chain end
+local function want(text)
+   if cache[text] or job and job.text == text then return end
+   for _, other in ipairs(queue) do
+      if other == text then return end
    end
-   M.due = posix.now() + DELAY_NS
+   queue[#queue + 1] = text
+end
+
+--- Start to compile these chains, one after the other; they need not run yet.
+---@param chains tideway.chain[]
+---@return fun(): boolean done have all been compiled, or refused?
+function M.prepare(chains)
+   local texts = {}
+   for _, chain in ipairs(chains) do
+      local text = text_of(chain)
+      if text then
+         want(text)
+         texts[#texts + 1] = text
+      end
+   end
+   if #texts > 0 then M.due = 0 end
+   return function()
+      M.poll()
+      for _, text in ipairs(texts) do
+         if not cache[text] then return false end
+      end
+      return true
+   end
+end
+
+--- These lcores run now; what is not yet compiled of their chains is, one after the other.
+---@param lcores tideway.plan.lcore[]
+---@param at_once? boolean without waiting whether the engine goes on for a while
+function M.start(lcores, at_once)
+   running = lcores
+   for _, lcore in ipairs(lcores) do
+      for _, chain in ipairs(lcore.chains) do
+         local text = text_of(chain)
+         if text then want(text) end
+         show_tier(chain)
+      end
+   end
+   if not at_once then M.due = posix.now() + DELAY_NS end
+   for _, lcore in ipairs(lcores) do
+      for _, chain in ipairs(lcore.chains) do
+         if publish(lcore.bank, chain) then show_tier(chain) end
+      end
+   end
 end
 
 --- Goes on with what is in the background; never waits. To be called now and then.
@@ -145,13 +249,16 @@ function M.poll()
    if not job then return #queue > 0 end
    local rc = C.tw_native_poll(job.native)
    if rc == 0 then return true end
-   if rc == 1 then
-      publish(job.chain, job.native)
-   else
-      say_once("chain %s: %s; it stays as LuaJIT compiles it", job.chain.name, abi.error())
-      C.tw_native_free(job.native)
-   end
+   local text, native = job.text, job.native
    job = nil
+   cache[text] = { native = rc == 1 and native or nil, failed = rc ~= 1, used = posix.now() }
+   if rc == 1 then
+      compiled(text)
+   else
+      say_once("%s: %s; it stays as LuaJIT compiles it", name_of(text), abi.error())
+      C.tw_native_free(native)
+   end
+   trim()
    return #queue > 0
 end
 
@@ -166,10 +273,11 @@ function M.finish(seconds)
    end
 end
 
---- Give up what is not yet published.
+--- Give up what is not yet compiled, and forget what was.
 function M.stop()
    if job then C.tw_native_free(job.native) end
-   queue, job = {}, nil
+   queue, job, running = {}, nil, {}
+   for text in pairs(cache) do forget(text) end
 end
 
 --- The C compiler's version line, or nil when there is none.

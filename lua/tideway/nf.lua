@@ -62,6 +62,9 @@ end
 --- Is it an instance?
 function M.is_instance(value) return getmetatable(value) == Instance end
 
+-- Not in the instance, which moves to lcores.
+local made = setmetatable({}, { __mode = "k" })
+
 ---@class tideway.nf.constructor
 local Constructor = {}
 Constructor.__index = Constructor
@@ -78,8 +81,14 @@ Constructor.__call = function(self, config)
    end
    local instance = M.instance(self.name, result, 2)
    instance.made_at = model.where(2)
+   made[instance] = { constructor = self, config = config or {} }
    return instance
 end
+
+--- How an instance was made: its constructor and the configuration as it was given. Nil for plain functions.
+---@param instance tideway.nf.instance
+---@return { constructor: tideway.nf.constructor, config: table }?
+function M.made(instance) return made[instance] end
 
 --- Is it what tw.nf(name, construct) returns?
 function M.is_constructor(value) return getmetatable(value) == Constructor end
@@ -123,6 +132,10 @@ function M.known()
    return list
 end
 
+--- The parameters of NFs by name, as far as one was made; see M.args.
+---@type table<string, table<string, table>>
+M.params = {}
+
 local function check_value(nf, key, value, spec)
    if value == nil then
       if spec.default ~= nil then return spec.default end
@@ -153,6 +166,7 @@ end
 ---@return table checked a new table
 function M.args(nf, cfg, params)
    local out = {}
+   M.params[nf] = params
    for key in pairs(cfg) do
       if not params[key] then
          local known = {}

@@ -8,6 +8,14 @@ local M = {}
 --- How far chains on lcores are compiled: "native", "luajit", "off".
 M.compile = "native"
 
+--- What `tideway run` does once everything is started: "drop" gives up what running and live changes do not need,
+--- "least" what is needed for opening more too, "keep" nothing.
+M.privileges = "drop"
+--- How long a change has to prove good before what ran before is forgotten, seconds; 0: not at all.
+M.probation = 1
+--- Where metrics are offered: "unix:/path", "127.0.0.1:9464"; nil: nowhere.
+M.metrics = nil
+
 local IDLE = {
    spin = "TW_IDLE_SPIN", pause = "TW_IDLE_PAUSE", sleep = "TW_IDLE_SLEEP", interrupt = "TW_IDLE_INTERRUPT",
 }
@@ -19,6 +27,7 @@ local NUMBERS = {
    vm_memory_mb = { 8, 65536 }, tick_ms = { 1, 10000 },
 }
 local COMPILE = { native = true, luajit = true, off = true }
+local PRIVILEGES = { drop = true, least = true, keep = true }
 local FLAGS = { no_huge = true, verbose = true }
 local BEFORE_EAL = { memory_mb = true, no_huge = true, verbose = true, mbuf_size = true, mbufs = true }
 
@@ -33,6 +42,20 @@ local function set(c, key, value, level)
    elseif key == "compile" then
       if not COMPILE[value] then refuse(level + 1, "compile is native, luajit or off, not %s", tostring(value)) end
       M.compile = value
+   elseif key == "probation" then
+      if type(value) ~= "number" or not (value >= 0 and value <= 3600) then
+         refuse(level + 1, "probation is a number of seconds from 0 to 3600, not %s", tostring(value))
+      end
+      M.probation = value
+   elseif key == "metrics" then
+      local address, err = require("tideway.metrics.address").parse(tostring(value))
+      if not address then refuse(level + 1, "%s", err) end
+      M.metrics = value
+   elseif key == "privileges" then
+      if not PRIVILEGES[value] then
+         refuse(level + 1, "privileges is drop, least or keep, not %s", tostring(value))
+      end
+      M.privileges = value
    elseif NUMBERS[key] then
       local min, max = NUMBERS[key][1], NUMBERS[key][2]
       if type(value) ~= "number" or value % 1 ~= 0 or value < min or value > max then
@@ -43,7 +66,7 @@ local function set(c, key, value, level)
       if type(value) ~= "boolean" then refuse(level + 1, "%s is true or false, not %s", key, tostring(value)) end
       c[key] = value
    else
-      local known = { "compile", "idle" }
+      local known = { "compile", "idle", "metrics", "privileges", "probation" }
       for name in pairs(NUMBERS) do known[#known + 1] = name end
       for name in pairs(FLAGS) do known[#known + 1] = name end
       table.sort(known)

@@ -3,6 +3,7 @@
 
 local ffi = require "ffi"
 local abi = require "tideway.abi"
+local affinity = require "tideway.affinity"
 local model = require "tideway.model"
 local native = require "tideway.native"
 local ports = require "tideway.port"
@@ -15,18 +16,7 @@ local function fail(where, ...) error(("%s: %s"):format(where, string.format(...
 
 --- Numbers of the CPUs this process may use.
 ---@return integer[]
-function M.cpus()
-   local list = {}
-   for line in io.lines "/proc/self/status" do
-      local text = line:match "^Cpus_allowed_list:%s*(.+)"
-      if text then
-         for a, b in text:gmatch "(%d+)%-?(%d*)" do
-            for cpu = tonumber(a), tonumber(b ~= "" and b or a) do list[#list + 1] = cpu end
-         end
-      end
-   end
-   return list
-end
+function M.cpus() return affinity.cpus() end
 
 local function default_lcore()
    local cpus = M.cpus()
@@ -76,6 +66,10 @@ local function open_ports(chains)
       local ok, err = port:open()
       if not ok then fail(port.where, "tw.port: %s", err) end
    end
+   for _, ring in ipairs(model.rings) do
+      local ok, err = ring:open()
+      if not ok then fail(ring.where, "tw.ring: %s", err) end
+   end
 end
 
 -- One receive queue per lcore of the chain; a source belongs to one chain only.
@@ -98,9 +92,14 @@ local function assign_sources(chains)
 end
 
 local function check_queues(chain, source)
-   if not ports.is_port(source) or #chain.lcores == 1 then return end
+   if not ports.is_port(source) or #chain.lcores == (source.rx_queues or 1) then return end
    local caps = ffi.new "struct tw_port_caps"
    if C.tw_port_caps(source.index, caps) < 0 then fail(source.where, "%s", abi.error()) end
+   if source.started and source.rx_queues ~= #chain.lcores then
+      fail(chain.where, "chain %s would read %s on %d lcores, and that runs with %d receive queue(s); delete chain and "
+         .. "port in one change and declare them in the next", chain.name, tostring(source), #chain.lcores,
+         source.rx_queues)
+   end
    if caps.max_rx_queues < #chain.lcores then
       fail(chain.where, "chain %s is pinned to %d lcores, and %s has at most %d receive queue(s); pin it to fewer, or "
          .. "open the device with more (af_xdp: queue_count=, af_packet: qpairs=)", chain.name, #chain.lcores,
@@ -148,7 +147,12 @@ local function flood_ports(chain)
    return set
 end
 
-local function fill_chain(spec, chain)
+---@class tideway.plan.origin where the stages of a chain come from, by stage from 0
+---@field from table<integer, integer> the stage that one continues; none: it is new
+---@field fresh table<integer, boolean> made anew although it continues one
+---@field carry table<integer, boolean> takes over the state of the one it continues
+
+local function fill_chain(spec, chain, origin)
    spec.chain = chain.index
    spec.sink_kind = endpoint_kind(chain.sink)
    spec.sink = chain.sink and chain.sink.index or 0
@@ -158,9 +162,25 @@ local function fill_chain(spec, chain)
    spec.native = native.is_whole(chain) and 1 or 0
    spec.flood_ports = flood_ports(chain)
    for i, nf in ipairs(chain.stages) do
-      spec.bypass[i - 1] = nf.on_fault == "bypass" and 1 or 0
-      ffi.copy(spec.where[i - 1], nf.where:sub(-95))
+      local s = i - 1
+      spec.bypass[s] = nf.on_fault == "bypass" and 1 or 0
+      spec.from[s] = origin and origin.from[s] or C.TW_STAGE_NEW
+      spec.fresh[s] = origin and origin.fresh[s] and 1 or 0
+      spec.carry[s] = origin and origin.carry[s] and 1 or 0
+      ffi.copy(spec.where[s], nf.where:sub(-95))
    end
+end
+
+-- Who feeds a chain and where it ends, for graph and top.
+local function publish_links(info, chain)
+   for _, source in ipairs(chain.sources) do
+      if ports.is_port(source) then
+         info.source_ports = bit.bor(info.source_ports, bit.lshift(1ULL, source.index))
+      else
+         info.source_rings = bit.bor(info.source_rings, bit.lshift(1, source.index))
+      end
+   end
+   info.sink_kind, info.sink = endpoint_kind(chain.sink), chain.sink and chain.sink.index or 0
 end
 
 --- The counters' names of a chain.
@@ -169,17 +189,29 @@ end
 function M.publish_names(chain, place)
    local stats = C.tw_stats()
    local info = stats.chain[chain.index]
+   local quarantined = ffi.string(info.quarantined, ffi.sizeof(info.quarantined)) -- written by plans and the fence
    ffi.fill(info, ffi.sizeof(info))
+   ffi.copy(info.quarantined, quarantined, #quarantined)
    copy_name(info.name, chain.name)
    copy_name(info.place, place)
    info.stages = #chain.stages
    for i, name in ipairs(chain.stage_names) do copy_name(info.stage[i - 1], name) end
    info.tier = native.tier(chain)
+   publish_links(info, chain)
    stats.chains = math.max(stats.chains, chain.index + 1)
 end
 
--- { cpu -> { chains, inputs } } in order of first use.
-local function by_lcore(chains)
+---@class tideway.plan.lcore
+---@field cpu integer|"step"
+---@field chains tideway.chain[]
+---@field inputs { source: table, queue: integer, chain: integer }[]
+---@field slot integer? once it is part of a plan
+---@field bank integer? of the machine code of its plan
+
+--- What each lcore runs, in order of first use.
+---@param chains tideway.chain[] as M.on_lcores() gives them
+---@return tideway.plan.lcore[]
+function M.lcores_of(chains)
    local list, index = {}, {}
    for _, chain in ipairs(chains) do
       for queue, cpu in ipairs(chain.lcores) do
@@ -204,62 +236,98 @@ local function pack(entry)
    for i, chain in ipairs(entry.chains) do
       local stages = {}
       for s, nf in ipairs(chain.stages) do stages[s] = { nf = nf, bypass = nf.on_fault == "bypass" } end
-      list[i] = { name = chain.name, index = chain.index, stages = stages, segments = native.shipped(chain) }
+      list[i] = {
+         name = chain.name, index = chain.index, stages = stages, segments = native.shipped(chain), bank = entry.bank,
+      }
    end
    return transfer.pack(list, "the chains of lcore " .. tostring(entry.cpu))
 end
 
-local function add_lcore(plan, entry)
+local function cpu_of(entry) return entry.cpu == "step" and -1 or entry.cpu end
+
+local function add_lcore(plan, entry, origins)
    local chains = ffi.new("struct tw_chain_spec[?]", #entry.chains)
    local inputs = ffi.new("struct tw_input_spec[?]", math.max(1, #entry.inputs))
-   for i, chain in ipairs(entry.chains) do fill_chain(chains[i - 1], chain) end
+   for i, chain in ipairs(entry.chains) do fill_chain(chains[i - 1], chain, origins[chain]) end
    for i, input in ipairs(entry.inputs) do
       local spec = inputs[i - 1]
       spec.kind, spec.index = endpoint_kind(input.source), input.source.index
       spec.queue, spec.chain = input.queue, input.chain
    end
+   entry.bank = C.tw_plan_bank(plan)
    local blob = pack(entry)
-   local cpu = entry.cpu == "step" and -1 or entry.cpu
-   local slot = C.tw_plan_add_lcore(plan, cpu, chains, #entry.chains, inputs, #entry.inputs, blob, #blob)
+   local slot = C.tw_plan_add_lcore(plan, cpu_of(entry), chains, #entry.chains, inputs, #entry.inputs, blob, #blob)
    if slot < 0 then error(abi.error(), 0) end
    entry.slot = slot
 end
 
+-- Ports that do not run yet.
 local function start_ports(chains, lcores)
-   local queues = {}
+   local queues, list = {}, {}
    for _, chain in ipairs(chains) do
       for _, source in ipairs(chain.sources) do
          if ports.is_port(source) then queues[source] = #chain.lcores end
       end
    end
-   local list = needed_ports(chains)
+   for _, port in ipairs(needed_ports(chains)) do
+      if not port.started then list[#list + 1] = port end
+   end
    for _, port in ipairs(list) do C.tw_port_reserve(port.index, queues[port] or 1, #lcores) end
    for _, port in ipairs(list) do
       if C.tw_port_start(port.index, queues[port] or 1, #lcores) < 0 then fail(port.where, "%s", abi.error()) end
+      port.started, port.rx_queues = true, queues[port]
    end
 end
 
+---@class tideway.plan.change what is different from the plan that runs; all of it is when there is none
+---@field kept table<integer|string, tideway.plan.lcore> lcores that go on as they are, by CPU
+---@field origins table<tideway.chain, tideway.plan.origin>
+---@field without tideway.port[] ports that nobody sends to any more
+
+--- Make a plan of the validated model, and start the ports that it needs. Nothing runs it yet.
+---@param lcores tideway.plan.lcore[]
+---@param change? tideway.plan.change
+---@return ffi.cdata* plan struct tw_plan *, to be published or freed
+function M.build(lcores, change)
+   change = change or { kept = {}, origins = {}, without = {} }
+   local plan = C.tw_plan_new()
+   if plan == nil then error(abi.error(), 0) end
+   local ok, err = pcall(function()
+      for _, entry in ipairs(lcores) do
+         local kept = change.kept[entry.cpu]
+         if kept then
+            entry.slot, entry.bank = C.tw_plan_keep_lcore(plan, cpu_of(entry)), kept.bank
+            if entry.slot < 0 then error(abi.error(), 0) end
+         else
+            add_lcore(plan, entry, change.origins)
+            native.warm(entry.bank, entry.chains)
+         end
+      end
+      for _, port in ipairs(change.without) do C.tw_plan_without_port(plan, port.index) end
+      start_ports(M.on_lcores(), lcores)
+   end)
+   if ok then return plan end
+   C.tw_plan_free(plan)
+   error(err, 0)
+end
+
+--- Where a chain on lcores runs, in words.
+---@param chain tideway.chain
+---@return string
+function M.place_text(chain) return "lcore " .. table.concat(chain.lcores, ", ") end
+
 --- Start the chains on lcores, once the model is validated: ports, then lcores.
----@return { cpu: integer|"step", slot: integer }[] lcores
+---@return tideway.plan.lcore[] lcores
 function M.start()
    local chains = M.on_lcores()
    if #chains == 0 then return {} end
    for _, chain in ipairs(chains) do
       native.compile(chain)
-      M.publish_names(chain, "lcore " .. table.concat(chain.lcores, ", "))
+      M.publish_names(chain, M.place_text(chain))
    end
-   local lcores = by_lcore(chains)
-   local plan = C.tw_plan_new()
-   local ok, err = pcall(function()
-      for _, entry in ipairs(lcores) do add_lcore(plan, entry) end
-      start_ports(chains, lcores)
-   end)
-   if not ok then
-      C.tw_plan_free(plan)
-      error(err, 0)
-   end
-   if C.tw_plan_publish(plan) < 0 then error(abi.error(), 0) end
-   native.start(chains)
+   local lcores = M.lcores_of(chains)
+   if C.tw_plan_publish(M.build(lcores), nil) < 0 then error(abi.error(), 0) end
+   native.start(lcores)
    return lcores
 end
 

@@ -12,6 +12,8 @@ local posix = require "tideway.posix"
 local C = abi.C
 local M = {}
 
+local PORTS_MAX = C.TW_PORTS_MAX - 1 -- one slot is for the counts of those that are gone
+
 ---@class tideway.port
 ---@field name string
 ---@field index integer index of the port in packets (pkt.port, pkt:send(), pkt:route())
@@ -28,12 +30,6 @@ Port.__transfer = function(self) return "tideway.port", "attach", { self.name, s
 --- The same port in another VM (see tideway.transfer).
 function M.attach(name, index, devargs)
    return setmetatable({ name = name, index = index, devargs = devargs }, Port)
-end
-
-local function find(list, field, value)
-   for _, item in ipairs(list) do
-      if item[field] == value then return item end
-   end
 end
 
 --- Open the device, unless it is open. Starts DPDK.
@@ -92,17 +88,24 @@ end
 
 -- What another port has already, as a sentence.
 local function taken(name, device, iface)
-   local same = find(model.ports, "name", name)
+   local same = model.find(model.ports, "name", name)
    if same then return ("the name %q is taken by the port declared at %s"):format(name, same.where) end
-   same = find(model.ports, "device", device)
+   same = model.find(model.ports, "device", device)
    if same then
       return ("device %s is given twice, first at %s; number the second one differently"):format(device, same.where)
    end
-   same = iface and find(model.ports, "iface", iface)
+   same = iface and model.find(model.ports, "iface", iface)
    return same and ("interface %s is given twice, first at %s"):format(iface, same.where)
 end
 
---- Declare a port.
+-- The port that runs and is declared anew just as it is.
+local function running(name, devargs)
+   local port = model.find(model.running.ports, "name", name)
+   return port and port.devargs == devargs and port or nil
+end
+
+--- Declare a port. When the engine runs this is part of a change; a port that was deleted in it, or all in a reload, go
+--- on as they are when they are declared anew with the same devargs.
 ---@param name string name in counters and messages; may be left out
 ---@param devargs string DPDK devargs: net_af_packet0,iface=eth0 · net_af_xdp0,iface=eth0 · net_tap0 ·
 --- net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap · net_memif0 · net_ring0 · net_null0 · a PCI address · wire0
@@ -121,17 +124,34 @@ function M.port(name, devargs)
       devargs = ("net_af_xdp_%s,iface=%s"):format(iface, iface)
    end
    name = name or iface or devargs:match "^[^,]+"
+   model.writable(("tw.port(%q, ...)"):format(name))
    local device = devargs:match "^[^,]+"
    if device:find "^net_tap" then iface = nil end -- the device makes it
    local wrong = taken(name, device, iface)
-      or #model.ports == C.TW_PORTS_MAX and ("%d ports are the limit"):format(C.TW_PORTS_MAX)
    if wrong then error("tw.port: " .. wrong, 2) end
-   local port = setmetatable({
-      name = name, index = #model.ports, devargs = devargs, device = device, iface = iface, where = model.where(2),
-   }, Port)
+   local port = running(name, devargs)
+   if not port then
+      local index = model.free_index("ports", PORTS_MAX)
+      if not index then error(("tw.port: %d ports are the limit"):format(PORTS_MAX), 2) end
+      port = setmetatable({
+         name = name, index = index, devargs = devargs, device = device, iface = iface, where = model.where(2),
+      }, Port)
+   end
    model.ports[#model.ports + 1] = port
    return port
 end
+
+-- Takes a handle out of the version that one sees.
+local function delete(kind, handle)
+   model.writable(tostring(handle))
+   for i, other in ipairs(model[kind]) do
+      if other == handle then return table.remove(model[kind], i) end
+   end
+   error(tostring(handle) .. " is not there any more", 3)
+end
+
+--- Take the port away. No chain may use it any more when the change is applied.
+function Port:delete() delete("ports", self) end
 
 ---@class tideway.ring
 ---@field name string
@@ -146,21 +166,36 @@ Ring.__tostring = function(self) return "ring " .. self.name end
 ---@return tideway.ring
 function M.ring(name, options)
    if type(name) ~= "string" then error("tw.ring: the name must be a string", 2) end
-   local same = find(model.rings, "name", name)
+   model.writable(("tw.ring(%q)"):format(name))
+   local same = model.find(model.rings, "name", name)
    if same then error(("tw.ring: the name %q is taken by the ring declared at %s"):format(name, same.where), 2) end
    local size = options and options.size or 1024
    if type(size) ~= "number" or size < 2 or size % 1 ~= 0 then
       error(("tw.ring: size %s is not a power of two"):format(tostring(size)), 2)
    end
-   local index = #model.rings
-   if not model.dry then
-      index = C.tw_ring_open(name, size)
-      if index < 0 then error("tw.ring: " .. abi.error(), 2) end
+   local ring = model.find(model.running.rings, "name", name)
+   if not ring or ring.size ~= size then
+      ring = setmetatable({ name = name, index = #model.rings, size = size, where = model.where(2) }, Ring)
+      local ok, err = ring:open()
+      if not ok then error("tw.ring: " .. err, 2) end
    end
-   local ring = setmetatable({ name = name, index = index, size = size, where = model.where(2) }, Ring)
    model.rings[#model.rings + 1] = ring
    return ring
 end
+
+--- Make the ring, unless it is there.
+---@return boolean? ok
+---@return string? err
+function Ring:open()
+   if self.opened or model.dry then return true end
+   local index = C.tw_ring_open(self.name, self.size)
+   if index < 0 then return nil, abi.error() end
+   self.index, self.opened = index, true
+   return true
+end
+
+--- Take the ring away.
+function Ring:delete() delete("rings", self) end
 
 --- Is it a port? a ring?
 function M.is_port(value) return getmetatable(value) == Port end

@@ -83,6 +83,14 @@ function M.now()
    return tonumber(ts.sec) * 1e9 + tonumber(ts.nsec)
 end
 
+--- Time since 1970 in nanoseconds, exact.
+---@return ffi.cdata* int64_t
+function M.realtime()
+   local ts = ffi.new "struct tw_posix_timespec"
+   C.tw_posix_clock_gettime(0, ts)
+   return ts.sec * 1000000000LL + ts.nsec
+end
+
 --- Is there a process with this id? One of another user counts too.
 ---@param pid integer
 ---@return boolean

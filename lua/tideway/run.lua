@@ -3,25 +3,34 @@
 
 local ffi = require "ffi"
 local abi = require "tideway.abi"
+local affinity = require "tideway.affinity"
+local control = require "tideway.control.server"
 local diagnostic = require "tideway.compiler.diagnostic"
 local engine = require "tideway.engine"
 local hooks = require "tideway.hook"
+local log = require "tideway.log"
 local loop = require "tideway.loop"
+local metrics = require "tideway.metrics"
 local model = require "tideway.model"
 local native = require "tideway.native"
 local options = require "tideway.options"
 local plan = require "tideway.plan"
+local posix = require "tideway.posix"
+local privilege = require "tideway.privilege"
 local rundir = require "tideway.rundir"
 local script = require "tideway.script"
+local service = require "tideway.service"
 local stats = require "tideway.stats"
 
 local C = abi.C
+local SIGHUP = 1
 local M = {}
 
-local function complain(...) io.stderr:write("tideway: ", string.format(...), "\n") end
+local complain = log.error
 
 local function apply(opts)
-   local list = {}
+   local list = { metrics = opts.metrics, privileges = opts.privileges }
+   log.level = opts.log_level or "info"
    list.idle, list.burst, list.memory_mb = opts.idle, opts.burst, opts.memory
    if opts.no_huge then list.no_huge = true end
    options.command_line(list)
@@ -82,20 +91,24 @@ local function print_rates(seconds, say)
 end
 
 -- Until a signal or the end of --for.
-local function serve(opts, say)
+local function serve(opts, say, hangup, repl)
    local done = false
+   if repl then repl:on_end(function() done = true end) end
    if opts.duration then loop.after(opts.duration, function() done = true end) end
    if opts.stats then print_rates(opts.stats, say) end
    loop.every(HOUSEKEEPING, function()
       native.poll()
-      for _, line in ipairs(engine.log()) do complain("%s", line) end
+      affinity.keep_off(engine.lcores)
+      for _, line in ipairs(engine.log()) do log.engine(line) end
+      log.flush()
       engine.refresh()
    end)
+   service.watch_hangup(hangup, function() done = true end)
    while not done and not loop.turn(1000) do end
 end
 
 local function report(opts, seconds)
-   for _, line in ipairs(engine.log()) do complain("%s", line) end
+   for _, line in ipairs(engine.log()) do log.engine(line) end
    local snapshot = stats.snapshot(C.tw_stats())
    snapshot.seconds = seconds
    if opts.json then
@@ -106,7 +119,7 @@ local function report(opts, seconds)
    return stats.adds_up(snapshot)
 end
 
-local function run(path, args, opts)
+local function run(path, args, opts, hangup)
    local dir, name = rundir.claim(instance_name(path, opts), opts.name ~= nil)
    if not dir then
       complain("%s", name)
@@ -123,6 +136,8 @@ local function run(path, args, opts)
       stream:write(string.format(...), "\n")
       stream:flush()
    end
+   -- While there is neither a thread nor EAL's memory; what it does is needed when rights are gone.
+   if C.tw_helper_start() < 0 then complain("%s", abi.error()) end
    local ok, err = script.load(path, args)
    if ok then ok, err = pcall(engine.start) end
    if not ok then
@@ -130,9 +145,38 @@ local function run(path, args, opts)
       return 2
    end
    for _, line in ipairs(describe()) do say("%s", line) end
+   if options.metrics then
+      ok, err = metrics.start(options.metrics)
+      if not ok then
+         complain("%s", err)
+         return 1
+      end
+      say("metrics: %s", ok)
+   end
+   ok, err = control.start(dir)
+   if not ok then complain("%s", err) end
+   local repl
+   if opts.repl then
+      repl, err = require("tideway.repl.child").start(name)
+      if not repl then
+         complain("%s", err)
+         return 1
+      end
+   end
+   ok, err = pcall(privilege.drop)
+   if not ok then
+      complain("%s", err)
+      return 1
+   end
+   say("%s", err)
    local start = tonumber(C.tw_now())
-   say("ready: instance %s, pid %d; stop with Ctrl-C", name, C.tw_stats().pid)
-   serve(opts, say)
+   say("ready: instance %s, pid %d; stop with %s", name, C.tw_stats().pid, repl and "Ctrl-D" or "Ctrl-C")
+   service.ready(("instance %s runs %s"):format(name, path))
+   serve(opts, say, hangup, repl)
+   service.stopping()
+   metrics.stop()
+   control.stop()
+   if repl then repl:stop() end
    hooks.stop()
    C.tw_engine_stop()
    local exact = report(opts, (tonumber(C.tw_now()) - start) / 1e9)
@@ -148,8 +192,11 @@ function M.run(path, args, opts)
       complain("%s", err)
       return 2
    end
-   local code = run(path, args, opts)
+   -- Before there are other threads, which would get the signal instead.
+   local hangup, restore = posix.signal_fd { SIGHUP }
+   local code = run(path, args, opts, hangup)
    engine.close()
+   restore()
    C.tw_stats_close()
    return code
 end

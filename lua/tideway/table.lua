@@ -13,8 +13,10 @@
 
 local ffi = require "ffi"
 local abi = require "tideway.abi"
+local model = require "tideway.model"
 local type_lib = require "tideway.table.type"
 local kind_lib = require "tideway.table.kind"
+local scope = require "tideway.table.scope"
 local staged = require "tideway.table.staged"
 
 local M = {}
@@ -31,6 +33,7 @@ local function wrap(pointer, d)
    for _, field in ipairs(declared) do
       self[field] = d[field]
    end
+   self.keep = d.keep
    self.key_type = d.key and type_lib.parse(d.key)
    self.value_type = d.value and type_lib.parse(d.value, d.lock)
    if d.kind == "array" then
@@ -39,7 +42,7 @@ local function wrap(pointer, d)
       self.key_type = prefix_of(d.family)
    end
    local info = info_of(self)
-   self.name, self.entries = ffi.string(info.name), info.entries
+   self.name, self.entries = d.name or ffi.string(info.name), info.entries
    if self.value_type and info.value_size ~= self.value_type.size then
       error(("table %s holds values of %d bytes, not %s"):format(self.name, info.value_size, d.value))
    end
@@ -69,6 +72,9 @@ local function check_options(kind, o)
    if o.name ~= nil and (type(o.name) ~= "string" or o.name == "") then
       return ("name is %s, not a string"):format(tostring(o.name))
    end
+   if o.keep ~= nil and type(o.keep) ~= "boolean" then
+      return ("keep is %s, not true or false"):format(tostring(o.keep))
+   end
 end
 
 local function check_types(kind, o, spec)
@@ -80,6 +86,7 @@ local function check_types(kind, o, spec)
                or tostring(o[which]), err)
          end
          spec[which .. "_size"] = t.size
+         spec.number = which == "value" and t.scalar or nil
       end
    end
    if o.expire then
@@ -106,7 +113,7 @@ local function new(o, spec)
    if pointer == nil then
       return nil, ffi.string(C.tw_error())
    end
-   local self = wrap(pointer, o)
+   local self = wrap(scope.own(pointer), o)
    if kinds[o.kind].finish and not kinds[o.kind].finish(self, o) then
       local err = ffi.string(C.tw_error())
       self:free()
@@ -134,15 +141,25 @@ local function make(kind, options)
    if o.name and #o.name >= C.TW_NAME_LEN then
       return nil, ("name is longer than %d bytes"):format(C.TW_NAME_LEN - 1)
    end
-   spec.entries, spec.entries_option, spec.name = o.entries, nil, o.name
-   o.kind, o.expire, o.lock = kind, o.expire and true or nil, o.lock and true or nil
-   if not staged.applies(kind) then
-      return new(o, spec)
+   spec.name, err = scope.free_name(o.name)
+   if err then
+      return nil, err
    end
-   return staged.new(o, function(name)
-      spec.name = name
-      return new(o, spec)
-   end)
+   spec.entries, spec.entries_option = o.entries, nil
+   o.kind, o.expire, o.lock = kind, o.expire and true or nil, o.lock and true or nil
+   local self
+   if staged.applies(kind) then
+      self, err = staged.new(o, function(name)
+         spec.name = scope.free_name(o.name or name, true)
+         return new(o, spec)
+      end)
+   else
+      self, err = new(o, spec)
+   end
+   if self then
+      scope.add(self, o.name)
+   end
+   return self, err
 end
 
 local function maker(kind)
@@ -160,7 +177,9 @@ end
 --- `add(key..., n)`. Of one integer of 4 or 8 bytes also `exchange(key..., value)` and
 --- `compare_exchange(key..., expected, new)`: atomic, the old value, nil when there is no entry.
 --- With lock = true entries have `lock()` and `unlock()`: one at a time, for a few instructions.
----@param options table  { name =, key =, value =, entries =, expire = bool, lock = bool }
+--- When a change makes the NF anew, a table of the same declaration goes on with its entries, unless the constructor
+--- wrote into it, or keep = false; with keep = true also then. So it is with all kinds.
+---@param options table  { name =, key =, value =, entries =, expire = bool, lock = bool, keep = bool }
 ---@return tideway.Table
 M.hash = maker "hash"
 
@@ -215,13 +234,15 @@ local kind_names = {
 --- The tables that live now, in order of creation.
 ---@return table[] list  each { name, kind, count, capacity, full, evictions, expired, bytes }
 function M.tables()
-   local list = {}
+   local list, known = {}, scope.by_address()
    local t = C.tw_table_next(nil)
    while t ~= nil do
-      local info = info_of { table = t }
-      local entry = stats_of { table = t }
-      entry.name, entry.kind = ffi.string(info.name), kind_names[info.kind]
-      list[#list + 1] = entry
+      local object = known[tonumber(ffi.cast("uintptr_t", t))]
+      if object then
+         local entry = stats_of { table = t }
+         entry.name, entry.kind = object.name, kind_names[info_of({ table = t }).kind]
+         list[#list + 1] = entry
+      end
       t = C.tw_table_next(t)
    end
    for _, waiting in ipairs(staged.waiting()) do list[#list + 1] = waiting end
@@ -231,6 +252,8 @@ end
 --- Frees every table. Only when no chain runs; objects made before must not be used again.
 function M.free_all()
    attached = {}
+   scope.forget()
+   model.current().tables = setmetatable({}, { __mode = "k" })
    C.tw_tables_free_all()
 end
 

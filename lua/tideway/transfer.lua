@@ -18,8 +18,9 @@ for name in ("_G package string table math io os debug coroutine bit jit ffi jit
    STANDARD[name] = true
 end
 
--- value -> { module, field } for everything that the other VM has under the same name.
-local function named_values()
+--- value -> { module, field } for everything that another VM has under the same name.
+---@return table<any, string[]>
+function M.names()
    local names = {}
    for module, value in pairs(package.loaded) do
       local ours = module == "tideway" or module:find "^tideway%."
@@ -220,7 +221,7 @@ function M.pack(value, root)
    local packer = setmetatable({
       nodes = {}, ids = {}, upvalues = {}, globals = {}, global_refs = {}, path = { root },
       cells = {}, variable = {},
-      names = named_values(), base = base_globals,
+      names = M.names(), base = base_globals,
    }, Packer)
    local ref = packer:value(value)
    for up, id in pairs(packer.cells) do up.constant = not packer.variable[id] end

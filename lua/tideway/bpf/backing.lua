@@ -130,6 +130,16 @@ local function redirect_counters(t, m)
    rawset(t, "map", m)
 end
 
+--- One table stands for another now: it has the same map, if there is one.
+---@param t table
+---@param other table
+function M.share(t, other) maps[t] = maps[other] end
+
+--- What is in the map of a table that only hooks have, for tideway.table.scope: nothing, when there is none yet.
+---@param t table
+---@return string
+function M.digest(t) return maps[t] and ("%p"):format(maps[t]) or "0ULL" end
+
 --- The map of a table; made on first use.
 ---@param t table
 ---@param persist? string name of the instance whose map it is from run to run; the script's entries are set over those
@@ -142,6 +152,7 @@ function M.of(t, persist)
    if not t.internal then declared.persist = persist end
    local m, err = map.new(declared)
    if not m then return nil, err end
+   m.owner = ffi.gc(ffi.new("int[1]", m.fd), function(fd) C.tw_bpf_close(fd[0]) end)
    if not t.internal and not t.hook_only then
       if t.kind == "meter" then
          meter.redirect(t, m)

@@ -353,6 +353,7 @@ function base:free()
       self.records_of = nil
    end
    if self.memory then C.tw_bpf_map_munmap(self.memory, self.memory_size) end
+   if self.owner then ffi.gc(self.owner, nil) end
    C.tw_bpf_close(self.fd)
    self.fd, self.memory = -1, nil
    for name, f in pairs(self) do

@@ -9,7 +9,10 @@ local M = {}
 M.DONE, M.FAILED, M.USAGE = 0, 1, 2
 
 -- In the order of help, completion and man page. Each is a module tideway.cli.<name>.
-local NAMES = { "run", "check", "compile", "top", "doctor", "test", "completion", "man", "help" }
+local NAMES = {
+   "run", "check", "compile", "ls", "repl", "call", "top", "graph", "trace", "capture", "metrics", "doctor", "test",
+   "completion", "man", "help",
+}
 
 --- The option tables of all commands: parser, --help, completion and man page come from them.
 ---@return tideway.cli.command[]

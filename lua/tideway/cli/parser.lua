@@ -11,6 +11,7 @@ local M = {}
 ---@field value? string name of its value in help; without it the option is a flag
 ---@field choices? string[]
 ---@field convert? fun(text: string): any?, string? checks and converts the value
+---@field repeated? boolean may be given several times; its values are a list
 ---@field key? string key in the parsed options; default: the long name with _ for -
 
 ---@class tideway.cli.argument
@@ -63,6 +64,7 @@ local function declare_option(parser, option)
          return value, err and ("option '%s': %s"):format(option[1]:match "%S+$", err)
       end)
    end
+   if option.repeated then o:count "*" end
    if option.key then o:target(option.key) end
 end
 

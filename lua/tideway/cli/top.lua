@@ -2,66 +2,25 @@
 -- `tideway top`: live counters of a running instance, read from its shared memory.
 
 local types = require("tideway.cli.parser").types
+local pages = require "tideway.cli.top_pages"
 
 local function say(message)
    io.stderr:write("tideway top: ", message, "\n")
    return 1
 end
 
-local function running_names(list)
-   local names = {}
-   for _, instance in ipairs(list) do
-      if instance.alive then names[#names + 1] = instance.name end
-   end
-   return names
-end
-
--- The instance that was asked for, or the youngest that runs.
-local function find(name)
-   local rundir = require "tideway.rundir"
-   local list = rundir.instances()
-   for _, instance in ipairs(list) do
-      if instance.alive and (not name or instance.name == name) then return instance, running_names(list) end
-   end
-   local names = running_names(list)
-   if #names == 0 then
-      return nil, ("no instance runs (looked in %s); start one: tideway run SCRIPT"):format(
-         table.concat(rundir.bases(), ", "))
-   end
-   return nil, ("no instance named '%s' runs; these do: %s"):format(name, table.concat(names, ", "))
-end
-
--- Map the counters of an instance.
-local function attach(instance)
-   local ffi = require "ffi"
-   require "tideway.abi"
-   local posix, lfs = require "tideway.posix", require "lfs"
-   local size, own = ffi.sizeof "struct tw_stats", tonumber(ffi.C.TW_ABI_VERSION)
-   if instance.abi ~= 0 and instance.abi ~= own then
-      return nil, ("instance '%s' (pid %d) has ABI %d, this tideway has ABI %d: use the tideway that started it")
-         :format(instance.name, instance.pid, instance.abi, own)
-   end
-   local found = lfs.attributes(instance.stats, "size") or 0
-   if instance.abi == 0 then return nil, ("instance '%s' is starting; try again"):format(instance.name) end
-   if found ~= size then
-      return nil, ("the counters of '%s' have %d bytes, not %d: it is another build of tideway; use that one")
-         :format(instance.name, found, size)
-   end
-   local address, err = posix.map_file(instance.stats, size)
-   if not address then return nil, ("cannot map %s: %s"):format(instance.stats, err) end
-   return address, ffi.cast("const struct tw_stats *", address)
-end
-
--- Gives a sampler: each call takes a snapshot and the rates since the one before.
-local function sampler(counters)
-   local stats, posix = require "tideway.stats", require "tideway.posix"
-   local last, last_time
-   return function()
-      local snap, now = stats.snapshot(counters), posix.now()
-      local rates = last and stats.rates(last, snap, (now - last_time) / 1e9)
-      last, last_time = snap, now
-      return snap, rates
-   end
+-- The page as text, as wide as it gets.
+local function page_text(snap, rates, options)
+   local layout = require "tideway.cli.top_layout"
+   local state = { snap = snap, rates = rates, order = options.sort or "script", filter = options.filter }
+   local page = pages.page(state, options.page)
+   if not page then return nil end
+   local head, warnings = pages.head(state)
+   local lines = { head[1] }
+   for _, warning in ipairs(warnings) do lines[#lines + 1] = "! " .. warning end
+   lines[#lines + 1] = ""
+   for _, line in ipairs(layout.lines(page)) do lines[#lines + 1] = line.text end
+   return table.concat(lines, "\n") .. "\n"
 end
 
 local function print_once(snap, rates, options)
@@ -69,55 +28,57 @@ local function print_once(snap, rates, options)
       snap.rates = rates
       io.write(require "tideway.json".encode(snap, not options.once), "\n")
    else
-      local view = require "tideway.cli.top_view"
-      io.write(table.concat(view.lines(snap, rates, { interval = options.interval, names = {} }), "\n"), "\n")
+      local report = page_text(snap, rates, options)
+      if not report then return say(("there is no %s"):format(options.page)) end
+      io.write(report)
    end
    io.stdout:flush()
-end
-
--- Without a terminal: one report, or one JSON object a line until the instance stops.
-local function reports(instance, sample, options)
-   local posix = require "tideway.posix"
-   sample()
-   repeat
-      posix.poll({}, options.interval * 1000)
-      local snap, rates = sample()
-      print_once(snap, rates, options)
-   until options.once or not posix.alive(instance.pid)
    return 0
 end
 
-local function run(options)
-   local instance, names = find(options.name)
-   if not instance then return say(names) end
-   local anchor, counters = attach(instance) -- the mapping lives as long as its anchor
-   if not anchor then return say(counters) end
-   local posix = require "tideway.posix"
-   options.interval = options.interval or 1
-   local sample = sampler(counters)
-   local code
-   if options.once or options.json or not posix.isatty(1) then
-      code = reports(instance, sample, options)
-   else
-      code = require "tideway.cli.top_view".live(instance, names, sample, options)
+-- Without a terminal: one report, or one JSON object a line until the instance stops.
+local function reports(attached, options)
+   attached:sample()
+   while true do
+      require("tideway.posix").poll({}, options.interval * 1000)
+      local snap, rates = attached:sample()
+      local code = print_once(snap, rates, options)
+      if options.once or code ~= 0 or not attached:alive() then return code end
    end
-   return code, anchor
+end
+
+local function run(options)
+   local attached, err = require("tideway.attach").open(options.name)
+   if not attached then return say(err) end
+   options.interval, options.page = options.interval or 1, options.page or ""
+   if options.once or options.json or not require("tideway.posix").isatty(1) then
+      return reports(attached, options)
+   end
+   return require("tideway.cli.top_screen").live(attached, {
+      interval = options.interval, order = options.sort, filter = options.filter, page = options.page,
+   })
 end
 
 return {
    name = "top",
    summary = "Show the live counters of a running instance.",
-   description = "Rates of ports, chains and network functions, drops by reason, cycles per packet, load of "
-      .. "every lcore, and the sum that must add up. Keys: q quits, s changes the order, p pauses.",
+   description = "Rates of ports, chains and network functions, drops by reason, cycles per packet, sizes and times "
+      .. "of bursts, load and JIT health of every lcore, tables, and the sum that must add up. Keys: arrows choose, "
+      .. "Enter opens the page of a chain, NF, port or lcore, left goes back, s changes the order, / filters, "
+      .. "p pauses, ? lists them all, q quits.",
    arguments = { { "NAME", "The instance (default: the one started last).", args = "?" } },
    options = {
       { "--once", "Print one report and exit." },
       { "--json", "Print JSON: with --once one document, else one line each interval." },
       { "--interval", "Time between two samples (default: 1).", value = "SECONDS", convert = types.positive },
+      { "--page", "Begin with this page: chain/NAME, chain/NAME/NF, port/NAME, lcore/CPU.", value = "PAGE" },
+      { "--sort", "Order of the rows (default: script).", value = "ORDER", choices = pages.ORDERS },
+      { "--filter", "Show only what has this text in its name.", value = "TEXT" },
    },
    examples = {
       { "tideway top", "watch the instance started last" },
       { "tideway top edge --once --json", "counters and rates for a script" },
+      { "tideway top --page chain/up", "watch the NFs of the chain up" },
    },
    run = run,
 }

@@ -48,6 +48,7 @@ end
 local function hook_program(name, nfs, hook, options)
    local place = require("tideway.compiler.place.hook").new(hook, options)
    place.reason_name = options.reason_name or M.reason_name
+   if not place.part.next then place.stages = place.part.first + #nfs end
    for i, nf in ipairs(nfs) do
       if nf.punt then
          place.punts = place.punts or {}

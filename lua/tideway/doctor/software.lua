@@ -80,13 +80,29 @@ local function compiler(env, add)
       "sudo apt-get install -y --no-install-recommends gcc libc6-dev")
 end
 
+-- What a running engine may still do.
+local function rights(env, add, instance)
+   local privilege = require "tideway.privilege"
+   local state = privilege.state(instance.pid, env.read, env.list)
+   if not state then return end -- ended meanwhile
+   local text = ("%s (pid %d): %s"):format(instance.name, instance.pid,
+      privilege.words(privilege.names(state.capabilities)))
+   if state.no_new and state.filtered then
+      add("instances", "ok", text .. ", no new ones, system calls filtered")
+   else
+      add("instances", "warn", ("%s, %s, %s"):format(text, state.no_new and "no new ones" or "more by running programs",
+         state.filtered and "system calls filtered" or "every system call"),
+         "tideway run SCRIPT   # without --privileges keep")
+   end
+end
+
 -- What dead processes left: their counters, EAL's runtime directory and half compiled chains, named tideway-<pid>.
 local function instances(env, add)
    local rundir = require "tideway.rundir"
    local running, dead = {}, {}
    for _, i in ipairs(rundir.instances()) do
       if i.alive then
-         running[#running + 1] = ("%s (pid %d)"):format(i.name, i.pid)
+         running[#running + 1] = i
       else
          dead[#dead + 1] = i.dir
       end
@@ -99,7 +115,8 @@ local function instances(env, add)
       local pid = name:match "^tideway%-(%d+)%-"
       if pid and not env.exists("/proc/" .. pid) then dead[#dead + 1] = "/tmp/" .. name end
    end
-   add("instances", "ok", #running > 0 and "running: " .. table.concat(running, ", ") or "no instance runs")
+   for _, i in ipairs(running) do rights(env, add, i) end
+   if #running == 0 then add("instances", "ok", "no instance runs") end
    if #dead > 0 then
       local list = table.concat(dead, " ")
       add("instances", "warn", ("left by instances that were killed: %s; the next start of the same name removes it")

@@ -9,8 +9,10 @@ local counters = require "tideway.hook.counters"
 local diagnostic = require "tideway.compiler.diagnostic"
 local link = require "tideway.bpf.link"
 local model = require "tideway.model"
+local observe = require "tideway.hook.observe"
 local ports = require "tideway.port"
 local punt = require "tideway.hook.punt"
+local retired = require "tideway.hook.retired"
 local split = require "tideway.bpf.split"
 
 local C = abi.C
@@ -21,6 +23,7 @@ local M = {}
 ---@field stages tideway.nf.instance[] that run now
 ---@field parts table[] one per target: { target, port, split, link }; split has the programs
 ---@field runs tideway.hook.run[] programs that count, the replaced ones first
+---@field retired table[]? programs that were replaced (retired.lua)
 local Hook = {}
 Hook.__index = Hook
 Hook.__tostring = function(self) return ("chain %s on %s"):format(self.chain.name, self.chain.place.hook) end
@@ -112,6 +115,7 @@ function M.compile(chain, stages, target, options)
       attach = hook and link.hooks[hook].attach_type,
    }
    for key, value in pairs(punt.options(chain, target)) do all[key] = value end
+   for key, value in pairs(observe.options(chain, all.port)) do all[key] = value end
    for key, value in pairs(options or {}) do all[key] = value end
    return compiler.for_hook(chain.name, stages, chain.place and chain.place.hook or "xdp", all)
 end
@@ -125,21 +129,27 @@ local function flood_copies(part)
    return n
 end
 
--- Compiled and loaded programs of NFs, for each target.
-local function load_all(chain, stages)
+-- Compiled and loaded programs of NFs, for each target. ring: of punted packets, another than the chain's.
+local function load_all(chain, stages, ring)
    local parts = {}
    for i, target in ipairs(chain.place.targets) do
       local clock = os.clock()
       local programs, err = split.load {
          stages = stages, split = chain.place.split,
          load = { attach_type = link.hooks[target.link.hook].attach_type, persist = chain.place.persist },
-         compile = function(nfs, options) return M.compile(chain, nfs, target, options) end,
+         compile = function(nfs, options)
+            options.punt_ring = ring
+            return M.compile(chain, nfs, target, options)
+         end,
       }
-      if not programs then return nil, of_chain(err, chain) end
+      if not programs then
+         for k = 1, i - 1 do parts[k].split:close() end
+         return nil, of_chain(err, chain)
+      end
       local port = ingress_of(chain, target)
       parts[i] = {
          target = target, port = port and port.index, interfaces = interfaces(chain),
-         flood = flood_ports(chain), split = programs,
+         flood = flood_ports(chain), split = programs, observed = observe.watches(chain),
          seconds = os.clock() - clock,
       }
    end
@@ -150,11 +160,16 @@ end
 local function run_of(part, compiled, stages)
    return {
       exits = compiled.exits, exit_table = compiled.exit_table, copies = flood_copies(part), stages = #stages,
+      at = counters.in_order(#stages),
    }
 end
 
 local function add_runs(self, part, stages)
-   for _, p in ipairs(part.split.parts) do self.runs[#self.runs + 1] = run_of(part, p.compiled, stages) end
+   local known = {}
+   for _, run in ipairs(self.runs) do known[run.exit_table or 0] = true end
+   for _, p in ipairs(part.split.parts) do
+      if not known[p.compiled.exit_table] then self.runs[#self.runs + 1] = run_of(part, p.compiled, stages) end
+   end
 end
 
 --- Compile and load a chain; raises what is wrong.
@@ -170,11 +185,12 @@ function M.load(chain)
    return self
 end
 
---- The tables that its programs use.
+--- The tables that programs use.
+---@param parts? table[] default: those that run
 ---@return table<table, true>
-function Hook:tables()
+function Hook:tables(parts)
    local set = {}
-   for _, part in ipairs(self.parts) do
+   for _, part in ipairs(parts or self.parts) do
       for _, p in ipairs(part.split.parts) do
          for _, t in ipairs(p.compiled.tables) do
             if not t.internal then set[t] = true end
@@ -269,31 +285,83 @@ function Hook:place_text()
    return table.concat(list, ", ")
 end
 
---- Put other NFs in the place of those that run; every packet sees the old ones or the new ones. Counters go on.
---- When this fails the old ones run.
+---@class tideway.hook.change other NFs for a chain, loaded
+---@field parts table[]
+---@field stages tideway.nf.instance[]
+---@field from table<integer, integer> stage -> the running one that it continues, from 1
+---@field ring table? of punted packets, when the stages have other numbers
+---@field places table? of one that ran before: where the counters of programs belonged then
+
+local function is_same_order(from, stages, before)
+   if #stages ~= #before then return false end
+   for i in ipairs(stages) do
+      if from[i] ~= i then return false end
+   end
+   return true
+end
+
+--- Compile and load other NFs. Nothing runs differently yet.
+---@param stages tideway.nf.instance[]
+---@param from? table<integer, integer> stage -> the running one that it continues, from 1; default: the same one
+---@return tideway.hook.change? change
+---@return any err a diagnostic or a sentence
+function Hook:prepare(stages, from)
+   if not from then
+      from = {}
+      for i in ipairs(stages) do from[i] = i end
+   end
+   local ring = not is_same_order(from, stages, self.stages) and punt.new_ring() or nil
+   local ok, parts, err = pcall(load_all, self.chain, stages, ring)
+   if not ok then return nil, parts end
+   if not parts then return nil, err end
+   return { parts = parts, stages = stages, from = from, ring = ring }
+end
+
+-- The way back from one stage to the one it continues.
+local function inverse(from)
+   local to = {}
+   for new, old in pairs(from) do to[old] = new end
+   return to
+end
+
+--- Run what was prepared: every packet sees the old NFs or the new ones. Counters go on.
+---@param change tideway.hook.change
+---@return tideway.hook.change? before what ran, to be installed again or forgotten
+---@return any err with the old ones running
+function Hook:install(change)
+   local places, ring = counters.places(self.runs), change.ring and punt.ring(self.chain)
+   local stages, from = self.stages, inverse(change.from)
+   local parts, err = self:put(change.parts, change.stages)
+   if not parts then return nil, err end
+   counters.renumber(self.runs, change.from, places, change.places)
+   self.renumbered = true
+   self.punts:renumber(change)
+   return { parts = parts, stages = stages, from = from, ring = ring, places = places }
+end
+
+--- Let go of programs that run no more, or never did.
+---@param change tideway.hook.change
+---@param ran? boolean
+function Hook:forget(change, ran)
+   if ran then
+      retired.add(self, change.parts)
+   else
+      for _, part in ipairs(change.parts) do part.split:close() end
+   end
+   if change.ring then self.punts:forget(change.ring) end
+end
+
+--- Put other NFs in the place of those that run, at once. When this fails the old ones run.
 ---@param stages tideway.nf.instance[] as many as before
 ---@return boolean? ok
 ---@return any err a diagnostic or a sentence
 function Hook:replace(stages)
-   local ok, parts, err = pcall(load_all, self.chain, stages)
-   if not ok then return nil, parts end
-   if not parts then return nil, err end
-   for i, part in ipairs(parts) do
-      part.link = self.parts[i].link
-      ok, err = part.link:replace(part.split:program())
-      if not ok then
-         for k = 1, i - 1 do parts[k].link:replace(self.parts[k].split:program()) end
-         for _, p in ipairs(parts) do p.split:close() end
-         return nil, err
-      end
-   end
-   self:close_replaced()
-   for _, part in ipairs(parts) do
-      add_runs(self, part, stages)
-      persist(part, self.chain)
-   end
-   self.replaced, self.parts, self.stages = self.parts, parts, stages
-   return true
+   local change, err = self:prepare(stages)
+   if not change then return nil, err end
+   local before
+   before, err = self:install(change)
+   self:forget(before or change, before ~= nil)
+   return before ~= nil or nil, err
 end
 
 local function close_all(changes)
@@ -336,7 +404,11 @@ function Hook:replace_stage(i, nf)
 end
 
 --- Bring the counters up to date.
-function Hook:refresh() counters.refresh(self.chain.index, self.runs, #self.stages, self.punts) end
+function Hook:refresh()
+   retired.settle(self)
+   counters.refresh(self.chain.index, self.runs, #self.stages, self.punts, self.renumbered)
+   self.renumbered = nil
+end
 
 --- Detach the programs; those that persist go on running.
 ---@return string[] errors
@@ -352,15 +424,10 @@ function Hook:detach()
    return errors
 end
 
--- The programs before the last replacement: until now a packet may have been between two of them.
-function Hook:close_replaced()
-   for _, part in ipairs(self.replaced or {}) do part.split:close() end
-   self.replaced = nil
-end
-
 --- Forget the programs; the kernel ends those that are attached nowhere.
 function Hook:close()
-   self:close_replaced()
+   observe.forget(self)
+   retired.settle(self, true)
    for _, part in ipairs(self.parts) do part.split:close() end
    self.parts = {}
 end

@@ -45,8 +45,9 @@ local function targets_once(chains)
    end
 end
 
--- A table that chains on an lcore and on a hook both use would be two tables.
-local function check_tables(hooks)
+--- A table that chains on an lcore and on a hook both use would be two tables: raised.
+---@param hooks { chain: tideway.chain, tables: fun(self): table<table, true> }[]
+function M.check_tables(hooks)
    local owner = {}
    for _, chain in ipairs(plan.on_lcores()) do
       for t in pairs(hook_tables.of(chain.stages)) do owner[t] = chain end
@@ -84,6 +85,7 @@ local function each(method, ...)
             done[nf] = true
             local ok, err = hook.punts:call(i - 1, nf[method], ...)
             if not ok then
+               hook.punts:failed(nf, method, err)
                messages[#messages + 1] = ("NF %s of chain %s: %s() failed and is not called again: %s"):format(nf.name,
                   hook.chain.name, method, tostring(err))
                nf[method] = nil
@@ -106,6 +108,14 @@ local function tick()
    return math.max(0, (ticked + period - now) / 1e9)
 end
 
+-- Its descriptors are closed soon.
+local function forget(hook)
+   for _, fd in ipairs(punt.descriptors { hook }) do
+      if watched[fd] then loop.unwatch(fd) end
+      watched[fd] = nil
+   end
+end
+
 -- Packets that were punted, and ticks; seconds until the next turn.
 local function turn()
    local due, more = tick(), punt.turn(M.list)
@@ -125,22 +135,79 @@ function M.load()
    local chains = M.chains()
    targets_once(chains)
    for _, chain in ipairs(chains) do M.list[#M.list + 1] = hook_chain.load(chain) end
-   check_tables(M.list)
+   M.check_tables(M.list)
+end
+
+--- Show the names of chains on hooks in the counters.
+function M.show()
+   for _, hook in ipairs(M.list) do
+      plan.publish_names(hook.chain, hook:place_text())
+      C.tw_stats().chain[hook.chain.index].hook = 1
+   end
 end
 
 --- Attach them.
 function M.attach()
-   for _, hook in ipairs(M.list) do
-      hook:attach()
-      plan.publish_names(hook.chain, hook:place_text())
-      C.tw_stats().chain[hook.chain.index].hook = 1
-   end
+   for _, hook in ipairs(M.list) do hook:attach() end
+   M.show()
    if #M.list == 0 then return end
    loop.duty(turn)
    C.tw_stats().running = 1
    for _, place in ipairs(require("tideway.bpf.hook.tc").sweep()) do
       messages[#messages + 1] = ("removed what a killed run left at tc %s"):format(place)
    end
+end
+
+-- ---- changes ----
+
+--- Does this one run?
+---@param hook tideway.hook.chain
+---@return boolean
+function M.has(hook)
+   for _, other in ipairs(M.list) do
+      if other == hook then return true end
+   end
+   return false
+end
+
+--- One that was attached runs from now on.
+---@param hook tideway.hook.chain
+function M.add(hook)
+   M.list[#M.list + 1] = hook
+   loop.duty(turn)
+   C.tw_stats().running = 1
+end
+
+--- It is about to be detached.
+---@param hook tideway.hook.chain
+function M.remove(hook)
+   for i, other in ipairs(M.list) do
+      if other == hook then table.remove(M.list, i) end
+   end
+end
+
+-- Calls a function of the NFs of one chain that no other one has.
+local function last_call(hook, method)
+   local others = {}
+   for _, other in ipairs(M.list) do
+      for _, nf in ipairs(other.stages) do others[nf] = true end
+   end
+   for i, nf in ipairs(hook.stages) do
+      if nf[method] and not others[nf] then hook.punts:call(i - 1, nf[method]) end
+   end
+end
+
+--- One that was detached is gone for good: take its last counts, stop its NFs.
+---@param hook tideway.hook.chain
+function M.finish(hook)
+   for _ = 1, 1000 do
+      if not punt.turn { hook } then break end
+   end
+   forget(hook)
+   hook.punts:close "nf_removed"
+   hook:refresh()
+   last_call(hook, "stop")
+   hook:close()
 end
 
 --- What was got, for the user.

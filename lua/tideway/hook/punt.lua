@@ -8,6 +8,7 @@ local bit = require "bit"
 local ffi = require "ffi"
 local abi = require "tideway.abi"
 local backing = require "tideway.bpf.backing"
+local counters = require "tideway.hook.counters"
 local frames = require "tideway.hook.frame"
 local hold = require "tideway.hold"
 local place = require "tideway.compiler.place.punt"
@@ -24,8 +25,8 @@ local BATCH = 256 -- packets in one go
 
 ---@class tideway.hook.punts
 ---@field hook tideway.hook.chain
----@field ring table declaration of the ring
----@field reader table? of the ring
+---@field sources { ring: table, reader: table?, at: (fun(stage: integer): integer)? }[] rings; all but the last one are
+--- of programs that ran before, with other numbers of the stages
 ---@field taken integer records read
 ---@field held integer packets in hold queues
 ---@field counts tideway.hook.row what became of them, as counters.lua adds it up
@@ -35,6 +36,15 @@ Punts.__index = Punts
 
 -- Rings of chains: the program of another target, or one that comes later, uses the same.
 local rings = setmetatable({}, { __mode = "k" })
+
+--- The ring of a chain.
+---@param chain tideway.chain
+---@return table
+function M.ring(chain) return rings[chain].ring end
+
+--- Another one, for programs whose stages have other numbers.
+---@return table
+function M.new_ring() return place.ring() end
 
 --- What the compiler needs to know for a chain's program.
 ---@param chain tideway.chain
@@ -57,7 +67,7 @@ end
 function M.new(hook)
    M.options(hook.chain)
    local self = setmetatable({
-      hook = hook, ring = rings[hook.chain].ring, taken = 0, held = 0, messages = {},
+      hook = hook, sources = { { ring = rings[hook.chain].ring } }, taken = 0, held = 0, messages = {},
       frame = frames.new(),
       counts = {
          originated = 0, sent = 0, sent_bytes = 0, passed = 0, dropped = 0, punted = 0, faults = 0, stage_in = {},
@@ -72,7 +82,7 @@ end
 function Punts:drop(stage, reason)
    local c = self.counts
    local id = type(reason) == "number" and reason or C.tw_reason_id(reason)
-   if stage >= #self.hook.stages then stage = C.TW_STAGE_ENGINE end
+   if stage >= #self.hook.stages and stage ~= C.TW_STAGE_GONE then stage = C.TW_STAGE_ENGINE end
    c.drops[stage] = c.drops[stage] or {}
    c.drops[stage][id] = (c.drops[stage][id] or 0) + 1
    c.dropped = c.dropped + 1
@@ -101,9 +111,18 @@ function Punts:call(stage, fn, ...)
    return ok, err
 end
 
+--- A function of an NF failed: perhaps the change that brought it is taken back.
+---@param nf tideway.nf.instance
+---@param method string
+---@param err any
+function Punts:failed(nf, method, err)
+   require("tideway.change.probation").failed(nf, self.hook.chain, method, tostring(err))
+end
+
 -- The NF failed on this very packet.
 function Punts:fault(nf, method, pkt, err)
    self.counts.faults = self.counts.faults + 1
+   self:failed(nf, method, err)
    self.faulted = self.faulted or {}
    if not self.faulted[nf] then
       self.faulted[nf] = true
@@ -158,18 +177,18 @@ local waiting, ready = {}, {} -- lists of { punts, frame, stage, queue, key, dea
 
 function Punts:hold(frame, stage)
    local pkt = frame.pkt
-   local queue = hold.queue(bit.rshift(pkt.verdict, 8))
-   local key = tonumber(pkt.key)
+   local id = bit.rshift(pkt.verdict, 8)
+   local queue, key = hold.queue(id), tonumber(pkt.key)
    local all, same = 0, 0
    for _, w in ipairs(waiting) do
-      if w.queue == queue then
+      if w.queue == id then
          all = all + 1
          if w.key == key then same = same + 1 end
       end
    end
    if not queue or all >= queue.slots or same >= queue.per_key then return self:drop(stage, "hold_full") end
    waiting[#waiting + 1] = {
-      punts = self, frame = frames.copy(frame), stage = stage, queue = queue, key = key,
+      punts = self, frame = frames.copy(frame), stage = stage, queue = id, key = key,
       deadline = tonumber(C.tw_now()) + queue.timeout,
    }
    self.held = self.held + 1
@@ -189,7 +208,7 @@ end
 --- queue:release(key) in the control thread.
 ---@return integer released
 function M.release(queue, key)
-   local list = take(function(w) return w.queue == queue and w.key == key end)
+   local list = take(function(w) return w.queue == queue.id and w.key == key end)
    for _, w in ipairs(list) do ready[#ready + 1] = w end
    return #list
 end
@@ -260,20 +279,21 @@ end
 
 --- Opens the ring once a program has it; raises what is wrong.
 function Punts:open()
-   if self.reader or not uses_ring(self.hook) then return end
+   local source = self.sources[#self.sources]
+   if source.reader or not uses_ring(self.hook) then return end
    local why = way_out.missing()
    if why then
       error(("%s: chain %s: its NFs punt packets, and what punt() passes can't be given to the kernel (%s); this needs "
          .. "Linux 5.18: pin the chain to an lcore"):format(self.hook.chain.where, self.hook.chain.name, why), 0)
    end
    local err
-   self.reader, err = ringbuf.open(assert(backing.of(self.ring)))
-   if not self.reader then error(err, 0) end
+   source.reader, err = ringbuf.open(assert(backing.of(source.ring)))
+   if not source.reader then error(err, 0) end
 end
 
 -- The first NF that punts may come when the chain runs already.
 function Punts:open_late()
-   if self.reader or self.closed then return end
+   if self.sources[#self.sources].reader or self.closed then return end
    local ok, err = pcall(self.open, self)
    if not ok then
       self.closed = true
@@ -300,7 +320,7 @@ end
 --- The programs are attached. One that the driver could not take sees again what is passed, and has to know.
 function Punts:attached()
    self:open()
-   if not self.reader then return end
+   if not self.sources[#self.sources].reader then return end
    local fell_back = false
    for _, part in ipairs(self.hook.parts) do
       if part.link.mode == "generic" and part.target.link.mode ~= "generic" then
@@ -331,23 +351,104 @@ end
 ---@return integer handled
 function Punts:drain(most)
    local n = 0
-   while n < most and self.reader do
-      local p = self.reader:look()
+   for _, source in ipairs(self.sources) do n = n + self:drain_one(source, most - n) end
+   return n
+end
+
+function Punts:drain_one(source, most)
+   local n = 0
+   while n < most and source.reader do
+      local p = source.reader:look()
       if p == nil then break end
       local record = ffi.cast(RECORD, p)
+      local stage = source.at and source.at(record.stage) or record.stage
       self.taken, n = self.taken + 1, n + 1
-      frames.fill(self.frame, record)
-      self:run(self.frame, record.stage, "punt")
-      follow_up()
+      if stage == C.TW_STAGE_GONE then
+         self:drop(stage, "nf_removed")
+      else
+         frames.fill(self.frame, record)
+         self:run(self.frame, stage, "punt")
+         follow_up()
+      end
    end
    return n
 end
 
 --- Give back what is open, drop what waits.
-function Punts:close()
-   drop_waiting("engine_stopped", function(w) return w.punts == self end)
-   if self.reader then self.reader:close() end
-   self.reader = nil
+---@param reason? string default: the engine stops
+function Punts:close(reason)
+   drop_waiting(reason or "engine_stopped", function(w) return w.punts == self end)
+   for _, source in ipairs(self.sources) do
+      if source.reader then source.reader:close() end
+      source.reader = nil
+   end
+end
+
+-- ---- changes ----
+
+-- Counts by stage, with the numbers that stages have now.
+local function renumbered(list, map, add)
+   local out = {}
+   for stage, value in pairs(list) do
+      local now = map(stage)
+      out[now] = add(out[now], value)
+   end
+   return out
+end
+
+local function add_numbers(a, b) return (a or 0) + b end
+
+local function add_drops(a, b)
+   a = a or {}
+   for id, n in pairs(b) do a[id] = (a[id] or 0) + n end
+   return a
+end
+
+local function composed(first, second)
+   if not first then return second end
+   return function(stage) return second(first(stage)) end
+end
+
+--- Other programs run: the stages have other numbers, if there is another ring.
+---@param change tideway.hook.change
+function Punts:renumber(change)
+   if change.ring then
+      local map, counts, known = counters.mapping(change.from), self.counts, nil
+      counts.stage_in = renumbered(counts.stage_in, map, add_numbers)
+      counts.drops = renumbered(counts.drops, map, add_drops)
+      for _, w in ipairs(waiting) do
+         if w.punts == self then w.stage = map(w.stage) end
+      end
+      drop_waiting("nf_removed", function(w) return w.punts == self and w.stage == C.TW_STAGE_GONE end)
+      for i = #self.sources, 1, -1 do
+         local source = self.sources[i]
+         if source.ring == change.ring then
+            known = table.remove(self.sources, i)
+            known.at = nil
+         else
+            source.at = composed(source.at, map)
+         end
+      end
+      self.sources[#self.sources + 1] = known or { ring = change.ring }
+      rings[self.hook.chain].ring = change.ring
+   end
+   self.closed = nil
+   self:open_late()
+end
+
+--- The programs that use this ring run no more.
+---@param ring table
+function Punts:forget(ring)
+   for i, source in ipairs(self.sources) do
+      if source.ring == ring and i < #self.sources then
+         self:drain_one(source, math.huge)
+         if source.reader then source.reader:close() end
+         source.reader, source.gone = nil, true
+      end
+   end
+   for i = #self.sources, 1, -1 do
+      if self.sources[i].gone then table.remove(self.sources, i) end
+   end
 end
 
 -- ---- all chains ----
@@ -373,7 +474,9 @@ end
 function M.descriptors(hooks)
    local list = {}
    for _, hook in ipairs(hooks) do
-      if hook.punts.reader then list[#list + 1] = hook.punts.reader.fd end
+      for _, source in ipairs(hook.punts.sources) do
+         if source.reader then list[#list + 1] = source.reader.fd end
+      end
    end
    return list
 end

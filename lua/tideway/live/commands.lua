@@ -7,6 +7,54 @@
 ---@field role "view"|"operate"|"admin" who may call it
 ---@field summary string one line
 
+local SIGHT = "tideway.live.sight"
+
 ---@type table<string, tideway.live.command>
 return {
+   capture = {
+      module = "tideway.live.capture", fn = "capture", role = "operate",
+      summary = "Packets at an edge of a chain: as lines, or pcapng for Wireshark.",
+   },
+   chains = { module = SIGHT, fn = "chains", role = "view", summary = "The chains: way, place, packets." },
+   counters = { module = SIGHT, fn = "counters", role = "view", summary = "Counters of a chain, or all sums." },
+   drops = { module = SIGHT, fn = "drops", role = "view", summary = "What was dropped, by chain, NF and reason." },
+   events = {
+      module = "tideway.live.events", fn = "events", role = "view",
+      summary = "The engine's messages as they come, until stopped.",
+   },
+   graph = {
+      module = "tideway.live.graph", fn = "graph", role = "view",
+      summary = "The chains with live rates, as text or \"dot\".",
+   },
+   help = {
+      module = "tideway.live.help", fn = "help", role = "view",
+      summary = "What something is for; without an argument this list.",
+   },
+   hooks = { module = SIGHT, fn = "hooks", role = "view", summary = "The chains on hooks of the kernel." },
+   jit = {
+      module = "tideway.live.jit", fn = "jit", role = "view",
+      summary = "What LuaJIT makes of the chains: traces, aborts, what it gave up.",
+   },
+   rewarm = {
+      module = "tideway.live.jit", fn = "rewarm", role = "operate",
+      summary = "Lets LuaJIT record the traces of an lcore anew.",
+   },
+   lcores = { module = SIGHT, fn = "lcores", role = "view", summary = "The lcores: CPU, load, chains." },
+   nfs = { module = SIGHT, fn = "nfs", role = "view", summary = "The NFs that run, and those of the library." },
+   ports = { module = SIGHT, fn = "ports", role = "view", summary = "The ports: device, mode, packets." },
+   rates = {
+      module = "tideway.live.rates", fn = "rates", role = "view", summary = "Packets a second of ports and chains.",
+   },
+   tables = { module = SIGHT, fn = "tables", role = "view", summary = "The tables of NFs; tables.NAME shows rows." },
+   trace = {
+      module = "tideway.live.trace", fn = "trace", role = "operate",
+      summary = "Packets followed through every NF: verdicts, fields before and after, times.",
+   },
+   clients = {
+      module = "tideway.control.server", fn = "clients", role = "view", summary = "Who is connected to the engine.",
+   },
+   log = {
+      module = "tideway.control.audit", fn = "log", role = "view",
+      summary = "The last changes: who, what, when, with what result.",
+   },
 }

@@ -26,9 +26,10 @@ local EVENTS = {
    "icmp_limited", "forwarded_slow", "fragmented",
 }
 
--- An Ethernet header whose words are read as they lie in the frame, to be compared and copied, and the
--- first byte of what follows: version and length of an IPv4 header.
-local FRAME = tw.header("router_frame", "le64 head; le32 tail; le16 type_le; u8 first")
+-- An Ethernet header whose words are read as they lie in the frame, to be compared and copied, and an IPv4
+-- header's room behind it, of which the first byte is its version and length: one question for both.
+local FRAME = tw.header("router_frame", "le64 head; le32 tail; le16 type_le; u8 first, b; be16 c; be32 d, e, f, g")
+local SHORTEST = 15 -- less is no frame for the slow path either
 local DESTINATION = 0xffffffffffffULL -- of head
 
 -- What the modules in router/ share; everything in it can be moved to an lcore.
@@ -64,8 +65,11 @@ return tw.nf("router", function(cfg)
       if not ip:valid_checksum() then return pkt:drop "ip_checksum" end
       local src = tobit(ip.src) -- RFC 1812 5.3.7
       local net = nets:get(rshift(src, 24))
-      if ip.ttl <= 1 or net == MARTIAN_NET then return pkt:punt() end
-      if net ~= 0 and sources:get(band(bxor(src, rshift(src, shift)), mask)) == src then return pkt:punt() end
+      if ip.ttl <= 1 then return pkt:punt() end
+      if net ~= 0 then
+         if net == MARTIAN_NET then return pkt:punt() end
+         if sources:get(band(bxor(src, rshift(src, shift)), mask)) == src then return pkt:punt() end
+      end
       if ip.total_length > hop.limit then return pkt:punt() end
       if strict then
          local from = lpm4:get(ip.src)
@@ -101,7 +105,10 @@ return tw.nf("router", function(cfg)
    return {
       packet = function(pkt)
          local frame = pkt:header(FRAME, 0)
-         if not frame then return pkt:drop "truncated" end
+         if not frame then
+            if pkt.len < SHORTEST then return pkt:drop "truncated" end
+            return pkt:punt()
+         end
          local mac = ingress:get(pkt.port)
          if not mac or band(frame.head, DESTINATION) ~= mac then return pkt:punt() end
          -- Literals: the compiler sees that pkt:ipv4() asks the same and asks it once.

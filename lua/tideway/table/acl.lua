@@ -19,6 +19,7 @@ local abi = require "tideway.abi"
 local address = require "tideway.packet.address"
 local type_lib = require "tideway.table.type"
 local kind_lib = require "tideway.table.kind"
+local scope = require "tideway.table.scope"
 
 local M = {}
 
@@ -140,6 +141,7 @@ local function build(self, t, matches, rules)
    end
    local c = ffi.new("struct tw_acl_field[?]", #fields, fields)
    if C.tw_acl_build(self.table, c, #fields, words, #rules) < 0 then return abi.error() end
+   self.rules = ffi.string(words, ffi.sizeof(words))
 end
 
 -- ---- objects ----
@@ -182,13 +184,16 @@ local function make(options)
    if options.name and (type(options.name) ~= "string" or #options.name >= C.TW_NAME_LEN) then
       return ("name is not a string of up to %d bytes"):format(C.TW_NAME_LEN - 1)
    end
+   local name, taken = scope.free_name(options.name)
+   if taken then return taken end
    local spec = ffi.new("struct tw_table_spec", {
-      name = options.name, kind = C.TW_TABLE_ACL, entries = math.max(1, #options.rules), key_size = t.size,
+      name = name, kind = C.TW_TABLE_ACL, entries = math.max(1, #options.rules), key_size = t.size,
       value_size = 4, expires_offset = C.TW_TABLE_NO_EXPIRY,
    })
    local pointer = C.tw_table_new(spec)
    if pointer == nil then return abi.error() end
-   local self = wrap(pointer, options.key)
+   local self = wrap(scope.own(pointer), options.key)
+   scope.add(self, options.name)
    local err = build(self, t, matches, options.rules)
    if err then
       self:free()
@@ -229,13 +234,19 @@ function Acl:stats() return kind_lib.stats_of(self) end
 
 --- Frees the memory now. Only for a table that no running chain uses.
 function Acl:free()
-   if self.table ~= nil then C.tw_table_free(self.table) end
+   if self.table ~= nil then
+      scope.freed(self.table)
+      scope.remove(self)
+      C.tw_table_free(self.table)
+   end
    self.table, self.get = nil, nil
 end
 
 function Acl:__transfer()
    return "tideway.table.acl", "attach", { tonumber(ffi.cast("uintptr_t", self.table)), self.key }
 end
+
+function Acl:__declared() return self.key .. "|" .. self.rules end
 
 function Acl:__tostring() return "acl " .. self.name end
 

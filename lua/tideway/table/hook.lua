@@ -2,6 +2,7 @@
 -- Tables that only hooks of the kernel have: per-CPU tables, ring buffers, queues, bloom filters, and the maps that
 -- packets are redirected through. The map is made when it is first used.
 
+local scope = require "tideway.table.scope"
 local type_lib = require "tideway.table.type"
 
 local M = {}
@@ -43,6 +44,7 @@ HookTable.__index = function(self, name)
    return v
 end
 HookTable.__tostring = function(self) return ("%s %s"):format(rawget(self, "kind"), rawget(self, "name")) end
+HookTable.__declared = function() return "" end
 HookTable.__transfer = function(self)
    error(("tw.%s %q is a map of the kernel: NFs that use it can be pinned to hooks only"):format(self.kind, self.name),
       0)
@@ -57,6 +59,7 @@ local function options_of(spec)
    for _, which in ipairs { "key", "value" } do
       if spec[which] == true then list[#list + 1] = which end
    end
+   list[#list + 1] = "keep"
    return list
 end
 
@@ -83,7 +86,10 @@ local function declared(kind, o)
    if type(o) ~= "table" then return nil, ("its argument is a %s, not a table of options"):format(type(o)) end
    local wrong = check_options(spec, o)
    if wrong then return nil, wrong end
-   local self = { kind = kind, per_cpu = spec.per_cpu, hook_only = true }
+   if o.keep ~= nil and type(o.keep) ~= "boolean" then
+      return nil, ("keep is %s, not true or false"):format(tostring(o.keep))
+   end
+   local self = { kind = kind, per_cpu = spec.per_cpu, hook_only = true, keep = o.keep }
    made = made + 1
    self.name = o.name or ("%s%d"):format(kind, made)
    if type(self.name) ~= "string" then return nil, ("name is %s, not a string"):format(tostring(o.name)) end
@@ -107,6 +113,7 @@ local function maker(kind)
    return function(options)
       local self, err = declared(kind, options)
       if not self then error(("tw.%s: %s"):format(kind, err), 2) end
+      scope.add(self, type(options.name) == "string" and options.name or nil)
       return self
    end
 end

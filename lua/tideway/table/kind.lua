@@ -6,6 +6,7 @@ local bit = require "bit"
 local abi = require "tideway.abi"
 local type_lib = require "tideway.table.type"
 local code = require "tideway.table.code"
+local scope = require "tideway.table.scope"
 
 local M = {}
 
@@ -72,6 +73,8 @@ end
 --- running chain uses.
 function base:free()
    if self.table ~= nil then
+      scope.freed(self.table)
+      scope.remove(self)
       C.tw_table_free(self.table)
    end
    self.table = nil
@@ -121,8 +124,8 @@ only_for("compare_exchange", "values that are one integer of 4 or 8 bytes in has
 
 -- ---- kinds ----
 
-local in_hash = { name = true, key = true, value = true, entries = true, expire = true, lock = true }
-local in_lru = { name = true, key = true, value = true, entries = true, expire = true }
+local in_hash = { name = true, keep = true, key = true, value = true, entries = true, expire = true, lock = true }
+local in_lru = { name = true, keep = true, key = true, value = true, entries = true, expire = true }
 local is_integer = { u8 = true, u16 = true, u32 = true, u64 = true, i32 = true, i64 = true, ns = true }
 
 local function can_add(t)
@@ -202,7 +205,7 @@ end
 
 kinds.lpm = {
    id = C.TW_TABLE_LPM4, build = build_lpm, value = true,
-   options = { name = true, family = true, value = true, entries = true, groups = true },
+   options = { name = true, keep = true, family = true, value = true, entries = true, groups = true },
    prepare = function(o, spec)
       local family = o.family == nil and 4 or o.family
       if family ~= 4 and family ~= 6 then
@@ -218,7 +221,7 @@ kinds.lpm = {
 
 kinds.array = {
    id = C.TW_TABLE_ARRAY, value = true,
-   options = { name = true, value = true, entries = true, lock = true },
+   options = { name = true, keep = true, value = true, entries = true, lock = true },
    build = function(self, info)
       local list = { "array" }
       if can_add(self.value_type) then
@@ -235,7 +238,7 @@ kinds.array = {
 }
 
 kinds.counters = {
-   id = C.TW_TABLE_COUNTERS, options = { name = true, names = true, size = true },
+   id = C.TW_TABLE_COUNTERS, options = { name = true, keep = true, names = true, size = true },
    prepare = function(o, spec)
       if o.names ~= nil and (type(o.names) ~= "table" or #o.names == 0) then
          return "names is not a list of names"
@@ -295,7 +298,9 @@ end
 
 kinds.meter = {
    id = C.TW_TABLE_METER,
-   options = { name = true, entries = true, cir = true, cbs = true, ebs = true, pir = true, pbs = true },
+   options = {
+      name = true, keep = true, entries = true, cir = true, cbs = true, ebs = true, pir = true, pbs = true,
+   },
    prepare = function(o)
       local rate, err = rate_of(o)
       o.entries = o.entries == nil and 1 or o.entries
@@ -304,6 +309,14 @@ kinds.meter = {
    finish = function(self, o)
       self.rates = { all = rate_of(o) } -- for a map of the kernel that takes its place
       return C.tw_meter_config(self.table, 0, self.entries - 1, self.rates.all, C.tw_now()) == 0
+   end,
+   declared = function(self)
+      local rates = {}
+      for i, rate in pairs(self.rates) do
+         rates[#rates + 1] = ("%s=%s/%s/%s/%s"):format(i, rate.cir, rate.cbs, rate.pir, rate.pbs)
+      end
+      table.sort(rates)
+      return table.concat(rates, ",")
    end,
    build = function(self)
       return code.generate({ "meter" }, { table = self.table, name = self.name, timed = true })
@@ -350,6 +363,7 @@ for name, kind in pairs(kinds) do
    kind.meta = {
       __index = methods,
       __transfer = transfer,
+      __declared = kind.declared or function() return "" end,
       __tostring = function(self)
          return ("%s %s"):format(self.kind, self.name)
       end,

@@ -7,6 +7,7 @@ local ffi = require "ffi"
 local abi = require "tideway.abi"
 local kind_lib = require "tideway.table.kind"
 local model = require "tideway.model"
+local scope = require "tideway.table.scope"
 local type_lib = require "tideway.table.type"
 
 local M = {}
@@ -70,7 +71,7 @@ end
 -- ---- the object ----
 
 local methods, meta = {}, {}
-local made, named = 0, setmetatable({}, { __mode = "v" })
+local made = 0
 
 function methods:count() return rawget(self, "store").count end
 
@@ -83,7 +84,7 @@ end
 
 function methods:free()
    self:clear()
-   named[self.name] = nil
+   scope.remove(self)
 end
 
 local function copy_of(t, pointer)
@@ -109,16 +110,19 @@ end
 -- Becomes a table of the engine, with what is in it.
 local function realise(self)
    local store = rawget(self, "store")
-   local real, err = store.make()
+   local real, err = store.object, nil
+   if not real then real, err = store.make() end
    if not real then error(("table %s: %s"):format(store.name, err), 0) end
+   local name, anonymous = rawget(self, "name"), rawget(self, "anonymous")
    local word = ffi.new("uint8_t[?]", store.key_stride) -- the engine reads keys of whole words
-   for k, cell in pairs(store.cells) do
+   for k, cell in pairs(store.object and {} or store.cells) do
       ffi.copy(word, k, store.key_size)
       C.tw_hash_set(real.table, word, cell, 0)
    end
-   store.real, named[store.name] = real.table, nil
+   store.real, store.object = real.table, real
    for key in pairs(self) do self[key] = nil end
    for key, value in pairs(real) do self[key] = value end
+   self.name, self.anonymous = name, anonymous
    setmetatable(self, getmetatable(real))
 end
 
@@ -136,6 +140,8 @@ function meta.__transfer(self)
       { __index = self }) or self)
 end
 
+function meta.__declared() return "" end
+
 function meta.__tostring(self) return ("%s %s"):format(self.kind, self.name) end
 
 --- Can a new table wait? Those of scripts can, until DPDK runs.
@@ -147,13 +153,14 @@ function M.applies(kind) return model.staged and (kind == "hash" or kind == "lru
 ---@return table[]
 function M.waiting()
    local list = {}
-   for name, t in pairs(named) do
+   for t in pairs(model.current().tables) do
       local store = rawget(t, "store")
-      list[#list + 1] = {
-         name = name, kind = t.kind, count = store.count, capacity = store.entries, full = 0, evictions = 0,
-         expired = 0,
-         retired = 0, bytes = 0,
-      }
+      if store then
+         list[#list + 1] = {
+            name = t.name, kind = t.kind, count = store.count, capacity = store.entries, full = 0, evictions = 0,
+            expired = 0, retired = 0, bytes = 0,
+         }
+      end
    end
    table.sort(list, function(a, b) return a.name < b.name end)
    return list
@@ -165,15 +172,13 @@ end
 ---@return tideway.Table? table
 ---@return string? err
 function M.new(o, make)
-   local self = { kind = o.kind, name = o.name, entries = o.entries, expire = o.expire, lock = o.lock }
+   local self = {
+      kind = o.kind, name = o.name, entries = o.entries, expire = o.expire, lock = o.lock, keep = o.keep,
+   }
    if not self.name then
       made = made + 1
       self.name = ("%s%d"):format(o.kind, made)
    end
-   if named[self.name] then
-      return nil, ("a table named \"%s\" exists, give this one another name"):format(self.name)
-   end
-   named[self.name] = self
    self.key_type, self.value_type = type_lib.parse(o.key), type_lib.parse(o.value, o.lock)
    local size = self.key_type.size
    self.store = {

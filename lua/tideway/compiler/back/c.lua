@@ -8,6 +8,7 @@ local abi = require "tideway.abi"
 local bulks = require "tideway.compiler.back.c.bulk"
 local core = require "tideway.core"
 local graphs = require "tideway.compiler.ir.graph"
+local ir = require "tideway.compiler.ir"
 local target = require "tideway.compiler.target.lcore"
 
 local M = {}
@@ -63,7 +64,9 @@ local function constant(c)
    return ("((%s)0x%sULL)"):format(TYPES[c.type], hex)
 end
 
-local function operand(v) return v.op == "const" and constant(v) or "v" .. v.id end
+local letter = "v" -- of the variables that stand for values
+
+local function operand(v) return v.op == "const" and constant(v) or letter .. v.id end
 
 local function address(v, off)
    off = off or 0
@@ -126,13 +129,14 @@ function OPS.bswap(v) return ("__builtin_bswap%d((uint%d_t)%s)"):format(v.bits, 
 function OPS.convert(v) return operand(v.args[1]) end
 function OPS.ptradd(v) return ("%s + %s"):format(operand(v.args[1]), operand(v.args[2])) end
 function OPS.load(v) return ("load%d(%s)"):format(v.bits, address(v.args[1], v.off)) end
-function OPS.pktdata() return "pkt->data" end
-function OPS.pktend() return "pkt->data + pkt->len" end
-function OPS.pktlen() return "pkt->len" end
+function OPS.pktdata(_, printer) return printer:field "data" end
+function OPS.pktend(_, printer) return ("%s + %s"):format(printer:field "data", printer:field "len") end
+function OPS.pktlen(_, printer) return printer:field "len" end
 function OPS.alloca(v, printer) return ("s%d%s"):format(v.id, printer.bulk and "[i]" or "") end
 
-function OPS.ctxload(v)
+function OPS.ctxload(v, printer)
    local f = target.fields[v.field] or error(("an lcore's packet has no field %s"):format(v.field), 0)
+   if f.of == "pkt" then return printer:field(f.member) end
    return f.of == "self" and f.member or ("%s->%s"):format(f.of, f.member)
 end
 
@@ -184,11 +188,12 @@ function Printer:instruction(v)
    elseif v.op == "ctxstore" then
       local f = target.fields[v.field]
       if not f or not f.write then error(("an lcore's packet has no field %s to write"):format(v.field), 0) end
-      return self:say("%s->%s = %s;", f.of, f.member, operand(v.args[1]))
+      local member = f.of == "pkt" and self:field(f.member) or ("%s->%s"):format(f.of, f.member)
+      return self:say("%s = %s;", member, operand(v.args[1]))
    end
    local code = v.fn == "counters_row" and row_of(self, v) or OPS[v.op](v, self)
    if v.type == "void" then return self:say("%s;", code) end
-   self:say("v%d = (%s)(%s);", v.id, TYPES[v.type], code)
+   self:say("%s = (%s)(%s);", operand(v), TYPES[v.type], code)
 end
 
 local UNSIGNED = { ult = "<", ule = "<=", ugt = ">", uge = ">=" }
@@ -291,6 +296,130 @@ function Printer:body(order)
    end
    self:loop_end()
 end
+
+-- ---- straight on mbufs ----
+
+-- Fields of struct tw_pkt that are variables of the loop then.
+local LOCAL = { data = true, len = true, verdict = true, out = true, port = true, stage = true, resume = true,
+   mark = true }
+
+--- A field of the packet: in the burst, or a variable.
+function Printer:field(member)
+   return self.options.mbufs and LOCAL[member] and member or "pkt->" .. member
+end
+
+-- Nothing may ask for the packet itself: there is none in the burst.
+local function runs_on_mbufs(order, options)
+   if options.stage or options.guard or options.resume then return false end
+   for _, block in ipairs(order) do
+      for _, v in ipairs(block.insts) do
+         local f = (v.op == "ctxload" or v.op == "ctxstore") and target.fields[v.field]
+         if v.packet or f and (f.of == "self" or f.of == "pkt" and not LOCAL[f.member]) then return false end
+      end
+   end
+   return true
+end
+
+-- Where frames begin behind an mbuf unless somebody moved them: to fetch something else does no harm.
+local DATA_AHEAD = 256
+
+local MBUF_HEAD = [[
+int32_t odd = 0;
+uint64_t bytes = 0, word, rest;
+uint16_t any = 0, all = 0xffff; /* bits of the ports that packets leave by */
+if (port >= TW_PORTS_MAX) __builtin_unreachable();
+for (int32_t i = 0; i < count; i++) {
+const uint8_t *const mbuf = mbufs[i];
+uint8_t *const data = (uint8_t *)load64(mbuf + TW_MBUF_BUF_ADDR) + load16(mbuf + TW_MBUF_DATA_OFF);
+const int32_t len = load16(mbuf + TW_MBUF_DATA_LEN);
+int32_t verdict = TW_NEXT;
+uint16_t out = TW_PORT_NONE, stage = TW_STAGE_ENGINE, resume = 0;
+uint32_t mark = 0;
+bytes += len;
+*(volatile uint32_t *)&burst->at = i;
+__builtin_prefetch((uint8_t *)mbufs[i + TW_MBUFS_AHEAD] + %d, 1);
+if (load32(mbuf + TW_MBUF_PKT_LEN) != (uint32_t)len) { resume = TW_RESUME_SCATTERED; goto next; }
+]]
+
+-- pkts[i].mark and what is beside it stay unwritten in packets that go on, unless the program writes them.
+local MBUF_END = [[
+next:;
+word = (uint32_t)verdict | (uint64_t)out << 32 | (uint64_t)port << 48;
+__builtin_memcpy(&burst->pkts[i].verdict, &word, sizeof(word));
+any |= out;
+all &= out;
+if (verdict != TW_SINK || %s) {
+rest = mark | (uint64_t)stage << 32 | (uint64_t)resume << 48;
+__builtin_memcpy(&burst->pkts[i].mark, &rest, sizeof(rest));
+odd |= verdict ^ TW_SINK;
+}
+}
+burst->bytes = bytes;
+burst->odd |= odd | any ^ all;
+]]
+
+local function writes_mark(order)
+   for _, block in ipairs(order) do
+      for _, v in ipairs(block.insts) do
+         if v.op == "ctxstore" and v.field == "mark" then return true end
+      end
+   end
+   return false
+end
+
+-- What an address is made of, down to the packet's first bytes, in order; nil when there is more to it.
+local FIRST_BYTES = 64
+
+local function steps_to(v, list, seen)
+   if v.op == "const" or seen[v] then return list end
+   if v.op == "load" then
+      local base = v.args[1]
+      if base.op ~= "pktdata" or v.off < 0 or v.off + v.bits / 8 > FIRST_BYTES then return nil end
+   elseif v.op ~= "pktdata" and not ir.PURE[v.op] then
+      return nil
+   end
+   for _, a in ipairs(v.args or {}) do
+      if not steps_to(a, list, seen) then return nil end
+   end
+   seen[v] = true
+   list[#list + 1] = v
+   return list
+end
+
+-- Fetches what a packet some places ahead will look up in memory that is too large for the caches. A packet that has
+-- no such bytes makes this fetch something else: its buffer is longer than that.
+function Printer:fetch_far(order)
+   local done = {}
+   for _, block in ipairs(order) do
+      for _, v in ipairs(block.insts) do
+         local steps = v.far and not done[v.args[1]] and steps_to(v.args[1], {}, {})
+         if steps then
+            done[v.args[1]] = true
+            self:say "{\nconst uint8_t *const later = mbufs[i + TW_MBUFS_AHEAD];"
+            self:say "uint8_t *const data = (uint8_t *)load64(later + TW_MBUF_BUF_ADDR) + load16(later + TW_MBUF_DATA_OFF);"
+            letter = "a"
+            for _, step in ipairs(steps) do self:say("%s %s;", TYPES[step.type], operand(step)) end
+            for _, step in ipairs(steps) do self:instruction(step) end
+            self:say("__builtin_prefetch(%s);\n}", address(v.args[1], v.off))
+            letter = "v"
+         end
+      end
+   end
+end
+
+function Printer:body_on_mbufs(order)
+   self:declarations(order)
+   self:say(MBUF_HEAD:format(DATA_AHEAD))
+   self:fetch_far(order)
+   for _, block in ipairs(order) do
+      self:say("b%d:;", block.id)
+      self:block(block, 1, #block.insts)
+      self:terminator(block.term)
+   end
+   self:say(MBUF_END:format(writes_mark(order) and "true" or "false"))
+end
+
+local MBUF_HEADING = "void %s_mbufs(struct tw_burst *burst, void *const *mbufs, int32_t count, uint16_t port)\n"
 
 -- ---- two passes with a look-up of all packets in between ----
 
@@ -402,18 +531,30 @@ end
 ---@return string
 function M.prelude() return PRELUDE end
 
---- Print a program as a C function `void NAME(struct tw_burst *burst, int32_t count)`.
+local HEADING = "void %s(struct tw_burst *burst, int32_t count)\n"
+
+local function print_function(heading, program, options, body)
+   local printer = setmetatable({ lines = {}, rows = {}, options = options }, Printer)
+   if options.stage then printer:say("burst->stage = %d;", options.stage) end
+   body(printer, graphs.of(program).order)
+   return ("%s{\n%s\n%s\n}\n"):format(heading:format(options.name or "chain"), table.concat(printer.rows, "\n"),
+      table.concat(printer.lines, "\n"))
+end
+
+--- Print a program as a C function `void NAME(struct tw_burst *burst, int32_t count)`, and where it can as NAME_mbufs,
+--- which runs straight on mbufs (tw_native_mbufs_fn of core/abi_native.h).
 ---@param program tideway.ir.program
 ---@param options? tideway.c.options
 ---@return string
 function M.emit(program, options)
    options = options or {}
-   local printer = setmetatable({ lines = {}, rows = {}, options = options }, Printer)
    local order, found = graphs.of(program).order, options.bulk ~= false and bulks.find(program)
-   if options.stage then printer:say("burst->stage = %d;", options.stage) end
-   if found then printer:body_in_passes(found, order) else printer:body(order) end
-   return ("void %s(struct tw_burst *burst, int32_t count)\n{\n%s\n%s\n}\n"):format(options.name or "chain",
-      table.concat(printer.rows, "\n"), table.concat(printer.lines, "\n"))
+   local text = print_function(HEADING, program, options, function(printer)
+      if found then printer:body_in_passes(found, order) else printer:body(order) end
+   end)
+   if found or not runs_on_mbufs(order, options) then return text end
+   local on_mbufs = setmetatable({ mbufs = true }, { __index = options })
+   return text .. print_function(MBUF_HEADING, program, on_mbufs, Printer.body_on_mbufs)
 end
 
 return M

@@ -33,7 +33,8 @@ end
 function M.c_text(segments)
    local parts = { c.prelude() }
    for i, segment in ipairs(segments) do
-      parts[#parts + 1] = ("#define chain segment_%d\n%s#undef chain\n"):format(i - 1, segment.c)
+      parts[#parts + 1] = ("#define chain segment_%d\n#define chain_mbufs segment_%d_mbufs\n%s#undef chain\n"
+         .. "#undef chain_mbufs\n"):format(i - 1, i - 1, segment.c)
    end
    return table.concat(parts, "\n")
 end

@@ -121,6 +121,7 @@ function M.compile(name, nfs, place, options)
       goes_on.depth = 0
       stage(cx, (options.first or 0) + i - 1, nf, goes_on)
       cx:enter(goes_on)
+      if place.behind and not cx:dead() then place.behind(cx, (options.first or 0) + i - 1) end
    end
    if not cx:dead() then
       cx.pos = nil

@@ -164,6 +164,7 @@ local function lpm4(cx, t, address, none)
    local view = C.tw_lpm_view(t.table)
    local join, without = cx:join(), cx:join()
    local first = word(cx, view.tbl24, make(cx, "shr", address, 8, LPM_SLOT), LPM_SLOT)
+   first.far = true
    local direct, other = cx:split("eq", masked(cx, first, LPM_MORE), cx:const(LPM_VALID))
    cx:go(direct)
    cx:jump(join, { value.int(masked(cx, first, LPM_SLOT)) })

@@ -8,18 +8,26 @@ local merge = require "tideway.compiler.front.merge"
 local number = require "tideway.compiler.front.number"
 local types = require "tideway.table.type"
 local value = require "tideway.compiler.front.value"
+local watch = require "tideway.compiler.place.watch"
 
 local M = {}
 
 --- What a program hands to the next one: an entry per CPU on XDP, the packet's control block where there is one.
 M.carry = {
-   kind = "percpu_array", name = "carry", key_type = types.parse "u32", value_type = types.parse "u32 out; u32 mark",
-   entries = 1, internal = true,
+   kind = "percpu_array", name = "carry", key_type = types.parse "u32",
+   value_type = types.parse "u32 out; u32 mark; u32 packet; u32 set", entries = 1, internal = true,
 }
 
-local CARRIED = { "out", "mark" }
+-- What goes along: names, and the slots of the variables. The last two for those who follow packets (watch.lua).
+local function carried(place, cx)
+   local list = { { "out", cx.out }, { "mark", cx.mark } }
+   if place.follows then
+      list[3], list[4] = { "packet", place.follows.packet }, { "set", place.follows.set }
+   end
+   return list
+end
 
--- What loads the i-th of CARRIED and what stores it; refused where the hook has no place for them.
+-- What loads the i-th of those and what stores it; refused where the hook has no place for them.
 local function carrier(place, cx)
    if place.kernel.fields.cb0 and place.kernel.fields.cb0.write then
       return function(i) return place:ctxload(cx, "cb" .. i - 1) end,
@@ -45,24 +53,25 @@ end
 function M.resume(place, cx)
    local load = carrier(place, cx)
    place.carried = {}
-   for i, name in ipairs(CARRIED) do
+   for i, c in ipairs(carried(place, cx)) do
       local fv = value.int(load(i))
-      place.carried[name], cx.state.vars[cx[name]] = fv, fv
+      place.carried[c[1]], cx.state.vars[c[2]] = fv, fv
    end
+   watch.resume(place, cx)
 end
 
 --- On to the next program. The first one always says what it has: what is there is another packet's.
 function M.go_on(place, cx)
    local changed = {}
-   for i, name in ipairs(CARRIED) do
-      local fv = cx.state.vars[cx[name]]
-      if not place.carried or not merge.equal(place.carried[name], fv) then
-         changed[i] = number.ir(cx, fv, "pkt." .. name)
+   for i, c in ipairs(carried(place, cx)) do
+      local fv = cx.state.vars[c[2]]
+      if not place.carried or not merge.equal(place.carried[c[1]], fv) then
+         changed[i] = number.ir(cx, fv, "pkt." .. c[1])
       end
    end
    if next(changed) then
       local _, store = carrier(place, cx)
-      for i in ipairs(CARRIED) do
+      for i = 1, 4 do
          if changed[i] then store(i, changed[i]) end
       end
    end

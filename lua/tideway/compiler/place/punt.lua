@@ -4,9 +4,9 @@
 
 local ffi = require "ffi"
 local number = require "tideway.compiler.front.number"
-local memory = require "tideway.compiler.front.memory"
 local types = require "tideway.table.type"
 local value = require "tideway.compiler.front.value"
+local watch = require "tideway.compiler.place.watch"
 
 local M = {}
 
@@ -61,7 +61,8 @@ function M.enter(place, cx)
    if not place.punts or not M.LOAD[place.name] then return end
    if place.again then pass_again(place, cx) end
    place.punt_table = place.punt_ring or M.ring()
-   place.punt_way = cx:landing { { "num", 0, 255 }, { "num", 0, 65535 }, { "num", 0, 2 ^ 32 - 1 } }
+   place.punt_way = cx:landing(watch.carried_kinds(place,
+      { { "num", 0, 255 }, { "num", 0, 65535 }, { "num", 0, 2 ^ 32 - 1 } }))
    place.punt_exits = {}
 end
 
@@ -77,7 +78,7 @@ function M.leave(place, cx, stage)
    local out = number.ir(cx, cx.state.vars[cx.out], "pkt.out")
    local mark = number.ir(cx, place:field_of(cx, "mark"), "pkt.mark")
    place.punt_exits[stage] = true
-   cx:land(place.punt_way, { cx:const(stage), out, mark })
+   cx:land(place.punt_way, watch.carried(place, cx, { cx:const(stage), out, mark }))
 end
 
 -- Leaves with one of the counters of the stage, which is known at run time only.
@@ -135,13 +136,6 @@ local function scratch(place, cx)
       { space = "value", reads = { stack = true }, table = place.punt_scratch })
 end
 
--- The length as a number whose limits the verifier sees tested: the difference of two pointers has none for it, and
--- the optimiser would make a bounds check of the test.
-local function length_of(place, cx)
-   if place.name ~= "xdp" then return memory.length(cx) end
-   return place:call(cx, "xdp_get_buff_len", "num", { place:context(cx) }, { lo = 0, hi = 65535 })
-end
-
 --- Writes the place that packets are punted at, when there are any.
 function M.close(place, cx)
    if not place.punt_exits then return end
@@ -153,8 +147,10 @@ function M.close(place, cx)
       end
       return
    end
-   local stage, out, mark = unpack(cx:arrive(place.punt_way))
-   local length = length_of(place, cx)
+   local values = cx:arrive(place.punt_way)
+   local stage, out, mark = unpack(values)
+   watch.take_over(place, cx, values, 4)
+   local length = place:length_of(cx)
    local some, none = cx:split("gt", length, cx:const(0))
    local fits, long
    if some then

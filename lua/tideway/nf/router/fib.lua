@@ -251,12 +251,14 @@ end
 local function make_tables(cfg, d, pool)
    local name = cfg.name or free_name "router"
    local hosts = 4 * pool + 64
+   local hops = FIRST_PORT + #d.order + pool
+   local index = hops <= 65536 and "u16" or "i32" -- look-ups of two bytes are faster
    local ctx = {
       name = name, ports = d.ports, own = d.own,
-      hops = tw.array { name = name .. ".hops", value = HOP, entries = FIRST_PORT + #d.order + pool },
+      hops = tw.array { name = name .. ".hops", value = HOP, entries = hops },
       ingress = tw.array { name = name .. ".ports", value = PORT, entries = 64 },
       lpm4 = tw.lpm {
-         name = name .. ".routes4", family = 4, value = "i32", entries = #d.routes4 + hosts, groups = groups4(d, pool),
+         name = name .. ".routes4", family = 4, value = index, entries = #d.routes4 + hosts, groups = groups4(d, pool),
       },
       neigh4 = tw.hash { name = name .. ".neigh4", key = "u32 address; u16 port", value = "i32", entries = 2 * pool },
       tokens = tw.hash { name = name .. ".tokens", key = "u32", value = "u8", entries = 2 * pool },
@@ -266,7 +268,7 @@ local function make_tables(cfg, d, pool)
    ctx.sources, ctx.shift = source_table(name, d)
    if d.v6 then
       ctx.lpm6 = tw.lpm {
-         name = name .. ".routes6", family = 6, value = "i32", entries = #d.routes6 + hosts, groups = groups6(d, pool),
+         name = name .. ".routes6", family = 6, value = index, entries = #d.routes6 + hosts, groups = groups6(d, pool),
       }
       ctx.neigh6 = tw.hash {
          name = name .. ".neigh6", key = "ip6 address; u16 port", value = "i32", entries = 2 * pool,

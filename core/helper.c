@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* helper.c - the helper process: does for an engine without rights what needs some, and nothing
+ * else. It starts before the engine gives up its rights, and ends with it, however that ends.
+ *
+ * It compiles C text (helper_compile.c) and opens BPF objects by their ids, which the kernel grants
+ * to CAP_SYS_ADMIN only. Nothing in here waits for anything but its socket and its compiler.
+ */
+#include "abi.h"
+#include "helper.h"
+#include "privilege.h"
+#include "bpf.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <linux/capability.h>
+
+#define WAITING_MAX 16
+
+#define CAP(name) (1ull << (name))
+
+/* BPF objects by id; who holds them; a compiler under a user id of its own, its files, its end. */
+#define CAPABILITIES                                                                    \
+	(CAP(CAP_SYS_ADMIN) | CAP(CAP_SYS_PTRACE) | CAP(CAP_SETUID) | CAP(CAP_SETGID) | \
+	 CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_KILL))
+
+struct waiting {
+	uint32_t id;
+	int text;
+	cpu_set_t cpus;
+};
+
+static struct waiting waiting[WAITING_MAX]; /* compilations, the first one next */
+static unsigned n_waiting;
+static uint32_t compiling; /* id, while one runs */
+static bool busy;
+static int engine; /* pid */
+
+/* False when the engine has gone. */
+static bool reply(const struct tw_helper_reply *reply, int fd)
+{
+	char room[CMSG_SPACE(sizeof(int))] = { 0 };
+	struct iovec iov = { (void *)reply, sizeof(*reply) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (fd >= 0) {
+		struct cmsghdr *c;
+
+		msg.msg_control = room;
+		msg.msg_controllen = sizeof(room);
+		c = CMSG_FIRSTHDR(&msg);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	}
+	return sendmsg(TW_HELPER_SOCKET, &msg, MSG_NOSIGNAL) >= 0;
+}
+
+static void say(uint32_t id, int status, const char *words)
+{
+	struct tw_helper_reply r = { .id = id, .status = status };
+
+	snprintf(r.words, sizeof(r.words), "%s", words);
+	reply(&r, -1);
+}
+
+/* ---- compilations, one after the other ---- */
+
+static void take_waiting(unsigned i)
+{
+	n_waiting--;
+	memmove(&waiting[i], &waiting[i + 1], (n_waiting - i) * sizeof(waiting[0]));
+}
+
+static void compile_next(void)
+{
+	while (!busy && n_waiting) {
+		struct waiting next = waiting[0];
+		int rc;
+
+		take_waiting(0);
+		rc = tw_compile_begin(next.text, &next.cpus, engine);
+		close(next.text);
+		if (rc < 0) {
+			say(next.id, rc, tw_error());
+			continue;
+		}
+		busy = true;
+		compiling = next.id;
+	}
+}
+
+static void compile_ended(void)
+{
+	struct tw_helper_reply r = { .id = compiling };
+	int library;
+
+	if (!busy || !tw_compile_ended(&library, &r))
+		return;
+	busy = false;
+	reply(&r, library);
+	if (library >= 0)
+		close(library);
+}
+
+static void compile(const struct tw_helper_request *request, int text)
+{
+	if (text < 0 || n_waiting == WAITING_MAX) {
+		say(request->id, -EAGAIN, "too many chains wait for the C compiler");
+		if (text >= 0)
+			close(text);
+		return;
+	}
+	waiting[n_waiting++] = (struct waiting){ request->id, text, request->cpus };
+}
+
+static void cancel(uint32_t id)
+{
+	if (busy && compiling == id) {
+		tw_compile_stop();
+		busy = false;
+		return;
+	}
+	for (unsigned i = 0; i < n_waiting; i++) {
+		if (waiting[i].id == id) {
+			close(waiting[i].text);
+			take_waiting(i);
+			return;
+		}
+	}
+}
+
+/* ---- requests ---- */
+
+static void bpf_by_id(const struct tw_helper_request *request)
+{
+	struct tw_helper_reply r = { .id = request->id };
+	int fd = tw_bpf_id_open(request->command, request->argument);
+
+	r.status = fd < 0 ? fd : 0;
+	reply(&r, fd);
+	if (fd >= 0)
+		close(fd);
+}
+
+/* False when the engine has gone. */
+static bool serve(void)
+{
+	char room[CMSG_SPACE(sizeof(int))];
+	struct tw_helper_request request;
+	struct iovec iov = { &request, sizeof(request) };
+	struct msghdr msg = { .msg_iov = &iov,
+		              .msg_iovlen = 1,
+		              .msg_control = room,
+		              .msg_controllen = sizeof(room) };
+	ssize_t n = recvmsg(TW_HELPER_SOCKET, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	struct cmsghdr *c;
+	int fd = -1;
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR;
+	c = n == sizeof(request) ? CMSG_FIRSTHDR(&msg) : NULL;
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+		memcpy(&fd, CMSG_DATA(c), sizeof(fd));
+	if (n != sizeof(request))
+		return n > 0;
+	if (request.op == TW_HELPER_COMPILE) {
+		compile(&request, fd);
+		return true;
+	}
+	if (fd >= 0)
+		close(fd);
+	if (request.op == TW_HELPER_CANCEL)
+		cancel(request.id);
+	else if (request.op == TW_HELPER_BPF_ID)
+		bpf_by_id(&request);
+	else if (request.op == TW_HELPER_NEXT_LINK)
+		say(request.id, tw_bpf_id_next_link(request.argument), "");
+	else if (request.op == TW_HELPER_HOLDER)
+		say(request.id, tw_bpf_holder(request.argument), "");
+	else
+		say(request.id, -ENOSYS, "no such request");
+	return true;
+}
+
+/* ---- the process ---- */
+
+/* Signals that end it or tell of its compiler are read from a descriptor. */
+static int signals(void)
+{
+	sigset_t ours, all;
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	sigemptyset(&ours);
+	sigaddset(&ours, SIGCHLD);
+	sigaddset(&ours, SIGTERM);
+	return signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* An engine that is killed closes its end of the socket; the signal is for the case that a child
+ * of it, or a debugger, holds that end. */
+static int settle(void)
+{
+	struct rlimit no_core = { 0, 0 };
+
+	engine = getppid();
+	prctl(PR_SET_NAME, TW_HELPER_NAME);
+	close_range(TW_HELPER_SOCKET + 1, ~0u, 0);
+	setsid();
+	if (chdir("/") < 0)
+		return -errno;
+	setrlimit(RLIMIT_CORE, &no_core);
+	if (tw_capabilities_keep(CAPABILITIES) < 0)
+		return -EPERM;
+	prctl(PR_SET_DUMPABLE, 0);
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	return getppid() == engine ? 0 : -ESRCH;
+}
+
+int tw_helper_main(void)
+{
+	struct pollfd set[2] = { { .fd = TW_HELPER_SOCKET, .events = POLLIN },
+		                 { .events = POLLIN } };
+	struct signalfd_siginfo info;
+	bool stop = settle() < 0;
+
+	set[1].fd = signals();
+	while (!stop && set[1].fd >= 0) {
+		compile_ended();
+		compile_next();
+		if (poll(set, 2, tw_compile_patience()) < 0 && errno != EINTR)
+			break;
+		if (set[0].revents)
+			stop = !serve();
+		while (read(set[1].fd, &info, sizeof(info)) == sizeof(info))
+			stop |= info.ssi_signo == SIGTERM;
+	}
+	tw_compile_stop();
+	return 0;
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* watch.h - watches as lcores see them: the hooks in the data path, and what a watch consists of.
+ */
+#pragma once
+#include "abi.h"
+
+#include <stdatomic.h>
+
+#define TW_WATCHES_MAX 16
+
+struct rte_mbuf;
+struct bpf_insn;
+struct tw_lcore;
+
+/* One lcore's part of a watch. */
+struct tw_watch_lane {
+	/* Written by the lcore. Positions in the ring only grow; position % size is the place. */
+	TW_ALIGNED(64) _Atomic uint64_t head; /* records before it are the control thread's */
+	uint64_t pending; /* behind head: packets whose sending is not decided */
+	uint64_t sampled; /* packets that matched, for one in so many */
+	struct tw_watch_counts counts;
+	/* The followed packets of the burst in hand: their steps wait in scratch until their end
+	 * is known. */
+	uint64_t followed; /* bit per packet of the burst */
+	uint64_t torn;     /* of those: scratch had no room for one of its steps */
+	uint32_t scratch_used;
+	uint32_t first[TW_BURST_MAX], last[TW_BURST_MAX]; /* record of the packet in scratch */
+	/* Written by the control thread. */
+	TW_ALIGNED(64) _Atomic uint64_t tail;
+	uint64_t mask; /* size of the ring - 1 */
+	uint8_t *ring, *scratch;
+};
+
+struct tw_watch {
+	struct tw_watch_spec spec;
+	struct bpf_insn *filter;  /* NULL: all */
+	_Atomic uint64_t taken;   /* of the limit */
+	_Atomic uint32_t numbers; /* of followed packets */
+	_Atomic(struct tw_watch_lane *) lane[TW_LCORES_MAX];
+	/* control thread */
+	struct tw_watch_lane *reading; /* its record at tail is the caller's */
+	struct tw_watch *next_retired;
+	uint64_t token; /* of the grace period */
+	bool started, retired;
+};
+
+/* Immutable once published. */
+struct tw_watch_set {
+	unsigned count;
+	struct tw_watch *watch[TW_WATCHES_MAX];
+	struct tw_watch_set *next_retired;
+	uint64_t token;
+};
+
+/* What every hook below asks first: NULL when nothing is watched. Written by the control thread. */
+extern _Atomic(struct tw_watch_set *) tw_watches;
+
+#define TW_SCRATCH_BYTES (256 * 1024)
+
+static inline bool tw_watching(void)
+{
+	return __builtin_expect(atomic_load_explicit(&tw_watches, memory_order_acquire) != NULL, 0);
+}
+
+/* The burst is filled and about to run. True: it has to run step by step, through TW_VM_RESUME. */
+bool tw_watch_begin(struct tw_lcore *lcore, unsigned chain, bool resumed);
+/* It ran step by step. */
+void tw_watch_ran(struct tw_lcore *lcore);
+/* Every packet of it is sent, dropped or held. */
+void tw_watch_end(struct tw_lcore *lcore);
+/* Packets of a chain without NFs, about to be sent. */
+void tw_watch_direct(struct tw_lcore *lcore, unsigned chain, uint16_t port, struct rte_mbuf **mbufs,
+                     unsigned n);
+/* Packets are offered to a port or ring (flags: TW_WATCH_RING), which then took the first `sent`.
+ */
+void tw_watch_leaving(struct tw_lcore *lcore, unsigned chain, uint16_t out, uint8_t flags,
+                      struct rte_mbuf **mbufs, unsigned n);
+void tw_watch_left(struct tw_lcore *lcore, unsigned chain, uint16_t out, uint8_t flags,
+                   struct rte_mbuf **mbufs, unsigned sent);
+void tw_watch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
+                   struct rte_mbuf *mbuf);
+
+/* No lcore runs: frees what waited for one. */
+void tw_watches_close(void);

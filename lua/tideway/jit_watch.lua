@@ -1,0 +1,198 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- What LuaJIT does in an lcore's VM: traces and failed recordings for the fence, top and jit(); traces that are thrown
+-- away once the traffic is steady; functions it gave up compiling, and how they get another chance.
+
+local bit = require "bit"
+local ffi = require "ffi"
+local util = require "jit.util"
+local vmdef = require "jit.vmdef"
+local abi = require "tideway.abi"
+
+local C = abi.C
+local M = {}
+
+local function put(field, text) ffi.copy(field, text:sub(-C.TW_WHERE_LEN + 1)) end
+
+-- ---- traces ----
+
+local function where(fn, pc)
+   local info = util.funcinfo(fn, pc)
+   return info.loc or (info.addr and "C function") or "?"
+end
+
+-- What the number of an abort means, in LuaJIT's own words; "%s" and the like stand for its operand.
+local function reason(code, operand)
+   if type(code) == "string" then return code end
+   local text = vmdef.traceerr[code]
+   if not text then return "error " .. tostring(code) end
+   if type(operand) == "function" then operand = where(operand) end
+   if text:find "bytecode" and type(operand) == "number" then
+      operand = vmdef.bcnames:sub(operand * 6 + 1, operand * 6 + 6):match "%S+"
+   end
+   local ok, full = pcall(string.format, text, operand)
+   return ok and full or text
+end
+
+local function add_trace(info, trace, started)
+   info.traces = info.traces + 1
+   local code, address = util.tracemc(trace)
+   if not code then return end
+   info.live, info.mcode = info.live + 1, info.mcode + #code
+   if trace >= C.TW_TRACES_MAX then return end
+   local slot = info.trace[trace]
+   slot.start = address < 0 and address + 2 ^ 64 or address
+   slot["end"] = slot.start + #code
+   put(slot.where, started or "?")
+end
+
+local function add_abort(info, place, why)
+   local slot = info.abort[info.aborts % C.TW_ABORTS_MAX]
+   slot.at = C.tw_now()
+   put(slot.where, place)
+   ffi.copy(slot.why, why:sub(1, C.TW_WHERE_LEN - 1))
+   put(info.last_abort, place)
+   info.aborts = info.aborts + 1
+end
+
+local function forget_traces(info)
+   info.live, info.mcode = 0, 0
+   ffi.fill(info.trace, ffi.sizeof(info.trace))
+end
+
+-- Where recordings began that failed. A function that is kept from being compiled on purpose looks as if LuaJIT had
+-- given it up, but none was begun there.
+local failed, failures, FAILED_MAX = {}, 0, 1000
+
+local function note_failed(place)
+   if place and not failed[place] and failures < FAILED_MAX then
+      failed[place], failures = true, failures + 1
+   end
+end
+
+--- Note every trace and abort from here on.
+---@param info ffi.cdata* struct tw_jit *
+function M.attach(info)
+   local started = {}
+   jit.attach(function(what, trace, fn, pc, code, operand)
+      if what == "start" then
+         started[trace] = where(fn, pc)
+      elseif what == "stop" then
+         add_trace(info, trace, started[trace])
+      elseif what == "abort" then
+         add_abort(info, where(fn, pc), reason(code, operand))
+         note_failed(started[trace])
+      elseif what == "flush" then
+         info.flushes = info.flushes + 1
+         forget_traces(info)
+      end
+   end, "trace")
+end
+
+-- ---- functions that LuaJIT gave up ----
+
+-- It notes in the bytecode that a loop, or the whole function, is to be interpreted for good.
+local GIVEN_UP = { IFORL = true, ILOOP = true, IITERL = true, IFUNCF = true, IFUNCV = true }
+
+-- file:line of the first such place in a function.
+local function given_up(fn)
+   for pc = 0, util.funcinfo(fn).bytecodes - 1 do
+      local op = bit.band(util.funcbc(fn, pc), 0xff) * 6
+      if GIVEN_UP[vmdef.bcnames:sub(op + 1, op + 6):match "%S+"] then
+         local place = where(fn, pc)
+         if failed[place] then return place end
+      end
+   end
+end
+
+local FUNCTIONS_MAX, FIELDS_MAX = 1000, 100
+
+-- A Lua function and those it can reach by its upvalues.
+local function collect(fn, list, seen)
+   if type(fn) ~= "function" or seen[fn] or #list == FUNCTIONS_MAX or not util.funcinfo(fn).bytecodes then return end
+   seen[fn] = true
+   list[#list + 1] = fn
+   for i = 1, 250 do
+      local name, value = debug.getupvalue(fn, i)
+      if not name then break end
+      if type(value) == "table" and not seen[value] then
+         seen[value] = true
+         local n = 0
+         for _, field in next, value do
+            n = n + 1
+            if n > FIELDS_MAX then break end
+            collect(field, list, seen)
+         end
+      else
+         collect(value, list, seen)
+      end
+   end
+end
+
+-- Only after an abort can there be more of them.
+local function look_for_given_up(info, functions, looked)
+   if info.aborts == looked then return looked end
+   local n = 0
+   for i = 1, #functions do
+      local place = given_up(functions[i])
+      if place then
+         if n < C.TW_INTERPRETED_MAX then put(info.interpreted_at[n], place) end
+         n = n + 1
+      end
+   end
+   info.interpreted = n
+   return info.aborts
+end
+
+-- ---- ticks ----
+
+-- Traces are recorded from the first packets, which are unlike the rest (new flows, unresolved neighbours);
+-- what comes after lives in side traces. So when the traces have settled they are thrown away, once early and
+-- once later, and recorded again from the traffic as it is.
+local SETTLED_TICKS = { 3, 20 }
+
+-- On purpose: not one of the flushes that LuaJIT makes when its memory is full.
+local function flush(info)
+   local flushes = info.flushes
+   jit.flush()
+   info.flushes = flushes
+end
+
+-- jit.on() lets LuaJIT try a function again that it gave up.
+local function rewarm(info, functions)
+   for i = 1, #functions do jit.on(functions[i]) end
+   flush(info)
+   info.settled, info.interpreted, info.warned = 0, 0, 0
+   ffi.fill(info.interpreted_at, ffi.sizeof(info.interpreted_at))
+   info.rewarmed = info.rewarm_asked
+end
+
+--- The tick of a VM: that of its NFs, then what is to be done about its traces.
+---@param tick fun() of the NFs
+---@param info ffi.cdata* struct tw_jit *
+---@param roots function[] what LuaJIT should compile; functions that these can reach are looked at too
+---@return fun()
+function M.make_tick(tick, info, roots)
+   local functions, seen_functions = {}, {}
+   for _, fn in ipairs(roots) do collect(fn, functions, seen_functions) end
+   local seen, still, looked = 0, 0, 0
+   local function settle()
+      tick()
+      if info.rewarm_asked ~= info.rewarmed then
+         rewarm(info, functions)
+         still = 0
+      end
+      looked = look_for_given_up(info, functions, looked)
+      local wanted = SETTLED_TICKS[info.settled + 1]
+      if not wanted then return end
+      still = info.traces == seen and still + 1 or 0
+      seen = info.traces
+      if seen > 0 and still >= wanted then
+         flush(info)
+         info.settled, still = info.settled + 1, 0
+      end
+   end
+   for _, fn in ipairs { settle, given_up, look_for_given_up, rewarm } do jit.off(fn) end
+   return settle
+end
+
+return M

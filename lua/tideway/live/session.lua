@@ -1,0 +1,324 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Evaluations beside the engine's own work: a coroutine each, that may wait, stream, be stopped, and cannot hold the
+-- control thread.
+--
+-- While one runs, a hook looks every few thousand instructions whether it is to end (its user cancelled or left, it
+-- took too much memory, the engine stops) and every 10 ms gives the rest of the control thread its turn, with it the
+-- evaluations that can be trusted to come to their end. Compiled code calls no hooks, so nothing new is compiled while
+-- a user's own code runs. Library code (M.library) is compiled as usual; between its steps only the user's wish to
+-- stop is looked at, never other work done.
+
+local abi = require "tideway.abi"
+local loop = require "tideway.loop"
+
+local C = abi.C
+local M = {
+   --- Name of chunks that users type; code of this name is interrupted for other work.
+   CHUNK = "=eval",
+   --- How much the heap may grow during one evaluation, MB.
+   memory_mb = 256,
+}
+
+local INSTRUCTIONS, SLICE_NS, GRACE_NS, TURN_NS, POLL_NS = 10000, 10e6, 1e9, 5e6, 10e6
+local CANCELLED = "stopped"
+
+---@class tideway.live.session
+---@field co thread
+---@field sink tideway.live.sink
+---@field cancelled number? when it was asked to stop, monotonic ns
+---@field ending string? why it is ended: raised until it does
+---@field library boolean library code runs
+---@field role? "view"|"operate"|"admin" of its user
+
+--- Where a session's output goes.
+---@class tideway.live.sink
+---@field send fun(kind: string, data: any): boolean false when there was no room and it is lost
+---@field room fun(): integer bytes that send() takes now
+---@field poll fun() looks whether the user said something
+
+local current, home -- the session that runs, the thread that resumed it
+local interrupted -- the session that waits in its hook while other work is done
+local ready, waiting = {}, {}
+
+local function now() return tonumber(C.tw_now()) end
+
+-- ---- while one runs ----
+
+local FRAMES, OWN = 60, debug.getinfo(1, "S").source
+
+-- Is nothing but the user's own code running, so that no step of the library is left half done meanwhile?
+local function between_steps()
+   local frame = debug.getinfo(4, "S") -- what the hook interrupted
+   for level = 5, FRAMES do
+      local outer = debug.getinfo(level, "S")
+      if not outer then return true end -- the one that evaluates
+      if frame.what ~= "C" and frame.source ~= M.CHUNK and frame.source ~= OWN then return false end
+      frame = outer
+   end
+   return false
+end
+
+local function look(session)
+   local alone, thread = between_steps(), home
+   current, interrupted = nil, session
+   session.sink.poll()
+   local stop = C.tw_signal_pending() ~= 0
+   if alone and not stop then stop = loop.turn(0) end
+   current, interrupted, home = session, nil, thread
+   if stop then session.ending = "the engine stops" end
+end
+
+local function check_memory(session)
+   local function grown() return session.grown + collectgarbage "count" - session.heap end
+   local limit = M.memory_mb * 1024
+   if grown() <= limit then return end
+   collectgarbage()
+   if grown() > limit then
+      session.ending = ("this evaluation took more than %d MB of memory and is ended"):format(M.memory_mb)
+   end
+end
+
+-- The hook. It also comes once more in the thread that resumed the session, before it is taken off there, and in other
+-- work that is done here: an error there makes LuaJIT forget that it is in a hook.
+local function fence()
+   local session = current
+   if not session or interrupted or coroutine.running() == home or session.masked > 0 then return end
+   if not session.ending then
+      check_memory(session)
+      local time = now()
+      if time >= session.look then
+         look(session)
+         session.look = now() + SLICE_NS
+         local since = session.cancelled
+         if since and (not session.library or time > since + GRACE_NS) then session.ending = CANCELLED end
+      end
+      if not session.ending then return end
+   end
+   debug.sethook(fence, "", 1) -- a pcall may catch one error; not one at every instruction
+   error(session.ending, 0)
+end
+
+local function finish(session, ok, ...)
+   for i = #session.deferred, 1, -1 do
+      local fine, err = pcall(session.deferred[i])
+      if not fine then loop.note(("what an evaluation left to be done failed: %s"):format(tostring(err))) end
+   end
+   session.done(ok, ...)
+   if session.ending then collectgarbage() end -- what a runaway one took
+end
+
+local function resumed(session, ok, ...)
+   if coroutine.status(session.co) == "dead" then return finish(session, ok, ...) end
+   if session.due then waiting[session] = true else ready[#ready + 1] = session end
+end
+
+local function leave(session, compiling, ...)
+   if not interrupted then debug.sethook() end
+   if compiling then jit.on() end
+   session.grown = session.grown + collectgarbage "count" - session.heap
+   current = nil
+   return resumed(session, ...)
+end
+
+local function resume(session)
+   local compiling = jit.status()
+   home, current = coroutine.running(), session
+   session.due, session.heap, session.look = nil, collectgarbage "count", now() + SLICE_NS
+   if not session.library then jit.off() end
+   if not interrupted then debug.sethook(fence, "", session.ending and 1 or INSTRUCTIONS) end
+   return leave(session, compiling, coroutine.resume(session.co))
+end
+
+-- ---- taking turns ----
+
+local function wake()
+   local time, due = now(), nil
+   for session in pairs(waiting) do
+      if session.cancelled or session.each or session.due <= time then
+         waiting[session] = nil
+         ready[#ready + 1] = session
+      else
+         due = math.min(due or session.due, session.due)
+      end
+   end
+   return due
+end
+
+-- Those that may run now: all, or while another one is interrupted, those that need no hook to come to their end.
+local function take_ready()
+   local list, left = {}, {}
+   for _, session in ipairs(ready) do
+      local to = (not interrupted or session.trusted) and list or left
+      to[#to + 1] = session
+   end
+   ready = left
+   return list
+end
+
+-- In every turn of the loop.
+local function duty()
+   if current then return nil end
+   wake()
+   local stop = now() + TURN_NS
+   for _, session in ipairs(take_ready()) do
+      if now() < stop then resume(session) else ready[#ready + 1] = session end
+   end
+   if #ready > 0 then return 0 end
+   local due
+   for session in pairs(waiting) do
+      local at = session.each and now() + POLL_NS or session.due
+      due = math.min(due or at, at)
+   end
+   if not due then
+      loop.off_duty(duty)
+      return nil
+   end
+   return math.max(0, (due - now()) / 1e9)
+end
+
+--- Evaluate fn in a session of its own, from the next turn of the loop on.
+---@param fn fun(): ...
+---@param options { sink: tideway.live.sink, role: string?, done: fun(ok: boolean, ...), library: boolean?,
+--- trusted: boolean? } done: called with what fn returned or the error it raised; library: fn is no user's code;
+--- trusted: and changes nothing and soon comes to its end
+---@return tideway.live.session
+function M.start(fn, options)
+   local session = {
+      co = coroutine.create(fn), sink = options.sink, done = options.done, library = options.library or false,
+      trusted = options.trusted, role = options.role, deferred = {}, masked = 0, grown = 0,
+   }
+   ready[#ready + 1] = session
+   loop.duty(duty)
+   return session
+end
+
+--- Ask a session to stop: its next wait returns early, the one after that raises; what computes is ended.
+---@param session tideway.live.session
+function M.cancel(session) session.cancelled = session.cancelled or now() end
+
+-- ---- what runs in one may call ----
+
+--- The session that runs now.
+---@return tideway.live.session?
+function M.current() return current end
+
+--- Was this evaluation asked to stop, or did its user leave?
+---@return boolean
+function M.cancelled() return current ~= nil and current.cancelled ~= nil end
+
+-- Without a session (in a script, in specs) the loop is turned here.
+local function wait_alone(predicate, due)
+   repeat
+      local value = predicate and predicate()
+      if value then return value end
+      if now() >= due then return nil end
+   until loop.turn(math.max(0, math.min(10, (due - now()) / 1e6)))
+   return nil, CANCELLED
+end
+
+--- Wait until a condition holds, at most so long; the engine's other work goes on.
+---@generic T
+---@param predicate? fun(): T? looked at in every turn of the loop
+---@param seconds? number default: for ever
+---@return T? value what the predicate gave; nil when the time ran out
+---@return string? stopped when the evaluation was asked to stop; the next wait then raises
+function M.wait(predicate, seconds)
+   local session, due = current, now() + (seconds or math.huge) * 1e9
+   if not session then return wait_alone(predicate, due) end
+   if coroutine.running() ~= session.co then
+      error("waiting is not possible in a coroutine of your own; call it from the outside of that", 2)
+   end
+   while true do
+      if session.cancelled then
+         if session.told then error(CANCELLED, 0) end
+         session.told = true
+         return nil, CANCELLED
+      end
+      local value = predicate and predicate()
+      if value then return value end
+      if now() >= due then return nil end
+      session.each, session.due = predicate ~= nil, due
+      coroutine.yield()
+   end
+end
+
+--- Wait so long; the engine's other work goes on.
+---@param seconds number
+---@return boolean whole false when the evaluation was asked to stop; the next wait then raises
+function M.sleep(seconds)
+   local _, stopped = M.wait(nil, seconds)
+   return not stopped
+end
+
+--- Stream something to the user: "out" text, "record" bytes, "note" a table.
+---@param kind "out"|"record"|"note"
+---@param data any
+---@return boolean taken false: no room, it is lost and counted
+function M.send(kind, data)
+   if not current then
+      if kind == "out" then io.stdout:write(data) end
+      return kind == "out"
+   end
+   return M.uninterrupted(current.sink.send, kind, data)
+end
+
+--- How many bytes the user's stream takes now, for those who would rather wait than lose.
+---@return integer
+function M.room() return current and current.sink.room() or math.huge end
+
+--- Call fn when this evaluation ends, whichever way; the last one first.
+---@param fn fun()
+function M.defer(fn)
+   if current then table.insert(current.deferred, fn) end
+end
+
+local function unmask(session, ok, ...)
+   session.masked = session.masked - 1
+   if not ok then error((...), 0) end
+   return ...
+end
+
+--- Call fn so that it is neither ended nor interrupted: for steps that must not be left half done. It must not wait.
+---@param fn fun(...): ...
+---@return ... what fn returns
+function M.uninterrupted(fn, ...)
+   local session = current
+   if not session then return fn(...) end
+   session.masked = session.masked + 1
+   return unmask(session, pcall(fn, ...))
+end
+
+local function back(session, ok, ...)
+   session.library = false
+   jit.off()
+   if not ok then error((...), 0) end
+   return ...
+end
+
+--- Call fn as library code: compiled as usual, never interrupted for other work, a second to end when cancelled.
+---@param fn fun(...): ...
+---@return ... what fn returns
+function M.library(fn, ...)
+   local session = current
+   if not session or session.library then return fn(...) end
+   session.library = true
+   jit.on()
+   return back(session, pcall(fn, ...))
+end
+
+--- xpcall() without the handler of an evaluation that is ended: it would run where no hook comes, maybe for ever.
+function M.xpcall(fn, handler, ...)
+   return xpcall(fn, function(err)
+      if current and current.ending then return err end
+      return handler(err)
+   end, ...)
+end
+
+--- print() for the user of this evaluation.
+function M.print(...)
+   local words = {}
+   for i = 1, select("#", ...) do words[i] = tostring((select(i, ...))) end
+   M.send("out", table.concat(words, "\t") .. "\n")
+end
+
+return M

@@ -1,0 +1,525 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Watches on lcores that are turned by hand: which packets are copied out at which edge, exactly how many, and what
+-- trace() says of each NF.
+
+local edges = require "tideway.live.edge"
+local frame = require "test.support.frame"
+local loop = require "tideway.loop"
+local rigs = require "test.support.rig"
+local trace = require "tideway.live.trace"
+local tw = require "tideway"
+local view = require "tideway.live.view"
+local watch = require "tideway.live.watch"
+
+local A, B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
+
+local function udp(ttl, dport, data)
+   return frame.udp4({ src = A, dst = B }, { src = "10.0.0.1", dst = "10.0.0.2", ttl = ttl or 64 },
+      { sport = 1000, dport = dport or 53 }, data or "hello")
+end
+
+local ttl = tw.nf("ttl", function()
+   return {
+      packet = function(pkt)
+         local ip = pkt:ipv4()
+         if not ip then return end
+         if ip.ttl <= 1 then return pkt:drop "ttl_expired" end
+         ip.ttl = ip.ttl - 1
+         ip:update_checksum()
+      end,
+   }
+end)
+
+local guard = tw.nf("guard", function()
+   return {
+      packet = function(pkt)
+         local l4 = pkt:udp()
+         if l4 and l4.dst_port == 7 then return pkt:drop "echo" end
+         if l4 and l4.dst_port == 9 then pkt.mark = 5 end
+      end,
+   }
+end)
+
+
+-- A burst NF: it sees its packets together.
+local bulk = tw.nf("bulk", function()
+   return {
+      burst = function(batch)
+         for i = 0, batch.count - 1 do
+            local pkt = batch.pkts[i]
+            if pkt.verdict == 0 then pkt.mark = 7 end
+         end
+      end,
+   }
+end)
+
+describe("watch", function()
+   local rig, open
+
+   -- make(rig): the NFs and the sink
+   local function start(make)
+      rig = rigs.new { ports = { "lan", "wan" } }
+      rig:chain("up", rig.lan, make(rig))
+      rig:start()
+   end
+
+   local function start_usual()
+      start(function(r) return guard {}, ttl {}, r.wan end)
+   end
+
+   before_each(function() open = {} end)
+
+   after_each(function()
+      for _, w in ipairs(open) do w:close() end
+      rig:close()
+   end)
+
+   local function at(edge, options)
+      local w = watch.open(edges.parse(edge), options or {})
+      open[#open + 1] = w
+      return w
+   end
+
+   -- What a watch has seen so far.
+   local function seen(w)
+      local list = {}
+      w:stop()
+      local function note(record, bytes, part)
+         local from, to = part:ways(record)
+         local verdict, argument = watch.verdict(record)
+         list[#list + 1] = {
+            edge = record.edge, ttl = bytes[22], dport = bytes[36] * 256 + bytes[37], from = from, to = to,
+            nf = watch.stage_name(record), verdict = verdict, argument = argument, caplen = record.caplen,
+            len = record.len, mark = record.mark,
+         }
+      end
+      while w:read(note) do loop.turn(0) end
+      return list
+   end
+
+   local function fields(list, name)
+      local out = {}
+      for i, item in ipairs(list) do out[i] = item[name] end
+      return out
+   end
+
+   local function many(n, ...)
+      local list = {}
+      for i = 1, n do list[i] = udp(...) end
+      return unpack(list)
+   end
+
+   describe("sees", function()
+      it("what comes in before the first NF, and what leaves behind the last", function()
+         start_usual()
+         local into, out = at "up:in", at "up:out"
+         rig:send(rig.lan, udp(64), udp(1), udp(30, 7), udp(20))
+         into, out = seen(into), seen(out)
+         assert.same({ 64, 1, 30, 20 }, fields(into, "ttl"))
+         assert.same({ "lan", "lan", "lan", "lan" }, fields(into, "from"))
+         assert.same({ 63, 19 }, fields(out, "ttl"))
+         assert.same({ "wan", "wan" }, fields(out, "to"))
+         assert.same({ "lan", "lan" }, fields(out, "from"))
+      end)
+
+      it("drops, all or those for a reason", function()
+         start_usual()
+         local all, some, options = at "up:drop", at "up:drop:echo", at("up:drop", { reason = "ttl_expired" })
+         rig:send(rig.lan, udp(64), udp(1), udp(30, 7))
+         all = seen(all)
+         assert.same({ "ttl", "guard" }, { all[1].nf, all[2].nf })
+         assert.same({ "ttl_expired", "echo" }, fields(all, "argument"))
+         assert.same({ "lan", "lan" }, fields(all, "from"))
+         assert.same({ 7 }, fields(seen(some), "dport"))
+         assert.same({ 1 }, fields(seen(options), "ttl"))
+      end)
+
+      it("what the engine drops: those that a full port did not take, and not as sent", function()
+         start_usual()
+         local out, drop = at "wan:tx", at "up:drop"
+         for _ = 1, 200 do rig:send(rig.lan, many(32)) end -- nobody takes them from wan
+         local snapshot = rig:snapshot()
+         local sent = #rig:collect(rig.wan)
+         out, drop = seen(out), seen(drop)
+         assert.is_true(sent < 6400)
+         assert.equal(sent, #out)
+         assert.equal(6400 - sent, #drop)
+         assert.same({ nil, "tx_full" }, { drop[1].nf, drop[1].argument })
+         assert.equal(sent, snapshot.chains[1].sent)
+      end)
+
+      it("packets between two NFs, and behind one that works on bursts", function()
+         start(function(r) return guard {}, bulk {}, ttl {}, r.wan end)
+         local one, two, last, second = at "up:guard", at "up:bulk", at "up:ttl", at "up:2"
+         rig:send(rig.lan, udp(64, 9), udp(1, 53), udp(30, 7), udp(20))
+         one, two, last, second = seen(one), seen(two), seen(last), seen(second)
+         assert.same({ 64, 1, 20 }, fields(one, "ttl")) -- not what it dropped
+         assert.same({ 5, 0, 0 }, fields(one, "mark"))
+         assert.same({ 64, 1, 20 }, fields(two, "ttl"))
+         assert.same({ 7, 7, 7 }, fields(two, "mark"))
+         assert.same({ 63, 19 }, fields(last, "ttl"))
+         assert.equal(3, #second)
+         assert.same({ 63, 19 }, { rig:collect(rig.wan)[1]:byte(23), 19 })
+      end)
+
+      it("all edges of a chain, in order", function()
+         start_usual()
+         local w = at "up"
+         rig:send(rig.lan, udp(64), udp(1))
+         local C = require("tideway.abi").C
+         assert.same({ C.TW_EDGE_IN, C.TW_EDGE_IN, C.TW_EDGE_DROP, C.TW_EDGE_OUT }, fields(seen(w), "edge"))
+      end)
+
+      it("ports from both sides, and chains without NFs", function()
+         rig = rigs.new { ports = { "lan", "wan" } }
+         rig:chain("up", rig.lan, rig.wan)
+         rig:chain("down", rig.wan, ttl {}, rig.lan)
+         rig:start()
+         local watches = { at "lan:rx", at "lan:tx", at "wan:rx", at "wan:tx" }
+         rig:send(rig.lan, udp(10), udp(11))
+         rig:send(rig.wan, udp(20))
+         local ttls = {}
+         for i, w in ipairs(watches) do ttls[i] = fields(seen(w), "ttl") end
+         assert.same({ { 10, 11 }, { 19 }, { 20 }, { 10, 11 } }, ttls)
+      end)
+
+      it("packets by ring from one chain to the next", function()
+         rig = rigs.new { ports = { "lan", "wan" } }
+         local ring = tw.ring "middle"
+         rig:chain("up", rig.lan, ttl {}, ring)
+         rig:chain("on", ring, ttl {}, rig.wan)
+         rig:start()
+         local out, into = at "up:out", at "on:in"
+         rig:send(rig.lan, udp(10))
+         out, into = seen(out), seen(into)
+         assert.same({ { "lan", "middle", 9 } }, { { out[1].from, out[1].to, out[1].ttl } })
+         assert.same({ "lan", 9 }, { into[1].from, into[1].ttl })
+      end)
+
+      it("copies and frames that NFs make, as they leave", function()
+         rig = rigs.new { ports = { "one", "two", "three" } }
+         rig:chain("hub", { rig.one, rig.two, rig.three }, tw.nf("hub", function()
+            return { packet = function(pkt) return pkt:flood() end }
+         end) {})
+         rig:start()
+         local w = at "hub:out"
+         rig:send(rig.two, udp(10))
+         local list = fields(seen(w), "to")
+         table.sort(list)
+         assert.same({ "one", "three" }, list)
+      end)
+   end)
+
+   describe("filters", function()
+      it("in pcap-filter language", function()
+         start_usual()
+         local w = { at("up:in", { filter = "udp dst port 7 or udp dst port 9" }), at("up:in", { filter = "ip[8] < 5" }),
+            at("up:in", { filter = "tcp" }), at("up:in", { filter = "net 10.0.0.0/8 and len > 60" }) }
+         rig:send(rig.lan, udp(64, 7), udp(3, 53), udp(64, 9), udp(1, 9, ("x"):rep(100)))
+         local counts = {}
+         for i = 1, 4 do counts[i] = #seen(w[i]) end
+         assert.same({ 3, 2, 0, 1 }, counts)
+      end)
+
+      it("as a function of the packet", function()
+         start_usual()
+         local w = at("up:in", { snaplen = 20, filter = function(pkt)
+            local ip = pkt:ipv4()
+            return ip and ip.ttl == 3 and pkt:udp().dst_port == 53
+         end })
+         rig:send(rig.lan, udp(64, 53), udp(3, 53), udp(3, 9))
+         assert.same({ 3 }, fields(seen(w), "ttl"))
+      end)
+
+      local wrong = {
+         { "syntax error", "tcp and and" },
+         { "names of hosts are not looked up", "host www.example.com" },
+         { "names of hosts are not looked up", "src somewhere and tcp" },
+         { "names of hosts are not looked up", "port 80 and host www.example.com" },
+         { "not a text|is a text such as", true },
+      }
+      for _, case in ipairs(wrong) do
+         it("that are refused: " .. tostring(case[2]), function()
+            start_usual()
+            local ok, err = pcall(at, "up:in", { filter = case[2] })
+            assert.is_false(ok)
+            assert.matches(case[1]:match "[^|]+$", err)
+         end)
+      end
+
+      it("that have names of services and protocols, numbers and addresses", function()
+         start_usual()
+         for _, text in ipairs { "port http or https", "port domain", "ip proto 1", "ether host 02:00:00:00:00:0a",
+            "ip6 net 2001:db8::/32", "host 2001:db8::1", "tcp[tcpflags] & (tcp-syn|tcp-fin) != 0", "vlan 5 and udp",
+            "not (net 10.0.0.0 mask 255.0.0.0)", "ip proto \\tcp", "icmp[icmptype] = icmp-echo", "" } do
+            at("up:in", { filter = text }):close()
+         end
+      end)
+   end)
+
+   describe("takes", function()
+      it("exactly as many as it is told", function()
+         start_usual()
+         local w = at("up:in", { filter = "udp port 53", count = 10 })
+         for _ = 1, 5 do rig:send(rig.lan, udp(64), udp(64, 9), udp(64), udp(64)) end
+         local list = seen(w)
+         assert.equal(10, #list)
+         assert.equal("count", w.over)
+         for _, item in ipairs(list) do assert.equal(53, item.dport) end
+      end)
+
+      it("as many as it is told when a function filters", function()
+         start_usual()
+         local w = at("up:in", { filter = function(pkt) return pkt:ipv4().ttl == 9 end, count = 3 })
+         for _ = 1, 5 do rig:send(rig.lan, udp(9), udp(8)) end
+         assert.same({ 9, 9, 9 }, fields(seen(w), "ttl"))
+      end)
+
+      it("one in so many of those that match", function()
+         start_usual()
+         local w = at("up:in", { filter = "udp port 53", sample = 3 })
+         for i = 1, 10 do rig:send(rig.lan, udp(10 + i), udp(64, 9)) end
+         assert.same({ 11, 14, 17, 20 }, fields(seen(w), "ttl"))
+      end)
+
+      it("those of its time only", function()
+         start_usual()
+         local w = at("up:in", { seconds = 10 })
+         rig:send(rig.lan, udp(1))
+         rig:advance(9)
+         rig:send(rig.lan, udp(2))
+         rig:advance(2)
+         rig:send(rig.lan, udp(3))
+         local list = {}
+         assert.is_false(w:read(function(_, bytes) list[#list + 1] = bytes[22] end) and w.over == nil)
+         assert.same({ 1, 2 }, list)
+         assert.equal("time", w.over)
+      end)
+
+      it("as much of a frame as it is told, and says how long it was", function()
+         start_usual()
+         local short, headers = at("up:in", { snaplen = 20 }), at("up:in", { headers = true })
+         local f = udp(64, 53, ("x"):rep(500))
+         rig:send(rig.lan, f)
+         short, headers = seen(short)[1], seen(headers)[1]
+         assert.same({ 20, #f }, { short.caplen, short.len })
+         assert.same({ 14 + 20 + 8, #f }, { headers.caplen, headers.len })
+      end)
+
+      it("what fits its ring, and counts what it misses", function()
+         start_usual()
+         local w = at "up:in"
+         local f = udp(64, 53, ("x"):rep(1400))
+         for _ = 1, 100 do
+            rig:send(rig.lan, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f)
+            rig:collect(rig.wan)
+         end
+         local list, counts = seen(w), w:counts()
+         assert.equal(3000, counts.matched)
+         assert.is_true(counts.missed > 0)
+         assert.equal(3000, #list + counts.missed)
+         for _, item in ipairs(list) do assert.equal(#f, item.len) end
+      end)
+   end)
+
+   describe("costs", function()
+      it("nothing when it is over, and says what it cost", function()
+         start_usual()
+         local w = at("up:in", { filter = "udp port 53" })
+         rig:send(rig.lan, udp(64), udp(64, 9))
+         local counts = w:counts()
+         assert.same({ 2, 1, 1, 2 }, { counts.looked, counts.matched, counts.packets, counts.chain_packets })
+         assert.is_true(counts.ns > 0)
+         w:stop()
+         rig:send(rig.lan, udp(64))
+         assert.equal(2, w:counts().looked)
+      end)
+
+      it("memory that is given back", function()
+         start_usual()
+         for _ = 1, 200 do at("up", { filter = "udp" }):close() end -- 800 MB of rings otherwise
+         rig:send(rig.lan, udp(64))
+      end)
+
+      it("a sentence when there are too many at a time", function()
+         start_usual()
+         for _ = 1, 16 do at "up:in" end
+         local ok, err = pcall(at, "up:in")
+         assert.is_false(ok)
+         assert.matches("16 traces and captures run", err)
+      end)
+   end)
+
+   describe("edges that are not there:", function()
+      local wrong = {
+         { "upp:in", "there is no chain \"upp\"; did you mean up" },
+         { "up:tll", "chain up has no edge \"tll\"; did you mean ttl" },
+         { "lan", "port lan has the edges lan:rx and lan:tx" },
+         { "wan:rx", "no chain reads from port wan" },
+         { "up:drop:ttl_expird", "did you mean ttl_expired" },
+         { "up:in:x", "only drops have a third part" },
+      }
+      for _, case in ipairs(wrong) do
+         it(case[1], function()
+            start_usual()
+            rig:send(rig.lan, udp(1))
+            local ok, err = pcall(edges.parse, case[1])
+            assert.is_false(ok)
+            assert.is_truthy(err:find(case[2], 1, true), err)
+         end)
+      end
+   end)
+
+   -- ---- trace ----
+
+   -- Runs trace(...) while these frames come in, a burst each turn of the loop.
+   local function traced(frames, n, ...)
+      local at_frame = 0
+      local function feed()
+         at_frame = at_frame + 1
+         if frames[at_frame] then rig:send(rig.lan, unpack(frames[at_frame])) end
+         return 0.001
+      end
+      loop.duty(feed)
+      local ok, result = pcall(trace.trace, n, ...)
+      loop.off_duty(feed)
+      assert(ok, result)
+      return result.data.packets, result
+   end
+
+   local function changes_of(step)
+      local list = {}
+      for i, c in ipairs(step.changes) do list[i] = ("%s %s %s"):format(c.field, c.before, c.after) end
+      table.sort(list)
+      return list
+   end
+
+   describe("trace", function()
+      it("follows a packet through every NF, with what each changed and how long it took", function()
+         start(function(r) return guard {}, bulk {}, ttl {}, r.wan end)
+         local packets, result = traced({ { udp(64, 9) } }, 1)
+         local p = packets[1]
+         assert.same({ "up", "lan", "sent", "wan" }, { p.chain, p.from, p.result, p.to })
+         assert.equal("10.0.0.1:1000 > 10.0.0.2:9 udp", p.summary)
+         assert.same({ "guard", "bulk", "ttl" }, fields(p.steps, "nf"))
+         assert.same({ "next", "next", "next" }, fields(p.steps, "verdict"))
+         assert.same({ "mark 0 5" }, changes_of(p.steps[1]))
+         assert.same({ "mark 5 7" }, changes_of(p.steps[2]))
+         local last = changes_of(p.steps[3])
+         assert.equal("ipv4.ttl 64 63", last[2])
+         assert.matches("^ipv4.checksum 0x%x+ 0x%x+$", last[1])
+         for _, step in ipairs(p.steps) do assert.is_true(step.ns > 0 and step.ns < 1e6) end
+         local text = table.concat(view.lines(result), "\n")
+         assert.matches("ipv4.ttl 64 %-> 63", text)
+         assert.matches("sent to wan", text)
+         assert.matches("cost: ", text)
+         assert.matches("as plain Lua", text)
+      end)
+
+      it("gives exactly as many as asked for, of those that match", function()
+         start_usual()
+         local frames = {}
+         for i = 1, 5 do frames[i] = { udp(64), udp(64, 9), udp(10 + i), udp(20, 9) } end
+         local packets = traced(frames, 3, "udp port 9")
+         assert.equal(3, #packets)
+         for _, p in ipairs(packets) do assert.matches(":9 udp", p.summary) end
+      end)
+
+      it("ends at the NF that drops, and finds those that are dropped for a reason", function()
+         start_usual()
+         rig:send(rig.lan, udp(1), udp(64, 7))
+         local packets = traced({ { udp(64), udp(1), udp(64, 7), udp(1, 9) } }, 2, nil, { reason = "ttl_expired" })
+         assert.equal(2, #packets)
+         for _, p in ipairs(packets) do
+            assert.same({ "dropped", "ttl", "ttl_expired" }, { p.result, p.by, p.reason })
+            assert.same({ "guard", "ttl" }, fields(p.steps, "nf"))
+         end
+         assert.matches(":9 udp", packets[2].summary)
+      end)
+
+      it("ends with what there is when its time is over", function()
+         start_usual()
+         local packets, result = traced({ { udp(64) } }, 5, nil, { seconds = 0.1 })
+         assert.equal(1, #packets)
+         assert.matches("1 of 5 packets: the time is over", table.concat(view.lines(result), "\n"))
+      end)
+
+      it("follows into punt() and what comes behind it", function()
+         start(function(r)
+            return tw.nf("slow", function()
+               return {
+                  packet = function(pkt) return pkt:punt() end,
+                  punt = function(pkt) pkt:ipv4().dscp = 3 end,
+               }
+            end) {}, ttl {}, r.wan
+         end)
+         local p = traced({ { udp(64) } }, 1)[1]
+         assert.same({ "slow", "slow", "ttl" }, fields(p.steps, "nf"))
+         assert.same({ "punt", "next", "next" }, fields(p.steps, "verdict"))
+         assert.is_true(p.steps[2].punt)
+         assert.same({ "ipv4.dscp 0 3" }, changes_of(p.steps[2]))
+         assert.equal("sent", p.result)
+      end)
+
+      it("says of a packet that waits that it is held", function()
+         start(function(r)
+            local queue = tw.hold_queue { timeout = 0.1 }
+            return tw.nf("wait", function()
+               return { packet = function(pkt) return pkt:hold(queue, 1) end }
+            end) {}, r.wan
+         end)
+         local p = traced({ { udp(64) } }, 1)[1]
+         assert.same({ "held", "wait" }, { p.result, p.by })
+         rig:advance(1)
+      end)
+
+      it("shows headers that come and go, lengths and payload", function()
+         start(function(r)
+            return tw.nf("tag", function()
+               return { packet = function(pkt) pkt:push_vlan(100) end }
+            end) {}, tw.nf("scribble", function()
+               return { packet = function(pkt) pkt:set_u8(pkt:payload_offset(), 0x58) end }
+            end) {}, r.wan
+         end)
+         local p = traced({ { udp(64) } }, 1)[1]
+         local first, second = changes_of(p.steps[1]), changes_of(p.steps[2])
+         assert.is_truthy(table.concat(first, "\n"):find("vlan.vid nil 100", 1, true))
+         assert.is_truthy(table.concat(first, "\n"):find("length 47 51", 1, true))
+         assert.same({ "payload nil 1 bytes differ" }, second)
+      end)
+
+      it("does what the compiled chain does: verdicts, bytes, counters", function()
+         start(function(r) return guard {}, bulk {}, ttl {}, r.wan end)
+         local frames = { udp(64), udp(1), udp(30, 7), udp(20, 9) }
+         rig:send(rig.lan, unpack(frames))
+         local plain, before = rig:collect(rig.wan), rig:drops()
+         traced({ frames }, 4)
+         assert.same(plain, rig:collect(rig.wan))
+         local after = rig:drops()
+         assert.same({ before.echo * 2, before.ttl_expired * 2 }, { after.echo, after.ttl_expired })
+         local nf = rig:snapshot().chains[1].nfs
+         assert.same({ 8, 6, 6 }, fields(nf, "received"))
+      end)
+
+      it("goes on when an NF faults", function()
+         start(function(r)
+            return guard {}, tw.nf("bad", function()
+               return { packet = function(pkt) if pkt:ipv4().ttl == 13 then error "no" end end }
+            end) {}, r.wan
+         end)
+         local packets = traced({ { udp(64), udp(13), udp(12) }, { udp(64) } }, 3)
+         assert.same({ "sent", "dropped", "dropped" }, fields(packets, "result"))
+         assert.equal("nf_fault", packets[2].reason)
+         assert.equal("nf_quarantined", packets[3].reason)
+         rig:log()
+      end)
+
+      it("refuses what makes no sense", function()
+         start_usual()
+         for _, args in ipairs { { 0 }, { 1.5 }, { "x" }, { 1, "tcp", { chain = "uo" } }, { 1, nil, { reason = "no" } },
+            { 1, nil, { colour = "red" } } } do
+            assert.is_false((pcall(trace.trace, unpack(args, 1, 3))))
+         end
+      end)
+   end)
+end)
