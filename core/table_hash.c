@@ -17,7 +17,7 @@ static inline void touch(struct tw_hash *h, uint32_t slot)
 
 static inline uint32_t look_up(struct tw_hash *h, const void *key, uint32_t sig, uint64_t now)
 {
-	uint32_t slot = tw_hash_find(h, key, sig);
+	uint32_t slot = tw_hash_find_front(h, key, sig);
 
 	if (!slot || tw_hash_expired(h, slot, now))
 		return 0;

@@ -13,6 +13,7 @@
 
 #define SPARE_MIN 4096u /* slots beyond `entries`: those in their grace period */
 #define SPARE_MAX 65536u
+#define FRONT_MAX 16384u
 #define CLOCK_STEPS 1024u  /* slots the clock's hand may pass in one insertion */
 #define ROOM_STEPS 64u     /* slots looked at for an expired entry in one insertion */
 #define RECLAIM 8u         /* retired slots looked at in one insertion */
@@ -198,6 +199,7 @@ static void release(struct tw_hash *h)
 	tw_table_memory_free((void *)h->used, n);
 	tw_table_memory_free(h->free, n * sizeof(*h->free));
 	tw_table_memory_free(h->retired, n * sizeof(*h->retired));
+	tw_table_memory_free((void *)h->front, ((size_t)h->front_mask + 1) * sizeof(*h->front));
 }
 
 void tw_hash_destroy(struct tw_table *t)
@@ -296,13 +298,16 @@ int tw_hash_init(struct tw_table *t)
 	h->used = tw_table_memory(n);
 	h->free = tw_table_memory(n * sizeof(*h->free));
 	h->retired = tw_table_memory(n * sizeof(*h->retired));
-	if (!h->values || !h->keys || !h->live || !h->used || !h->free || !h->retired) {
+	h->front_mask = rte_align32pow2(t->entries < FRONT_MAX ? t->entries : FRONT_MAX) - 1;
+	h->front = tw_table_memory(((size_t)h->front_mask + 1) * sizeof(*h->front));
+	if (!h->values || !h->keys || !h->live || !h->used || !h->free || !h->retired || !h->front) {
 		release(h);
 		return tw_fail(ENOMEM, "no memory for table \"%s\": %u entries of %u bytes",
 		               t->name, t->entries, t->key_stride + t->value_stride);
 	}
 	t->bytes += n *
-	            (t->value_stride + t->key_stride + 2 + sizeof(*h->free) + sizeof(*h->retired));
+	            (t->value_stride + t->key_stride + 2 + sizeof(*h->free) + sizeof(*h->retired)) +
+	            ((size_t)h->front_mask + 1) * sizeof(*h->front);
 	for (uint32_t slot = 1; slot <= h->slots; slot++)
 		free_slot(h, slot);
 	init_lock(h);

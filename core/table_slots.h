@@ -30,6 +30,8 @@ struct tw_hash {
 	uint8_t *values, *keys;
 	_Atomic uint8_t *live; /* per slot: 1 when in the index; under lock, stored with release */
 	_Atomic uint8_t *used; /* per slot: touched since the clock's hand passed; relaxed */
+	_Atomic uint64_t *front; /* signature << 32 | slot found last; see tw_hash_find_front() */
+	uint32_t front_mask;
 	uint32_t slots;        /* slot numbers are 1..slots */
 	uint32_t key_words;
 	uint64_t seed, factor;
@@ -84,6 +86,36 @@ static inline uint32_t tw_hash_find(const struct tw_hash *h, const void *key, ui
 	if (rte_hash_lookup_with_hash_data(h->index, key, sig, &data) < 0)
 		return 0;
 	return (uint32_t)(uintptr_t)data;
+}
+
+static inline bool tw_hash_key_is(const struct tw_hash *h, uint32_t slot, const void *key)
+{
+	const uint64_t *a = tw_hash_key(h, slot), *b = key;
+	uint64_t differ = a[0] ^ b[0];
+
+	for (uint32_t i = 1; i < h->key_words; i++)
+		differ |= a[i] ^ b[i];
+	return !differ;
+}
+
+/*
+ * The same by way of a table of what was found last: one line of memory instead of a bucket and the
+ * index's own copy of the key. A slot that is live has its key: it is retired before it gets another,
+ * and not reused while a reader that saw it live is at it. Cells are hints, so they need no order.
+ */
+static inline uint32_t tw_hash_find_front(const struct tw_hash *h, const void *key, uint32_t sig)
+{
+	_Atomic uint64_t *cell = &h->front[sig & h->front_mask];
+	uint64_t hint = atomic_load_explicit(cell, memory_order_relaxed);
+	uint32_t slot = (uint32_t)hint;
+
+	if (hint >> 32 == sig && atomic_load_explicit(&h->live[slot], memory_order_acquire) &&
+	    tw_hash_key_is(h, slot, key))
+		return slot;
+	slot = tw_hash_find(h, key, sig);
+	if (slot)
+		atomic_store_explicit(cell, (uint64_t)sig << 32 | slot, memory_order_relaxed);
+	return slot;
 }
 
 /* A deadline of 0 means "none yet". */
