@@ -433,8 +433,8 @@ static void run_chain(struct tw_lcore *lcore, unsigned chain, bool resumed)
 		tw_swap_set_aside(lcore, chain, NULL, true);
 	else if (!lcore->plan->vm)
 		after_fault(lcore, chain, true);
-	else if ((resumed ? tw_fence_enter(lcore, TW_VM_RESUME)
-	                  : enter_chain_code(lcore, chain)) != 0)
+	else if ((resumed ? tw_fence_enter(lcore, TW_VM_RESUME) : enter_chain_code(lcore, chain)) !=
+	         0)
 		tw_dispatch_retry(lcore, chain, resumed);
 }
 
@@ -502,8 +502,10 @@ static void settle_each(struct tw_lcore *lcore, unsigned chain, bool resumed)
 	for (unsigned i = 0; i < count; i++)
 		punts |= (pkts[i].verdict & 0xff) == TW_PUNT;
 	count_stages(lcore, chain, resumed);
-	if (punts)
+	if (punts) {
 		run_punts(lcore, chain);
+		count = lcore->burst.count; /* fewer when the lcore falls back */
+	}
 	for (unsigned i = 0; i < count; i++)
 		settle(lcore, chain, &pkts[i]);
 	flush(lcore, chain);

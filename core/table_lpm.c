@@ -31,8 +31,9 @@ struct tw_lpm {
 	struct rte_lpm6 *lpm6;
 	_Atomic uint32_t changes; /* of lpm6; under the rules' lock */
 	struct tw_lpm_view view;
-	/* Values of two bytes: the trie holds the value itself (plus one: 0 is none), and this gives it
-	 * back. All prefixes with one value share one cell, which stays in the first level cache. */
+	/* Values of two bytes: the trie holds the value itself (plus one: 0 is none), and this
+	 * gives it back. All prefixes with one value share one cell, which stays in the first level
+	 * cache. */
 	uint16_t *cells;
 };
 

@@ -300,14 +300,15 @@ int tw_hash_init(struct tw_table *t)
 	h->retired = tw_table_memory(n * sizeof(*h->retired));
 	h->front_mask = rte_align32pow2(t->entries < FRONT_MAX ? t->entries : FRONT_MAX) - 1;
 	h->front = tw_table_memory(((size_t)h->front_mask + 1) * sizeof(*h->front));
-	if (!h->values || !h->keys || !h->live || !h->used || !h->free || !h->retired || !h->front) {
+	if (!h->values || !h->keys || !h->live || !h->used || !h->free || !h->retired ||
+	    !h->front) {
 		release(h);
 		return tw_fail(ENOMEM, "no memory for table \"%s\": %u entries of %u bytes",
 		               t->name, t->entries, t->key_stride + t->value_stride);
 	}
-	t->bytes += n *
-	            (t->value_stride + t->key_stride + 2 + sizeof(*h->free) + sizeof(*h->retired)) +
-	            ((size_t)h->front_mask + 1) * sizeof(*h->front);
+	t->bytes +=
+		n * (t->value_stride + t->key_stride + 2 + sizeof(*h->free) + sizeof(*h->retired)) +
+		((size_t)h->front_mask + 1) * sizeof(*h->front);
 	for (uint32_t slot = 1; slot <= h->slots; slot++)
 		free_slot(h, slot);
 	init_lock(h);

@@ -32,7 +32,7 @@ struct tw_hash {
 	_Atomic uint8_t *used; /* per slot: touched since the clock's hand passed; relaxed */
 	_Atomic uint64_t *front; /* signature << 32 | slot found last; see tw_hash_find_front() */
 	uint32_t front_mask;
-	uint32_t slots;        /* slot numbers are 1..slots */
+	uint32_t slots; /* slot numbers are 1..slots */
 	uint32_t key_words;
 	uint64_t seed, factor;
 	bool lru;
@@ -100,8 +100,9 @@ static inline bool tw_hash_key_is(const struct tw_hash *h, uint32_t slot, const 
 
 /*
  * The same by way of a table of what was found last: one line of memory instead of a bucket and the
- * index's own copy of the key. A slot that is live has its key: it is retired before it gets another,
- * and not reused while a reader that saw it live is at it. Cells are hints, so they need no order.
+ * index's own copy of the key. A slot that is live has its key: it is retired before it gets
+ * another, and not reused while a reader that saw it live is at it. Cells are hints, so they need
+ * no order.
  */
 static inline uint32_t tw_hash_find_front(const struct tw_hash *h, const void *key, uint32_t sig)
 {
