@@ -141,17 +141,19 @@ bindir = $(DESTDIR)$(PREFIX)/bin
 sharedir = $(DESTDIR)$(PREFIX)/share/tideway
 mandir = $(DESTDIR)$(PREFIX)/share/man/man1
 compdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/system
 
 install: all ## install below PREFIX=/usr/local (DESTDIR= is put before it)
-	install -d '$(bindir)' '$(sharedir)' '$(mandir)' '$(compdir)'
+	install -d '$(bindir)' '$(sharedir)' '$(mandir)' '$(compdir)' '$(unitdir)'
 	install -m 755 $(binary) '$(bindir)/tideway'
-	rm -rf '$(sharedir)/lua' '$(sharedir)/examples'
-	cp -R --no-preserve=ownership lua examples '$(sharedir)/'
+	rm -rf '$(sharedir)/lua' '$(sharedir)/examples' '$(sharedir)/service'
+	cp -R --no-preserve=ownership lua examples scripts/service '$(sharedir)/'
+	sed 's:/usr/local/:$(PREFIX)/:' 'scripts/service/tideway@.service' > '$(unitdir)/tideway@.service'
 	$(binary) man > '$(mandir)/tideway.1'
 	$(binary) completion bash > '$(compdir)/tideway'
 
 uninstall: ## remove what install put there
-	rm -f '$(bindir)/tideway' '$(mandir)/tideway.1' '$(compdir)/tideway'
+	rm -f '$(bindir)/tideway' '$(mandir)/tideway.1' '$(compdir)/tideway' '$(unitdir)/tideway@.service'
 	rm -rf '$(sharedir)'
 
 clean: ## remove build/

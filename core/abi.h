@@ -365,4 +365,5 @@ int tw_lcore_rewarm(int slot);
 #include "abi_native.h"
 #include "abi_watch.h"
 #include "abi_plan.h"
+#include "abi_control.h"
 #include "abi_privilege.h"

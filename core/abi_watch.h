@@ -63,7 +63,7 @@ struct tw_watch_spec {
 	uint32_t ring_bytes; /* of each lcore's ring; a power of two */
 	uint64_t limit;      /* records (followed: packets) over all lcores; 0: none */
 	uint64_t until;      /* ns as tw_now(): none from then on; 0: for ever */
-	uint8_t headers;     /* 1: frames are cut behind their layer 4 header */
+	uint8_t headers;     /* 1: frames are cut behind their layer 4 header, for the filter too */
 	/* 1: packets that match as they come in are followed through every NF. Their bursts run the
 	 * NFs' own functions one by one instead of compiled code. With a reason: those only whose
 	 * end is a drop for it. */
@@ -116,9 +116,13 @@ struct tw_filter_insn {
 /* A filter in classic BPF, for packets that begin with an Ethernet header, or with an IP header.
  * Instructions, 0: it matches all; -errno: tw_error(). */
 int tw_filter_code(const char *filter, bool ip, struct tw_filter_insn *code, uint32_t room);
+/* Does a frame of which caplen of len bytes are here match? */
+bool tw_filter_run(const struct tw_filter_insn *code, const uint8_t *frame, uint32_t caplen,
+                   uint32_t len);
 
-/* Called by tideway.lcore_trace in an lcore's VM, for the packet in hand. */
-bool tw_watch_stepping(void);  /* does this burst run step by step? */
+/* Called by tideway.lcore_trace in an lcore's VM. Which steps of the burst in hand are recorded: a
+ * bit per stage, all of them when packets are followed; 0: it does not run step by step. */
+uint32_t tw_watch_stepping(void);
 void tw_watch_mark(void);      /* an NF begins */
 void tw_watch_calibrate(void); /* it has ended, and had nothing to do */
 void tw_watch_step(struct tw_pkt *pkt, uint32_t stage, uint32_t flags); /* it has ended */

@@ -41,6 +41,13 @@ static struct tw_eal_info info;
 static struct rte_mempool *pools[RTE_MAX_NUMA_NODES];
 static uint32_t pool_need;
 
+/* One for a port that came later and for which the first one of its node has no room. */
+static struct further {
+	struct rte_mempool *pool;
+	bool *in_use; /* the port's */
+	int socket;
+} further[16];
+
 struct tw_options *tw_options(void)
 {
 	return &options;
@@ -263,23 +270,55 @@ int tw_eal_ensure(void)
 	return 0;
 }
 
-void tw_pool_reserve(uint32_t buffers)
+/* ---- packet buffers ---- */
+
+static uint32_t with_caches(uint32_t buffers)
 {
+	return buffers + POOL_CACHE * 2;
+}
+
+int tw_pool_reserve(uint32_t buffers)
+{
+	for (int i = 0; i < RTE_MAX_NUMA_NODES; i++)
+		if (pools[i] && with_caches(pool_need + buffers) > pools[i]->size)
+			return tw_fail(ENOSPC,
+			               "the packet buffers have no room for %u more: there are %u, and the "
+			               "queues and rings hold up to %u; start with tw.options { mbufs = %u }",
+			               buffers, pools[i]->size, pool_need,
+			               with_caches(pool_need + buffers));
 	pool_need += buffers;
+	return 0;
+}
+
+void tw_pool_release(uint32_t buffers)
+{
+	pool_need -= RTE_MIN(buffers, pool_need);
+}
+
+static struct rte_mempool *pool_make(const char *name, uint32_t count, int socket)
+{
+	struct rte_mempool *pool = rte_pktmbuf_pool_create(name, count, POOL_CACHE, 0,
+	                                                   options.mbuf_size + RTE_PKTMBUF_HEADROOM,
+	                                                   socket);
+
+	if (!pool)
+		tw_fail(rte_errno,
+		        "no memory for %u packet buffers of %u bytes on NUMA node %d (%s): reserve hugepages "
+		        "(echo 1024 > /proc/sys/vm/nr_hugepages), raise --memory, or lower tw.options{mbufs}",
+		        count, options.mbuf_size, socket, rte_strerror(rte_errno));
+	return pool;
 }
 
 struct rte_mempool *tw_pool(int socket)
 {
-	struct rte_mempool *pool;
-	uint32_t need, count;
+	uint32_t need = with_caches(pool_need), count;
 	char name[32];
 
 	if (socket < 0 || socket >= RTE_MAX_NUMA_NODES)
 		socket = 0;
 	if (pools[socket])
 		return pools[socket];
-	need = pool_need + POOL_CACHE * 2;
-	count = options.mbufs ? options.mbufs : RTE_MAX(POOL_MIN, need);
+	count = options.mbufs ? options.mbufs : RTE_MAX(POOL_MIN, need) + TW_POOL_LATER;
 	if (count < need) {
 		tw_fail(ENOSPC,
 		        "a pool of %u buffers is too small: the queues and rings of this script hold up to %u; "
@@ -288,15 +327,44 @@ struct rte_mempool *tw_pool(int socket)
 		return NULL;
 	}
 	snprintf(name, sizeof(name), "tw-mbuf-%d", socket);
-	pool = rte_pktmbuf_pool_create(name, count, POOL_CACHE, 0,
-	                               options.mbuf_size + RTE_PKTMBUF_HEADROOM, socket);
-	if (!pool)
-		tw_fail(rte_errno,
-		        "no memory for %u packet buffers of %u bytes on NUMA node %d (%s): reserve hugepages "
-		        "(echo 1024 > /proc/sys/vm/nr_hugepages), raise --memory, or lower tw.options{mbufs}",
-		        count, options.mbuf_size, socket, rte_strerror(rte_errno));
-	pools[socket] = pool;
-	return pool;
+	pools[socket] = pool_make(name, count, socket);
+	return pools[socket];
+}
+
+struct rte_mempool *tw_pool_further(int socket, uint32_t buffers, bool *in_use)
+{
+	struct further *free_one = NULL;
+	char name[32];
+
+	for (unsigned i = 0; i < RTE_DIM(further); i++) {
+		struct further *f = &further[i];
+
+		if (!f->pool && !free_one)
+			free_one = f;
+		/* Buffers of a port that was closed may be anywhere, but come back. */
+		if (!f->pool || *f->in_use || f->socket != socket ||
+		    f->pool->size < with_caches(buffers))
+			continue;
+		f->in_use = in_use;
+		*in_use = true;
+		return f->pool;
+	}
+	if (!free_one) {
+		tw_fail(ENOSPC, "%zu further pools of packet buffers are the limit",
+		        RTE_DIM(further));
+		return NULL;
+	}
+	snprintf(name, sizeof(name), "tw-mbuf-%d-%u", socket, (unsigned)(free_one - further));
+	free_one->pool = pool_make(name, with_caches(buffers), socket);
+	free_one->socket = socket;
+	free_one->in_use = in_use;
+	*in_use = free_one->pool != NULL;
+	return free_one->pool;
+}
+
+bool tw_pool_has_further(void)
+{
+	return further[0].pool != NULL;
 }
 
 void tw_pools_free(void)
@@ -305,5 +373,8 @@ void tw_pools_free(void)
 		rte_mempool_free(pools[i]);
 		pools[i] = NULL;
 	}
+	for (unsigned i = 0; i < RTE_DIM(further); i++)
+		rte_mempool_free(further[i].pool);
+	memset(further, 0, sizeof(further));
 	pool_need = 0;
 }

@@ -194,36 +194,42 @@ struct watch {
 	uint64_t seq, since;
 };
 
-/* Returns true when the lcore is to be looked at again soon. */
-static bool watch_lcore(struct tw_lcore *lcore, struct watch *watch)
+/* When to look again: soon on probation, and sooner at a thread that has to leave where it is. */
+#define NAP_NS 2000000
+#define NAP_PROBATION_NS 1000000
+#define NAP_LATE_NS 300000
+
+/* How much longer interpreted code has, which ends with its line, than it takes to ask it. */
+#define HOOK_TIME_NS (2 * HOOK_GRACE_NS)
+#define HOOK_TIME_PROBATION_NS (HOOK_GRACE_NS + HOOK_GRACE_NS / 2)
+
+static long watch_lcore(struct tw_lcore *lcore, struct watch *watch)
 {
 	uint64_t seq = atomic_load_explicit(&lcore->seq, memory_order_relaxed);
+	bool probation = atomic_load_explicit(&lcore->before, memory_order_relaxed) != NULL;
 	uint64_t now, limit = stall_ms(lcore) * 1000000ull;
+	long nap = probation ? NAP_PROBATION_NS : NAP_NS;
 
 	if (!(seq & 1)) {
 		watch->seq = seq;
-		return false;
+		return nap;
 	}
 	now = cpu_time(lcore->cpu_clock);
 	if (seq != watch->seq) {
 		watch->seq = seq;
 		watch->since = now;
-		return false;
+		return nap;
 	}
 	if (now - watch->since < limit)
-		return false;
+		return nap;
+	limit += probation ? HOOK_TIME_PROBATION_NS : HOOK_TIME_NS;
 	atomic_store_explicit(&lcore->stall_seq, seq, memory_order_relaxed);
 	atomic_store_explicit(&lcore->phase,
-	                      now - watch->since < limit + 2 * HOOK_GRACE_NS ? TW_FENCE_HOOK
-	                                                                     : TW_FENCE_JUMP,
+	                      now - watch->since < limit ? TW_FENCE_HOOK : TW_FENCE_JUMP,
 	                      memory_order_relaxed);
 	pthread_kill(lcore->thread, STALL_SIGNAL);
-	return true;
+	return NAP_LATE_NS;
 }
-
-/* A thread that may not be jumped out of where it is, is asked again soon. */
-#define NAP_NS 2000000
-#define NAP_SHORT_NS 300000
 
 static void *watchdog_main(void *arg)
 {
@@ -237,9 +243,12 @@ static void *watchdog_main(void *arg)
 		for (int i = 0; i < TW_LCORES_MAX; i++) {
 			struct tw_lcore *lcore =
 				atomic_load_explicit(&tw_lcore_table[i], memory_order_acquire);
+			long ns;
 
-			if (lcore && atomic_load(&lcore->up) && watch_lcore(lcore, &watch[i]))
-				nap.tv_nsec = NAP_SHORT_NS;
+			if (!lcore || !atomic_load(&lcore->up))
+				continue;
+			ns = watch_lcore(lcore, &watch[i]);
+			nap.tv_nsec = ns < nap.tv_nsec ? ns : nap.tv_nsec;
 		}
 		nanosleep(&nap, NULL);
 	}

@@ -167,9 +167,9 @@ static void warn_interpreted(struct tw_lcore *lcore)
 	if (!jit->interpreted || jit->warned)
 		return;
 	jit->warned = 1;
-	tw_log("cpu %d: LuaJIT does not compile %u of its chains any more, which run interpreted and "
-	       "slow (%u aborts, the last at %s)",
-	       lcore->cpu, jit->interpreted, jit->aborts, jit->last_abort);
+	tw_log("cpu %d: LuaJIT has given up compiling %u hot function(s), the first at %s; they run "
+	       "interpreted and slow. jit() says why, rewarm(%d) lets it try again",
+	       lcore->cpu, jit->interpreted, jit->interpreted_at[0], lcore->cpu);
 }
 
 /* For top and metrics, which are other processes' too. */

@@ -20,10 +20,20 @@ struct tw_stage_map {
 	uint8_t to[TW_STAGES_MAX];
 };
 
+/* What a stage had counted that the next plan does not have: given back when that is rolled back. */
+struct tw_left {
+	uint64_t in, drops[TW_REASONS_MAX];
+};
+
 /* From one plan to the next and back; all lcores of a plan share it. */
 struct tw_swap {
 	uint32_t moved; /* bit per chain index: its maps are not the identity */
 	struct tw_stage_map forward[TW_CHAINS_MAX], backward[TW_CHAINS_MAX];
+	uint32_t n_left;
+	struct {
+		uint8_t chain, stage;
+	} left_at[TW_CHAINS_MAX * TW_STAGES_MAX];
+	struct tw_left *left; /* n_left for each slot of an lcore */
 };
 
 /* What one lcore runs; immutable once published, but for the quarantine and the VM that the
@@ -149,8 +159,8 @@ void tw_swap_take(struct tw_lcore *lcore, uint64_t number);
  * the burst. hand: the one that the NF had, or NULL; counted: stage_in is right already. */
 void tw_swap_set_aside(struct tw_lcore *lcore, unsigned chain, struct tw_pkt *hand, bool counted);
 void tw_swap_fall_back(struct tw_lcore *lcore);
-/* Counters of one chain, whose stages are elsewhere now. Any thread that owns them. */
-void tw_swap_map_counters(struct tw_lcore_stats *stats, const struct tw_swap *swap, bool backward);
+/* Counters of chains whose stages are elsewhere now. Whoever writes those of the slot. */
+void tw_swap_map_counters(unsigned slot, const struct tw_swap *swap, bool backward);
 
 /* fence.c: the only way into Lua on an lcore. */
 int tw_fence_start(void);

@@ -161,7 +161,8 @@ static struct tw_lcore_plan *lcore_plan_new(uint32_t bank)
 /* An NF that was taken out of its lcore stays so until it is made anew. */
 static uint32_t inherited(const struct tw_lcore *lcore, const struct tw_chain_spec *spec)
 {
-	const struct tw_lcore_plan *old = tw_plan_running ? lcore->plan : NULL;
+	const struct tw_plan_entry *running = tw_plan_find(tw_plan_running, lcore->slot);
+	const struct tw_lcore_plan *old = running ? running->lcore : NULL;
 	uint32_t mask = 0;
 
 	for (unsigned c = 0; old && c < old->n_chains; c++)
@@ -262,7 +263,7 @@ int tw_plan_add_lcore(struct tw_plan *plan, int cpu, const struct tw_chain_spec 
 	plan->entry[plan->n_lcores++] = (struct tw_plan_entry){
 		.slot = slot,
 		.lcore = lp,
-		.nothing = is_new ? lcore_plan_new(plan->bank) : NULL,
+		.nothing = tw_plan_find(tw_plan_running, slot) ? NULL : lcore_plan_new(plan->bank),
 	};
 	return slot;
 }
@@ -301,10 +302,11 @@ void tw_plan_free(struct tw_plan *plan)
 			lcore_plan_free(plan->entry[i].lcore);
 		lcore_plan_free(plan->entry[i].nothing);
 		/* Lcores that never ran vanish again. */
-		if (lcore && lcore->cpu != TW_NO_CPU && !lcore->plan)
+		if (!plan->ran && lcore && lcore->cpu != TW_NO_CPU && !lcore->plan)
 			tw_lcore_retire(lcore);
 	}
 	tw_native_bank_release(plan->bank);
+	free(plan->swap.left);
 	free(plan);
 }
 

@@ -13,6 +13,7 @@ struct tw_plan_entry {
 
 struct tw_plan {
 	uint32_t n_lcores, bank;
+	bool ran;
 	struct tw_plan_entry entry[TW_LCORES_MAX];
 	uint64_t without, ports; /* bit per port: not to be sent to; that can be */
 	struct tw_swap swap;     /* from the plan before */

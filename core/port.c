@@ -24,6 +24,9 @@
 
 struct tw_port tw_port_table[TW_PORTS_MAX];
 
+/* Ports with a pool of their own: they came when the one of their node had no room any more. */
+static bool own_pool[TW_PORTS_MAX];
+
 static struct tw_port *port_get(int port)
 {
 	if (port < 0 || port >= TW_PORTS_MAX || !tw_port_table[port].used) {
@@ -139,6 +142,8 @@ static void port_release(struct tw_port *port)
 			rte_pktmbuf_free(mbuf);
 		rte_ring_free(ring);
 	}
+	tw_pool_release(port->reserved);
+	own_pool[port - tw_port_table] = false;
 	memset(port, 0, sizeof(*port));
 }
 
@@ -247,6 +252,7 @@ int tw_port_reserve(int index, uint16_t rx_queues, uint16_t tx_queues)
 {
 	struct tw_port *port = port_get(index);
 	struct rte_eth_dev_info info;
+	uint32_t buffers;
 	uint16_t rxd, txd;
 
 	if (!port)
@@ -254,8 +260,24 @@ int tw_port_reserve(int index, uint16_t rx_queues, uint16_t tx_queues)
 	rte_eth_dev_info_get(port->ethdev, &info);
 	fit_queues(&info, &rx_queues, &tx_queues);
 	fit_descriptors(port, &info, &rxd, &txd);
-	tw_pool_reserve((uint32_t)rx_queues * rxd + (uint32_t)tx_queues * txd);
+	buffers = (uint32_t)rx_queues * rxd + (uint32_t)tx_queues * txd;
+	if (tw_pool_reserve(buffers) == 0) {
+		port->reserved += buffers;
+		return 0;
+	}
+	/* Ports that free in bulk take every buffer for one of their own pool. */
+	for (int p = 0; p < TW_PORTS_MAX; p++)
+		if (tw_port_table[p].started && tw_port_table[p].fast_free)
+			return -ENOSPC;
+	port->alone = buffers;
 	return 0;
+}
+
+static struct rte_mempool *pool_of(struct tw_port *port, int index)
+{
+	if (!port->alone)
+		return tw_pool(port->socket);
+	return tw_pool_further(RTE_MAX(port->socket, 0), port->alone, &own_pool[index]);
 }
 
 static int queues_setup(struct tw_port *port, const char *name, const struct rte_eth_dev_info *info,
@@ -263,7 +285,7 @@ static int queues_setup(struct tw_port *port, const char *name, const struct rte
 {
 	struct rte_eth_rxconf rxconf = info->default_rxconf;
 	struct rte_eth_txconf txconf = info->default_txconf;
-	struct rte_mempool *pool = tw_pool(port->socket);
+	struct rte_mempool *pool = pool_of(port, port - tw_port_table);
 	int err;
 
 	if (!pool)
@@ -344,7 +366,9 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 		                                    RTE_ETH_RSS_UDP);
 	}
 	/* One pool per node and no shared buffers: freeing in bulk is allowed where it exists. */
-	if (info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE)
+	port->fast_free = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE &&
+	                  !tw_pool_has_further();
+	if (port->fast_free)
 		conf.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 	conf.intr_conf.rxq = opt->idle == TW_IDLE_INTERRUPT;
 	err = rte_eth_dev_configure(port->ethdev, port->rx_queues, port->tx_queues, &conf);

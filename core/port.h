@@ -14,6 +14,8 @@ struct tw_port {
 	bool owns_device; /* probed by us, so removed by us */
 	uint16_t ethdev;
 	uint16_t rx_queues, tx_queues;
+	uint32_t reserved, alone; /* buffers: in the pool of its node; in one of its own */
+	bool fast_free;           /* it frees in bulk: all it sends has to be of one pool */
 	int socket;
 	struct rte_ring *wire_in, *wire_out;      /* wire ports: far ends */
 	rte_spinlock_t tx_lock[TW_TX_QUEUES_MAX]; /* by tx queue, where lcores have to share one */

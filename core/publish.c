@@ -67,6 +67,12 @@ static int map_chain(struct tw_swap *swap, const struct tw_chain_spec *old,
 	}
 	if (!is_identity(forward, old->stages) || !is_identity(backward, new->stages))
 		swap->moved |= 1u << new->chain;
+	for (unsigned s = 0; s < old->stages; s++) {
+		if (forward->to[s] != TW_STAGE_GONE)
+			continue;
+		swap->left_at[swap->n_left].chain = new->chain;
+		swap->left_at[swap->n_left++].stage = s;
+	}
 	return 0;
 }
 
@@ -121,6 +127,10 @@ static int make_maps(struct tw_plan *from, struct tw_plan *plan)
 	for (uint32_t i = 0; i < plan->n_lcores; i++)
 		if (!plan->entry[i].kept)
 			plan->entry[i].lcore->swap = from ? &plan->swap : NULL;
+	plan->swap.left = calloc((size_t)TW_LCORES_MAX * plan->swap.n_left + 1,
+	                         sizeof(*plan->swap.left));
+	if (!plan->swap.left)
+		return tw_fail(ENOMEM, "no memory to exchange plans");
 	return check_kept(plan);
 }
 
@@ -309,7 +319,7 @@ static void map_others(struct exchange *x)
 			continue;
 		if (x->backward && lcore && atomic_load(&lcore->fell))
 			continue; /* it has done so itself */
-		tw_swap_map_counters(&stats->lcore[slot], x->swap, x->backward);
+		tw_swap_map_counters(slot, x->swap, x->backward);
 	}
 }
 
@@ -388,12 +398,14 @@ static bool stale(const struct tw_plan *plan)
 	return false;
 }
 
+static int settle(struct tw_plan *next);
+
 static int prepare(struct tw_plan *plan)
 {
 	int err = tw_fence_start();
 
 	if (err == 0 && tw_plan_before)
-		err = tw_plan_settle();
+		err = settle(plan);
 	if (err == 0 && stale(plan))
 		err = tw_fail(EINVAL, "an lcore that the plan keeps does not run any more");
 	if (err == 0)
@@ -416,6 +428,7 @@ int tw_plan_publish(struct tw_plan *plan, struct tw_publish *out)
 		return err;
 	}
 	fell_told = false;
+	plan->ran = true;
 	err = exchange(&x);
 	tw_plan_running = plan;
 	tw_plan_before = x.from;
@@ -494,10 +507,13 @@ static void dismiss(struct tw_lcore *lcore)
 	tw_self = lcore;
 	tw_lcore_leave(lcore, TW_R_NF_REMOVED);
 	tw_self = NULL;
-	tw_lcore_retire(lcore);
+	atomic_store(&lcore->up, false);
+	lcore->plan = NULL;
+	lcore->parked = false;
 }
 
-int tw_plan_settle(void)
+/* next: a plan that is about to be published, whose lcores are not to vanish, or NULL. */
+static int settle(struct tw_plan *next)
 {
 	struct tw_plan *old = tw_plan_before;
 
@@ -510,6 +526,8 @@ int tw_plan_settle(void)
 
 		if (!heir)
 			dismiss(tw_lcore_table[old->entry[i].slot]);
+		if (!heir && !tw_plan_find(next, old->entry[i].slot))
+			tw_lcore_retire(tw_lcore_table[old->entry[i].slot]);
 		if (!heir || !heir->kept)
 			continue;
 		heir->kept = false; /* it is this plan's from now on */
@@ -520,6 +538,11 @@ int tw_plan_settle(void)
 	tw_plan_free(old);
 	tw_tx_relax(tw_plan_running);
 	return 0;
+}
+
+int tw_plan_settle(void)
+{
+	return settle(NULL);
 }
 
 int tw_plan_rollback(struct tw_publish *out)
@@ -609,6 +632,7 @@ static void stop_lcores(void)
 			pthread_join(lcore->thread, NULL);
 		} else if (lcore->parked) {
 			dismiss(lcore);
+			tw_lcore_retire(lcore);
 		} else if (lcore->plan) {
 			tw_self = lcore;
 			tw_lcore_leave(lcore, TW_R_STOPPED);

@@ -31,13 +31,17 @@ int tw_ring_open(const char *name, uint32_t size)
 		;
 	if (index == TW_RINGS_MAX)
 		return tw_fail(ENOSPC, "%d rings are open, that is the limit", TW_RINGS_MAX);
+	err = tw_pool_reserve(size);
+	if (err < 0)
+		return err;
 	snprintf(unique, sizeof(unique), "tw-ring%d", index);
 	tw_ring_table[index].ring = rte_ring_create(unique, size, SOCKET_ID_ANY, 0);
+	if (!tw_ring_table[index].ring)
+		tw_pool_release(size);
 	if (!tw_ring_table[index].ring)
 		return tw_fail(rte_errno, "no memory for ring \"%s\" of %u entries: %s", name, size,
 		               rte_strerror(rte_errno));
 	tw_ring_table[index].used = true;
-	tw_pool_reserve(size);
 	snprintf(stats->ring[index].name, TW_NAME_LEN, "%s", name);
 	stats->ring[index].size = size;
 	if (stats->rings < (uint32_t)index + 1)
@@ -60,6 +64,7 @@ int tw_ring_close(int index)
 		left++;
 	}
 	tw_ring_gone(left);
+	tw_pool_release(rte_ring_get_size(tw_ring_table[index].ring));
 	rte_ring_free(tw_ring_table[index].ring);
 	memset(&tw_ring_table[index], 0, sizeof(tw_ring_table[index]));
 	memset(&tw_stats()->ring[index], 0, sizeof(tw_stats()->ring[index]));

@@ -40,13 +40,47 @@ static void map_chain(struct tw_lcore_stats *stats, unsigned chain, const uint8_
 	memcpy(stats->drops[chain], drops, sizeof(drops));
 }
 
-void tw_swap_map_counters(struct tw_lcore_stats *stats, const struct tw_swap *swap, bool backward)
+/* What is about to go to TW_STAGE_GONE. */
+static void keep_left(const struct tw_lcore_stats *stats, const struct tw_swap *swap,
+                      struct tw_left *left)
 {
+	for (uint32_t i = 0; i < swap->n_left; i++) {
+		unsigned chain = swap->left_at[i].chain, stage = swap->left_at[i].stage;
+
+		left[i].in = stats->stage_in[chain][stage];
+		memcpy(left[i].drops, stats->drops[chain][stage], sizeof(left[i].drops));
+	}
+}
+
+static void give_back_left(struct tw_lcore_stats *stats, const struct tw_swap *swap,
+                           struct tw_left *left)
+{
+	for (uint32_t i = 0; i < swap->n_left; i++) {
+		unsigned chain = swap->left_at[i].chain, stage = swap->left_at[i].stage;
+
+		stats->stage_in[chain][stage] += left[i].in;
+		stats->stage_in[chain][TW_STAGE_GONE] -= left[i].in;
+		for (unsigned r = 0; r < TW_REASONS_MAX; r++) {
+			stats->drops[chain][stage][r] += left[i].drops[r];
+			stats->drops[chain][TW_STAGE_GONE][r] -= left[i].drops[r];
+		}
+	}
+}
+
+void tw_swap_map_counters(unsigned slot, const struct tw_swap *swap, bool backward)
+{
+	struct tw_lcore_stats *stats = &tw_stats()->lcore[slot];
+	struct tw_left *left = &swap->left[(size_t)slot * swap->n_left];
+
+	if (!backward)
+		keep_left(stats, swap, left);
 	for (uint32_t moved = swap->moved; moved; moved &= moved - 1) {
 		unsigned chain = __builtin_ctz(moved);
 
 		map_chain(stats, chain, map_of(swap, backward, chain));
 	}
+	if (backward)
+		give_back_left(stats, swap, left);
 }
 
 /* ---- inputs ---- */
@@ -170,10 +204,12 @@ void tw_swap_take(struct tw_lcore *lcore, uint64_t number)
 		if (order->swap) {
 			lost = carry(lcore, old, plan, order->backward);
 			tw_hold_map(lcore, plan, order->swap, order->backward);
-			tw_swap_map_counters(lcore->stats, order->swap, order->backward);
+			tw_swap_map_counters(lcore->slot, order->swap, order->backward);
 		}
 		lcore->plan = plan;
 		lcore->next_tick = 0;
+		if (!plan->vm && plan->n_chains && order->backward)
+			tw_fence_rebuild(lcore); /* its export() did not end */
 		if (order->probation)
 			atomic_store_explicit(&lcore->before, old, memory_order_relaxed);
 	}
@@ -311,7 +347,7 @@ void tw_swap_fall_back(struct tw_lcore *lcore)
 	drop_strangers(lcore, failed, plan);
 	if (failed->swap) {
 		tw_hold_map(lcore, plan, failed->swap, true);
-		tw_swap_map_counters(lcore->stats, failed->swap, true);
+		tw_swap_map_counters(lcore->slot, failed->swap, true);
 	}
 	lcore->plan = plan;
 	lcore->next_tick = 0;

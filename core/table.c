@@ -184,8 +184,11 @@ void tw_table_free(struct tw_table *table)
 	pthread_mutex_lock(&registry_lock);
 	for (link = &first; *link && *link != table; link = &(*link)->next)
 		;
-	if (*link)
-		*link = table->next;
+	if (!*link) { /* freed with all others; a Lua object of it is collected later */
+		pthread_mutex_unlock(&registry_lock);
+		return;
+	}
+	*link = table->next;
 	if (sweep_next == table)
 		sweep_next = table->next;
 	pthread_mutex_unlock(&registry_lock);

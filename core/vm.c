@@ -175,6 +175,7 @@ lua_State *tw_vm_control(void)
 		tw_fail(ENOMEM, "no memory for the control VM");
 		return NULL;
 	}
+	tw_vm_limit_init(L);
 	open_libs(L);
 	return L;
 }

@@ -41,3 +41,9 @@ out:
 	pcap_close(pcap);
 	return rc;
 }
+
+bool tw_filter_run(const struct tw_filter_insn *code, const uint8_t *frame, uint32_t caplen,
+                   uint32_t len)
+{
+	return bpf_filter((const struct bpf_insn *)code, frame, len, caplen) != 0;
+}

@@ -23,7 +23,7 @@ struct in_hand {
 	uint64_t recording; /* TSC cycles in tw_watch_step() */
 	uint64_t empty;     /* TSC cycles between mark and step of an NF that does nothing */
 	uint16_t direct;    /* ingress port of a chain without NFs */
-	bool stepping;
+	uint32_t stepping;  /* stages whose steps are recorded */
 	const struct tw_watch_set *leaving;
 };
 
@@ -183,6 +183,9 @@ static bool matches(const struct tw_watch *watch, struct tw_watch_lane *lane, co
                     uint32_t have, uint32_t len)
 {
 	lane->counts.looked++;
+	/* Who must not see payload must not ask about it either: there is none to the filter. */
+	if (watch->spec.headers)
+		have = tw_header_length(frame, have);
 	if (watch->filter && !bpf_filter(watch->filter, frame, len, have))
 		return false;
 	lane->counts.matched++;
@@ -359,7 +362,7 @@ bool tw_watch_begin(struct tw_lcore *lcore, unsigned chain, bool resumed)
 
 	hand->set = set;
 	hand->gone = hand->recording = 0;
-	hand->stepping = false;
+	hand->stepping = 0;
 	hand->direct = TW_PORT_NONE;
 	for (unsigned i = 0; set && i < set->count; i++) {
 		struct tw_watch *watch = set->watch[i];
@@ -377,12 +380,14 @@ bool tw_watch_begin(struct tw_lcore *lcore, unsigned chain, bool resumed)
 			else if (watch->spec.edges & TW_EDGE_IN)
 				received(watch, lane, lcore, &sight);
 		}
-		if (lane->followed || (watch->spec.edges & TW_EDGE_NF && !watch->spec.follow))
-			hand->stepping = true;
+		if (lane->followed)
+			hand->stepping = UINT32_MAX;
+		else if (watch->spec.edges & TW_EDGE_NF && !watch->spec.follow)
+			hand->stepping |= watch->spec.stages;
 		lane->counts.cycles += rte_rdtsc() - from;
 	}
 	hand->ran_from = rte_rdtsc();
-	return hand->stepping;
+	return hand->stepping != 0;
 }
 
 void tw_watch_ran(struct tw_lcore *lcore)
@@ -625,10 +630,14 @@ void tw_watch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsig
 
 /* ---- step by step: called from the lcore's VM ---- */
 
-bool tw_watch_stepping(void)
+uint32_t tw_watch_stepping(void)
 {
-	return tw_watching() && tw_self && hands[tw_self->slot].set &&
-	       hands[tw_self->slot].stepping;
+	const struct in_hand *hand;
+
+	if (!tw_watching() || !tw_self)
+		return 0;
+	hand = &hands[tw_self->slot];
+	return hand->set ? hand->stepping : 0;
 }
 
 void tw_watch_mark(void)
@@ -693,4 +702,5 @@ void tw_watch_calibrate(void)
 
 	if (!hand->empty || spent < hand->empty)
 		hand->empty = spent;
+	hand->recording += spent;
 }

@@ -123,6 +123,12 @@ describe("the live objects", function()
       return value, more, even_more
    end
 
+   local function fails(code, message)
+      local ok, err = pcall(eval, code)
+      assert.is_false(ok)
+      assert.equal(message, err)
+   end
+
    setup(function()
       r = rig.new { ports = { "lan", "wan" } }
       guard = tw.nf("guard", function(cfg)
@@ -149,9 +155,9 @@ describe("the live objects", function()
    it("are there by name, and name what is near when they are not", function()
       assert.equal(r.lan, eval "ports.lan")
       assert.equal("lan -> guard -> count -> wan", eval("chains()").data[1].path)
-      assert.has_error(function() eval "chains.pu" end, 'eval:1: there is no chain "pu"; did you mean up?')
-      assert.has_error(function() eval "chians" end, 'eval:1: there is no "chians" here; did you mean chains?')
-      assert.has_error(function() eval "chains.up.gaurd" end, 'eval:1: chain up has no "gaurd"; did you mean guard?')
+      fails("chains.pu", 'eval:1: there is no chain "pu"; did you mean up?')
+      fails("chians", 'eval:1: there is no "chians" here; did you mean chains?')
+      fails("chains.up.gaurd", 'eval:1: chain up has no "gaurd"; did you mean guard?')
    end)
 
    it("have counters, NFs and their parameters", function()

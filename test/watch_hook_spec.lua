@@ -95,7 +95,7 @@ local KIND = { [0] = "next", "drop", "port", "flood", "pass", "punt", "hold", "s
 -- A record in words: "nf1 next", "drop seven", ...
 local function words(r)
    local kind, argument = KIND[bit.band(r.verdict, 255)], bit.rshift(r.verdict, 8)
-   local stage = r.stage < 250 and r.stage + 1 or ""
+   local stage = r.stage < C.TW_STAGES_MAX - 2 and r.stage + 1 or ""
    if kind == "drop" then kind = ffi.string(C.tw_stats().reason[argument]) end
    if kind == "port" then kind = "port " .. argument end
    return ("%s%s %s"):format(EDGE[r.edge], stage, kind)
@@ -132,7 +132,9 @@ local function rooted(name, f) it(name, missing and function() pending(missing) 
 
 describe("a watched chain on a hook", function()
    setup(function()
-      if not missing then assert(shell.run(("ip link add %s type veth peer name %sp && ip link set %s up"):format(IFACE, IFACE, IFACE)).code == 0) end
+      if missing then return end
+      local made = shell.run(("ip link add %s type veth peer name %sp && ip link set %s up"):format(IFACE, IFACE, IFACE))
+      assert(made.code == 0, made.err)
    end)
    teardown(function()
       if not missing then shell.run("ip link del " .. IFACE) end
@@ -224,4 +226,251 @@ describe("a watched chain on a hook", function()
          assert.equal(6 * 14, row().rx)
       end)
    end
+
+   rooted("stops at as many packets as were asked for, whatever happens to them", function()
+      load { xdp = true, mode = "generic" }
+      assert(open { follow = true, limit = 2 })
+      run(udp(9), udp(1), udp(9, 7), udp(9))
+      assert.equal(8, #read())
+      part:close()
+      assert(open { follow = true, reason = "seven" })
+      run(udp(9), udp(9, 7), udp(1))
+      assert.same({ "in next", "nf1 next", "nf2 seven", "drop2 seven" }, texts(read()))
+   end)
+
+   rooted("serves several who watch at once", function()
+      load { xdp = true, mode = "generic" }
+      assert(open { follow = true })
+      local first = part
+      assert(open { follow = true, filter = "udp dst port 7" })
+      local second = part
+      assert(open { edges = DROP })
+      local third = part
+      run(udp(9, 7), udp(1))
+      for _, case in ipairs { { first, 7 }, { second, 4 }, { third, 2 } } do
+         part = case[1]
+         assert.equal(case[2], #read())
+      end
+      second:close()
+      run(udp(9, 7))
+      part = first
+      assert.equal(4, #read())
+      first:close()
+      part = third
+      run(udp(9, 7))
+      assert.equal(2, #read())
+      third:close()
+      assert.equal(0, #hook.parts[1].split.parts[1].compiled.watches)
+      assert.equal(4, row().rx)
+   end)
+
+   rooted("goes on to be watched when its NFs are replaced, and not when nobody watches any more", function()
+      load { xdp = true, mode = "generic" }
+      assert(open { edges = DROP })
+      local all = tw.nf("all", function() return { packet = function(pkt) return pkt:drop "all" end } end) {}
+      assert(hook:replace { all, hook.stages[2], hook.stages[3] })
+      run(udp(9))
+      assert.same({ "drop1 all" }, texts(read()))
+      part:close()
+      assert.equal(0, #hook.parts[1].split.parts[1].compiled.watches)
+      run(udp(9))
+      assert.same({ { reason = "all", count = 2 } }, row().nfs[1].drops)
+   end)
+
+   rooted("counts what it had no room for", function()
+      load { xdp = true, mode = "generic" }
+      assert(open { edges = IN })
+      local big = udp(9, 1, 1400)
+      assert(hook.parts[1].split:program():test(big, { repeat_count = 5000 }))
+      local counts, n = part:counts(), #read()
+      assert.is_true(n > 2000 and n < 5000)
+      assert.same({ 5000, n, 5000 - n, 5000 },
+         { counts.matched, counts.records, counts.missed, counts.chain_packets })
+      run(big)
+      assert.equal(1, #read())
+   end)
+
+   rooted("is watched when it is split into several programs", function()
+      for _, place in ipairs { { xdp = true, mode = "generic", split = true }, { tc = true, split = true } } do
+         load(place)
+         assert.equal(3, #hook.parts[1].split.parts)
+         assert(open { follow = true })
+         run(udp(9), udp(9, 99), udp(1))
+         local list = read()
+         assert.same({
+            "in next", "nf1 next", "nf2 next", "nf3 next", "out pass",
+            "in next", "nf1 next", "nf2 next", "nf3 last", "drop3 last",
+            "in next", "nf1 too_old", "drop1 too_old",
+         }, texts(list))
+         for i, r in ipairs(list) do
+            assert.equal(list[i <= 5 and 1 or i <= 10 and 6 or 11].packet, r.packet)
+            assert.is_true(r.flags == 0 and r.spent < 1e6)
+         end
+         part:close()
+         hook:detach()
+         hook:close()
+         fresh()
+      end
+      hook = nil
+   end)
+
+   rooted("leaves nothing behind, however often it is watched", function()
+      load { xdp = true, mode = "generic" }
+      local function descriptors()
+         hook:refresh()
+         collectgarbage()
+         collectgarbage()
+         return tonumber((shell.run("ls /proc/" .. posix.getpid() .. "/fd | wc -l").out))
+      end
+      local function again(n)
+         for _ = 1, n do
+            assert(open { follow = true })
+            run(udp(9))
+            part:close()
+         end
+         posix.poll({}, 120)
+      end
+      again(2)
+      local before = descriptors()
+      again(10)
+      assert.is_true(descriptors() <= before)
+      assert.is_true(#hook.runs <= 3)
+      assert.equal(12, row().rx)
+   end)
+
+   rooted("runs on as it is when the observation is refused", function()
+      load { xdp = true, mode = "generic" }
+      local before = hook.parts[1].split:program().id
+      local ok, err = open { edges = IN, filter = "udp dst prt 7" }
+      assert.is_nil(ok)
+      assert.is_truthy(err:find('filter "udp dst prt 7"', 1, true), err)
+      ok, err = open { edges = IN, fn = function(pkt) return { pkt } end }
+      assert.is_nil(ok)
+      assert.is_truthy(err:find("chain up can't be watched, and goes on as it is: ", 1, true), err)
+      assert.equal(before, hook.parts[1].split:program().id)
+      run(udp(9))
+      assert.equal(1, row().rx)
+   end)
+
+   rooted("follows punted packets through the user half of NFs", function()
+      for i, place in ipairs { { xdp = true, mode = "generic" }, { tc = true } } do
+         local reason = "three" .. i -- ids of reasons are remembered, and the counters are others each time
+         local hybrid = tw.nf("hybrid", function()
+            return {
+               packet = function(pkt)
+                  local l4 = pkt:udp()
+                  if l4 and l4.dst_port > 1 then return pkt:punt() end
+               end,
+               punt = function(pkt)
+                  local ip = pkt:ipv4()
+                  if ip.ttl == 3 then return pkt:drop(reason) end
+                  ip.ttl = 77
+                  ip:update_checksum()
+               end,
+            }
+         end) {}
+         load(place, { ttl, hybrid, ports })
+         local function go(...)
+            run(...)
+            assert.is_true(hook.punts:drain(100) >= 0)
+         end
+         assert(open { follow = true })
+         go(udp(9, 7), udp(4, 9), udp(9), udp(9, 53))
+         local list, found = read(), {}
+         for _, r in ipairs(list) do
+            found[r.packet] = found[r.packet] or {}
+            table.insert(found[r.packet], r.words)
+            if r.words == "nf2 next" and bit.band(r.flags, C.TW_WATCH_PUNT) ~= 0 then assert.equal(77, r.ttl) end
+            assert.equal(0, bit.band(r.flags, C.TW_WATCH_INCOMPLETE))
+         end
+         local ways = {}
+         for _, way in pairs(found) do ways[#ways + 1] = table.concat(way, ", ") end
+         table.sort(ways)
+         assert.same({
+            "in next, nf1 next, nf2 next, nf3 next, out pass",
+            "in next, nf1 next, nf2 punt, nf2 next, nf3 pass, out3 pass",
+            "in next, nf1 next, nf2 punt, nf2 next, nf3 seven, drop3 seven",
+            ("in next, nf1 next, nf2 punt, nf2 %s, drop2 %s"):format(reason, reason),
+         }, ways)
+         part:close()
+         for _, case in ipairs {
+            { { edges = DROP }, 2 }, { { edges = OUT }, 2 }, { { edges = NF, stages = 2 }, 3 },
+            { { edges = DROP, reason = "seven", filter = "udp" }, 1 }, { { edges = OUT, filter = "tcp" }, 0 },
+         } do
+            assert(open(case[1]))
+            go(udp(9, 7), udp(4, 9), udp(9), udp(9, 53))
+            assert.equal(case[2], #read())
+            part:close()
+         end
+         local c = row()
+         assert.same({ 24, 12, 12, 18 }, { c.rx, c.dropped, c.sent, c.punted })
+         hook:detach()
+         hook.punts:close()
+         hook:close()
+         fresh()
+      end
+      hook = nil
+   end)
+
+   rooted("shows packets that start with the IP header as frames", function()
+      local mounted = shell.run "findmnt -n -o TARGET -t cgroup2".out:match "[^\n]+"
+      if not mounted then return pending "cgroup2 is not mounted" end
+      local path = ("%s/%s"):format(mounted, IFACE)
+      assert(shell.run("mkdir " .. path).code == 0)
+      finally(function() shell.run("rmdir " .. path) end)
+      local reads = function(pkt)
+         local ip = pkt:ipv4()
+         if ip and ip.ttl == 1 then return pkt:drop "too_old" end
+      end
+      load({ cgroup = path }, { reads, ports })
+      assert(open { edges = IN + DROP, filter = "udp dst port 7 or ip[8] = 1" })
+      run(udp(9), udp(9, 7), udp(1))
+      local list = read()
+      assert.same({ "in next", "drop2 seven", "in next", "drop1 too_old" }, texts(list))
+      local frame_of = ("\0"):rep(12) .. udp(9, 7):sub(13)
+      assert.same({ #frame_of, frame_of }, { list[1].len, list[1].text })
+      local sockets = { chains = { { index = hook.chain.index, stages = 0 } }, edges = IN, snaplen = 64, sample = 1 }
+      hook.chain.place.hook = "sk_skb"
+      local ok, err = watch_hook.open(sockets)
+      hook.chain.place.hook = "cgroup_skb"
+      assert.is_nil(ok)
+      assert.is_truthy(err:find("chain up is on sk_skb, where packets have no headers", 1, true), err)
+      hook:detach()
+   end)
+
+   local FILTERS = {
+      "tcp port 80 and (((ip[2:2] - ((ip[0]&0xf)<<2)) - ((tcp[12]&0xf0)>>2)) != 0)", "vlan and udp", "ip6 and tcp",
+      "host 10.0.0.1 and not arp", "port 53 or port 67 or net 192.168.0.0/16", "ether[0] & 1 != 0", "ip proto 1 or icmp6",
+      "len > 60 and ip[ip[0] & 15] % 3 = 1", "ip[8] << ip[9] > 7 or ip[1] / ip[8] = 0", "arp or mpls", "greater 100",
+      "-ip[8] < 5 or ether[len - 1] = 120",
+   }
+
+   rooted("filters as libpcap's own interpreter does", function()
+      local frames = require("test.support.corpus").valid()
+      assert.is_true(#frames > 20)
+      load({ xdp = true, mode = "generic" }, { function(pkt) return pkt:pass() end })
+      for _, filter in ipairs(FILTERS) do
+         assert(open { edges = IN, filter = filter })
+         local expected, got = {}, {}
+         for i, entry in ipairs(frames) do
+            assert(hook.parts[1].split:program():test(entry.frame))
+            expected[i] = C.tw_filter_match(filter, entry.frame, #entry.frame, #entry.frame)
+            got[i] = #read()
+         end
+         assert.same(expected, got, filter)
+         part:close()
+      end
+   end)
+
+   rooted("takes a packet function as its filter", function()
+      load { tc = true }
+      assert(open { edges = IN, fn = function(pkt)
+         local l4 = pkt:udp()
+         return l4 and l4.dst_port > 50
+      end })
+      run(udp(9), udp(9, 53), frame.arp({}, {
+         oper = 1, sha = "02:00:00:00:00:01", spa = "10.0.0.1", tha = "00:00:00:00:00:00", tpa = "10.0.0.2",
+      }))
+      assert.equal(1, #read())
+   end)
 end)

@@ -5,6 +5,7 @@
 local edges = require "tideway.live.edge"
 local frame = require "test.support.frame"
 local loop = require "tideway.loop"
+local posix = require "tideway.posix"
 local rigs = require "test.support.rig"
 local trace = require "tideway.live.trace"
 local tw = require "tideway"
@@ -306,6 +307,42 @@ describe("watch", function()
          assert.same({ 14 + 20 + 8, #f }, { headers.caplen, headers.len })
       end)
 
+      it("lets none ask about payload who must not see it", function()
+         start_usual()
+         local w = { at("up:in", { filter = "udp[8] = 0x68" }), at("up:in", { filter = "udp[8] = 0x68", headers = true }),
+            at("up:in", { filter = "udp[2:2] = 53", headers = true }) }
+         rig:send(rig.lan, udp(64))
+         assert.same({ 1, 0, 1 }, { #seen(w[1]), #seen(w[2]), #seen(w[3]) })
+      end)
+
+      it("exactly as many as it is told over several lcores, in order of time", function()
+         rig = rigs.new { ports = { "lan", "dmz", "wan" } }
+         tw.chain("a", rig.lan, ttl {}, rig.wan):pin { lcore = 0 }
+         tw.chain("b", rig.dmz, ttl {}, rig.wan):pin { lcore = 1 }
+         rig:start()
+         local w = at("wan:tx", { count = 1000 })
+         local from, last, ordered = {}, 0, true
+         local deadline = os.time() + 10
+         repeat
+            for _ = 1, 20 do
+               rig.lan:inject(udp(64))
+               rig.dmz:inject(udp(64))
+            end
+            rig:collect(rig.wan)
+            loop.turn(1)
+            w:read(function(record, _, part)
+               local name = part:ways(record)
+               from[name] = (from[name] or 0) + 1
+               ordered, last = ordered and record.time >= last, record.time
+            end)
+         until w.over or os.time() > deadline
+         assert.equal("count", w.over)
+         assert.equal(1000, from.lan + from.dmz)
+         assert.is_true(from.lan > 0 and from.dmz > 0)
+         assert.is_true(ordered)
+         assert.equal(1000, w:counts().packets)
+      end)
+
       it("what fits its ring, and counts what it misses", function()
          start_usual()
          local w = at "up:in"
@@ -347,6 +384,55 @@ describe("watch", function()
          local ok, err = pcall(at, "up:in")
          assert.is_false(ok)
          assert.matches("16 traces and captures run", err)
+      end)
+   end)
+
+   describe("when chains change", function()
+      local up
+
+      local function change(fn)
+         require("tideway.change").transaction(fn, "spec")
+         posix.poll({}, 110) -- watches look ten times a second
+      end
+
+      local function begin()
+         rig = rigs.new { ports = { "lan", "wan" } }
+         up = rig:chain("up", rig.lan, guard {}, ttl {}, rig.wan)
+         rig:chain("down", rig.wan, rig.lan)
+         rig:start()
+      end
+
+      -- Records so far, and the sentence of its end.
+      local function look(w)
+         local list = {}
+         while w:read(function(_, bytes) list[#list + 1] = bytes[22] end) do loop.turn(0) end
+         posix.poll({}, 5) -- records settle
+         while w:read(function(_, bytes) list[#list + 1] = bytes[22] end) do loop.turn(0) end
+         return list, w.over
+      end
+
+      it("goes on at an edge that stays, also when that moves", function()
+         begin()
+         local into, behind = at "up:in", at "up:ttl"
+         rig:send(rig.lan, udp(64))
+         change(function() up:insert(bulk {}, { before = "guard" }) end)
+         look(into)
+         look(behind)
+         rig:send(rig.lan, udp(32))
+         assert.same({ { 32 }, { 31 } }, { (look(into)), (look(behind)) })
+      end)
+
+      it("ends with a sentence when its chain or NF is taken away", function()
+         begin()
+         local into, behind = at "up:in", at "up:ttl"
+         rig:send(rig.lan, udp(64))
+         change(function() up:remove "ttl" end)
+         local list, over = look(behind)
+         assert.same({ { 63 }, "chain up has no NF ttl any more" }, { list, over })
+         rig:send(rig.lan, udp(32))
+         change(function() up:delete() end)
+         list, over = look(into)
+         assert.same({ { 64, 32 }, "chain up was removed" }, { list, over })
       end)
    end)
 

@@ -30,6 +30,11 @@ local function find(chain, what, level)
       or tostring(what), #chain.stages > 0 and table.concat(chain.stage_names, ", ") or "none"), level + 1)
 end
 
+-- The names of tables of NFs that are taken out are free again.
+local function release(instances)
+   if model.current().own then require("tideway.change.adopt").release(instances) end
+end
+
 local function instance_of(chain, nf, level)
    if type(nf) == "function" then return nfs.instance(("function%d"):format(#chain.stages + 1), nf, level + 1) end
    if nfs.is_instance(nf) then return nf end
@@ -46,7 +51,9 @@ local function set_stages(chain, stages, level)
          level + 1)
    end
    local state = model.edit(chain)
+   local before = state.stages
    state.stages, state.stage_names = stages, M.stage_names(stages)
+   release(before)
 end
 
 -- Where { before = | after = | at = } says, from 1; the end without it.
@@ -108,12 +115,12 @@ function M.methods(Chain)
 
    --- Take the chain away.
    function Chain:delete()
-      model.edit(self)
-      local version = model.current()
+      local stages, version = model.edit(self).stages, model.current()
       for i, chain in ipairs(version.chains) do
          if chain == self then table.remove(version.chains, i) end
       end
       version.state[self] = nil
+      release(stages)
    end
 end
 

@@ -9,6 +9,7 @@ local FROM = {
    ["tideway.port"] = { "port", "ring" },
    ["tideway.chain"] = { "chain" },
    ["tideway.options"] = { "options" },
+   ["tideway.sandbox"] = { "sandbox" },
    ["tideway.control.roles"] = { "control" },
    ["tideway.hold"] = { "hold_queue", "emit" },
    ["tideway.table"] = { "hash", "lru", "lpm", "array", "counters", "meter", "tables" },

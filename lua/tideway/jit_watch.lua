@@ -29,8 +29,7 @@ local function reason(code, operand)
    if text:find "bytecode" and type(operand) == "number" then
       operand = vmdef.bcnames:sub(operand * 6 + 1, operand * 6 + 6):match "%S+"
    end
-   local ok, full = pcall(string.format, text, operand)
-   return ok and full or text
+   return (text:gsub("%%%a", (tostring(operand):gsub("%%", "%%%%"))))
 end
 
 local function add_trace(info, trace, started)
@@ -128,6 +127,8 @@ local function collect(fn, list, seen)
    end
 end
 
+jit.off(collect) -- once in the life of a VM
+
 -- Only after an abort can there be more of them.
 local function look_for_given_up(info, functions, looked)
    if info.aborts == looked then return looked end
@@ -191,7 +192,7 @@ function M.make_tick(tick, info, roots)
          info.settled, still = info.settled + 1, 0
       end
    end
-   for _, fn in ipairs { settle, given_up, look_for_given_up, rewarm } do jit.off(fn) end
+   for _, fn in ipairs { settle, given_up, look_for_given_up, rewarm } do jit.off(fn) end -- too seldom
    return settle
 end
 

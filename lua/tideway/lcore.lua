@@ -9,6 +9,7 @@ local chain_code = require "tideway.chain_code"
 local jit_watch = require "tideway.jit_watch"
 local lcore_trace = require "tideway.lcore_trace"
 local packet = require "tideway.packet"
+local sandboxed = require "tideway.sandbox.lcore"
 local transfer = require "tideway.transfer"
 
 local C = abi.C
@@ -32,11 +33,11 @@ local function quarantined(stage)
 end
 
 -- The NF instances of a chain, those in quarantine replaced by their policy.
-local function stages_of(chain, mask)
+local function stages_of(chain, mask, burst)
    local list = {}
    for i, stage in ipairs(chain.stages) do
       local out = bit.band(mask, bit.lshift(1, i - 1)) ~= 0
-      list[i] = out and quarantined(stage) or stage.nf
+      list[i] = out and quarantined(stage) or stage.nf.sandboxed and sandboxed.stage(chain, i, burst) or stage.nf
    end
    return list
 end
@@ -60,10 +61,11 @@ end
 local function make_resume(burst, chains)
    return function()
       local stages = chains[burst.chain + 1]
-      local run = lcore_trace.stepping() and lcore_trace.run_from or run_from
+      local run, wanted = lcore_trace.runner()
+      run = run or run_from
       for i = 0, burst.count - 1 do
          local pkt = burst.pkts[i]
-         if pkt.verdict == C.TW_NEXT then run(burst, pkt, stages) end
+         if pkt.verdict == C.TW_NEXT then run(burst, pkt, stages, wanted) end
       end
    end
 end
@@ -80,10 +82,10 @@ local function punt_one(burst, pkt, stages)
    end
    pkt.verdict = C.TW_NEXT
    burst.stage = s
-   local stepping = lcore_trace.stepping()
-   if stepping then lcore_trace.punt(punt, pkt, s) else punt(pkt) end
-   local run = stepping and lcore_trace.run_from or run_from
-   if pkt.verdict == C.TW_NEXT then run(burst, pkt, stages) else pkt.stage = s end
+   local run, wanted = lcore_trace.runner()
+   if run then lcore_trace.punt(punt, pkt, s) else punt(pkt) end
+   run = run or run_from
+   if pkt.verdict == C.TW_NEXT then run(burst, pkt, stages, wanted) else pkt.stage = s end
 end
 
 local function make_punt(burst, chains)
@@ -187,7 +189,7 @@ function M.build(blob, burst_address, jit_address, quarantine, bank)
    local list = transfer.unpack(blob)
    local chains, functions, loops = {}, {}, {}
    for i, chain in ipairs(list) do
-      chains[i] = stages_of(chain, quarantine[i])
+      chains[i] = stages_of(chain, quarantine[i], burst)
       local own
       functions[i], own = chain_code.build(chain, chains[i], quarantine[i], burst, bank)
       for _, loop in ipairs(own) do loops[#loops + 1] = loop end

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Runs in an lcore's VM: packets go through NFs one by one, with a record for watches behind each (core/watch_edge.c).
 
+local bit = require "bit"
 local ffi = require "ffi"
 local abi = require "tideway.abi"
 
@@ -9,9 +10,8 @@ local M = {}
 
 local CALIBRATIONS = 64
 
---- Does the burst in hand run step by step?
----@return boolean
-function M.stepping() return C.tw_watch_stepping() end
+-- Of tw_watch_stepping(): packets are followed.
+local FOLLOWED = 2 ^ 32 - 1
 
 local function nothing() end
 
@@ -38,11 +38,8 @@ local function burst_of_one(burst, nf, pkt)
 end
 M.burst_of_one = burst_of_one
 
---- Run one packet from its resume stage to its verdict.
----@param burst ffi.cdata* struct tw_burst *
----@param pkt tideway.pkt one of the burst
----@param stages tideway.nf.instance[]
-function M.run_from(burst, pkt, stages)
+-- Run one packet from its resume stage to its verdict, every step timed and recorded.
+local function follow(burst, pkt, stages)
    if not calibrated then
       calibrated = true
       calibrate(pkt)
@@ -61,7 +58,31 @@ function M.run_from(burst, pkt, stages)
    pkt.verdict = C.TW_SINK
 end
 -- Interpreted, so that what lies between mark and step is always the same; NFs are compiled as they become hot.
-jit.off(M.run_from)
+jit.off(follow)
+
+-- The same where only what comes out of some NFs is wanted.
+local function pass(burst, pkt, stages, wanted)
+   for s = pkt.resume, #stages - 1 do
+      burst.stage = s
+      local nf = stages[s + 1]
+      if nf.packet then nf.packet(pkt) else burst_of_one(burst, nf, pkt) end
+      if bit.band(wanted, bit.lshift(1, s)) ~= 0 then C.tw_watch_step(pkt, s, 0) end
+      if pkt.verdict ~= C.TW_NEXT then
+         pkt.stage = s
+         return
+      end
+   end
+   pkt.verdict = C.TW_SINK
+end
+
+--- What runs the packets of the burst in hand one by one, when there is something to record.
+---@return fun(burst: ffi.cdata*, pkt: tideway.pkt, stages: tideway.nf.instance[], wanted: integer)? run
+---@return integer? wanted
+function M.runner()
+   local wanted = C.tw_watch_stepping()
+   if wanted == 0 then return nil end
+   return wanted == FOLLOWED and follow or pass, wanted
+end
 
 --- Run the punt() of an NF on a packet.
 ---@param punt fun(pkt: tideway.pkt)

@@ -14,6 +14,7 @@
 ---@field dry boolean nothing is opened (`tideway check`)
 ---@field staged boolean tables that need DPDK wait until somebody needs them (tideway.table.staged)
 ---@field live boolean the engine runs: only drafts can be written to
+---@field remembered tideway.model.version[] those that can come back, whose indexes are better not used
 local M = {}
 
 ---@class tideway.model.version
@@ -57,7 +58,7 @@ end
 
 --- Forget everything declared.
 function M.reset()
-   M.running, M.live = M.version(), false
+   M.running, M.live, M.remembered = M.version(), false, {}
    seen = setmetatable({}, { __mode = "k" })
 end
 
@@ -125,9 +126,6 @@ function M.find(list, field, value)
       if item[field] == value then return item end
    end
 end
-
--- Versions besides the current one whose indexes are taken: those that can come back.
-M.remembered = {}
 
 --- An index that no handle of the kind has; if it can be, none either that something remembered has.
 ---@param kind "ports"|"chains"

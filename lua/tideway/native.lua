@@ -5,6 +5,7 @@
 local abi = require "tideway.abi"
 local options = require "tideway.options"
 local posix = require "tideway.posix"
+local sandbox = require "tideway.sandbox"
 
 local C = abi.C
 local M = {
@@ -53,20 +54,22 @@ local function printed(chain)
    return list
 end
 
---- Compile a chain; its segments are in chain.segments from then on. What cannot be compiled runs as it is.
+--- Compile a chain; its segments are in chain.segments from then on. What cannot be compiled runs as it is, unless it
+--- is in a sandbox.
 ---@param chain tideway.chain
 ---@param as_before? table segments of the same NFs, which stand for new ones
 function M.compile(chain, as_before)
    if as_before or chain.segments then chain.segments = as_before end
    if as_before then return end
-   if options.compile == "off" or #chain.stages == 0 then return end
-   local ok, list = pcall(printed, chain)
+   local ok, list = true, nil
+   if options.compile ~= "off" and #chain.stages > 0 then ok, list = pcall(printed, chain) end
    if ok then
       chain.segments = list
    else
       say_once("chain %s: the compiler failed, its NFs run as they are; this is a bug, please report it: %s",
          chain.name, tostring(list))
    end
+   sandbox.check(chain)
 end
 
 --- Is the whole chain one segment that may become machine code?

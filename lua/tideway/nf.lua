@@ -55,7 +55,7 @@ function M.instance(name, value, level)
    if policy ~= "drop" and policy ~= "bypass" then
       error(("NF %q: on_fault is \"drop\" or \"bypass\", not %s"):format(name, tostring(policy)), level + 1)
    end
-   value.name, value.on_fault, value.where = name, policy, position(main)
+   value.name, value.on_fault, value.where = name, policy, value.where or position(main)
    return setmetatable(value, Instance)
 end
 
@@ -90,6 +90,10 @@ end
 ---@return { constructor: tideway.nf.constructor, config: table }?
 function M.made(instance) return made[instance] end
 
+--- Constructors are noted here while it is a list: as a file is loaded again.
+---@type tideway.nf.constructor[]?
+M.declared = nil
+
 --- Is it what tw.nf(name, construct) returns?
 function M.is_constructor(value) return getmetatable(value) == Constructor end
 
@@ -98,7 +102,9 @@ local function declare(name, construct)
    if type(construct) ~= "function" then
       error(("tw.nf(%q, ...): the second argument must be a function(cfg), not %s"):format(name, type(construct)), 3)
    end
-   return setmetatable({ name = name, construct = construct, where = model.where(3) }, Constructor)
+   local constructor = setmetatable({ name = name, construct = construct, where = model.where(3) }, Constructor)
+   if M.declared then table.insert(M.declared, constructor) end
+   return constructor
 end
 
 --- Declare an NF: `tw.nf("name", function(cfg) return { packet = function(pkt) ... end } end)` returns its

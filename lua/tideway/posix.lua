@@ -321,6 +321,13 @@ function M.signal_fd(signals)
    end
 end
 
+--- The next signal of such a descriptor that can be read.
+---@param fd integer
+---@return integer signal
+function M.signal_of(fd)
+   return ffi.cast("const uint32_t *", M.read(fd, 128))[0] -- struct signalfd_siginfo
+end
+
 --- Keys arrive one by one and unseen; Ctrl-C stays a signal.
 ---@param fd integer terminal
 ---@return fun()? restore nil when fd is no terminal

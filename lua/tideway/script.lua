@@ -4,8 +4,43 @@
 local diagnostic = require "tideway.compiler.diagnostic"
 local model = require "tideway.model"
 local nfs = require "tideway.nf"
+local source = require "tideway.compiler.syntax.source"
 
 local M = {}
+
+--- The script that was loaded.
+---@type { path: string, args: string[], before: table<string, true> }?
+M.loaded = nil
+
+local function run(path, args)
+   local chunk, err = loadfile(path)
+   if not chunk then return nil, err end
+   local arg = { [0] = path }
+   for i, value in ipairs(args) do arg[i] = value end
+   rawset(_G, "arg", arg)
+   local ok, value = xpcall(function() return chunk(unpack(args)) end, function(e)
+      return diagnostic.is(e) and e or tostring(e)
+   end)
+   if not ok then return nil, value end
+   return true, value
+end
+
+--- The files that the script consists of: itself and the modules of the user's that it required.
+---@return table<string, string> path by name; the script's name is ""
+function M.files()
+   local files = { [""] = M.loaded and M.loaded.path }
+   for name in pairs(M.loaded and package.loaded or {}) do
+      if not M.loaded.before[name] and name ~= "tideway" and not name:find "^tideway%." then
+         files[name] = package.searchpath(name, package.path)
+      end
+   end
+   return files
+end
+
+-- What they say now, for the compiler: the files may be edited while it runs.
+local function remember()
+   for _, path in pairs(M.files()) do source.remember(path) end
+end
 
 --- Run a script. Its directory comes first in package.path, so that `require` finds modules beside it.
 ---@param path string
@@ -13,19 +48,41 @@ local M = {}
 ---@return boolean? ok
 ---@return any value what the script returned; when not ok, a sentence or a diagnostic
 function M.load(path, args)
-   local chunk, err = loadfile(path)
-   if not chunk then return nil, err end
+   local before = {}
+   for name in pairs(package.loaded) do before[name] = true end
    local dir = path:match "^(.*)/[^/]*$" or "."
    package.path = ("%s/?.lua;%s/?/init.lua;%s"):format(dir, dir, package.path)
-   local arg = { [0] = path }
-   for i, value in ipairs(args) do arg[i] = value end
-   rawset(_G, "arg", arg)
    model.staged = true
-   local ok, value = xpcall(function() return chunk(unpack(args)) end, function(e)
-      return diagnostic.is(e) and e or tostring(e)
-   end)
-   if not ok then return nil, value end
-   return true, value
+   M.loaded = { path = path, args = args, before = before }
+   local ok, value = run(path, args)
+   if ok then remember() end
+   return ok, value
+end
+
+--- Load modules of the user's anew when they are required next.
+---@param names string[]
+---@return fun() restore puts those that were loaded before back
+function M.forget(names)
+   local saved = {}
+   for _, name in ipairs(names) do saved[name], package.loaded[name] = package.loaded[name], nil end
+   return function()
+      for name, value in pairs(saved) do package.loaded[name] = value end
+   end
+end
+
+--- Run the script again, with its modules as their files are now.
+---@return boolean? ok
+---@return any value what the script returned; when not ok, a sentence or a diagnostic
+---@return fun() restore puts the modules that were loaded before back; done when not ok
+function M.again()
+   local names = {}
+   for name in pairs(M.files()) do
+      if name ~= "" then names[#names + 1] = name end
+   end
+   local restore = M.forget(names)
+   local ok, value = run(M.loaded.path, M.loaded.args)
+   if ok then remember() else restore() end
+   return ok, value, restore
 end
 
 local function config_of(text)

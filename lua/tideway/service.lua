@@ -3,11 +3,13 @@
 -- the service manager as long as every lcore turns. Without NOTIFY_SOCKET in the environment nothing of it happens.
 
 local abi = require "tideway.abi"
+local change = require "tideway.change"
 local engine = require "tideway.engine"
 local log = require "tideway.log"
 local loop = require "tideway.loop"
 local net = require "tideway.posix.net"
 local posix = require "tideway.posix"
+local reloading = require "tideway.change.reload"
 local stats = require "tideway.stats"
 local stats_text = require "tideway.stats_text"
 
@@ -99,16 +101,15 @@ function M.reloaded(status) M.notify("READY=1", "STATUS=" .. status) end
 
 -- ---- SIGHUP ----
 
---- What takes up the configuration anew: returns true and a sentence, or nil and why not.
----@type nil|fun(): boolean?, string
-M.reload = nil
-
+-- Runs the script again; what it is refused for is said, and the engine goes on as before.
 local function reload()
-   if not M.reload then return log.warning "SIGHUP: nothing can be loaded anew in this run" end
    M.reloading()
-   local ok, sentence = M.reload()
-   if ok then log.info("SIGHUP: %s", sentence) else log.error("SIGHUP: %s", sentence) end
-   M.reloaded(sentence)
+   local ok, report = pcall(function()
+      return select(2, change.transaction(function() reloading.reload() end, "SIGHUP"))
+   end)
+   local sentence = not ok and "refused: " .. tostring(report) or report or "nothing changed"
+   if ok then log.info("reload (SIGHUP): %s", sentence) else log.error("reload (SIGHUP): %s", sentence) end
+   M.reloaded("reload: " .. sentence:match "[^\n]*")
 end
 
 --- Reload on SIGHUP; stop when it came because the terminal is gone.

@@ -74,7 +74,7 @@ local function read_links(s, lcores, chain, info)
    for i = 0, s.ports - 1 do
       local n = 0
       for _, l in ipairs(lcores) do n = n + tonumber(l.sent_to[chain.index][i]) end
-      if n > 0 then chain.sent_to[#chain.sent_to + 1] = { port = text(s.port[i].name), packets = n } end
+      if n > 0 and s.port[i].name[0] ~= 0 then chain.sent_to[#chain.sent_to + 1] = { port = text(s.port[i].name), packets = n } end
    end
 end
 
@@ -238,13 +238,15 @@ function M.snapshot(s)
    if is_used(lcores, "port", GONE_PORT, "rx_packets", "tx_packets") then
       snap.ports[#snap.ports + 1] = read_port(s, lcores, GONE_PORT)
    end
-   for i = 0, math.min(s.chains, GONE_CHAIN) - 1 do snap.chains[i + 1] = read_chain(s, lcores, i, reasons) end
+   for i = 0, math.min(s.chains, GONE_CHAIN) - 1 do -- one without a name was removed
+      if s.chain[i].name[0] ~= 0 then snap.chains[#snap.chains + 1] = read_chain(s, lcores, i, reasons) end
+   end
    if is_used(lcores, "chain", GONE_CHAIN, "rx", "originated", "sent", "dropped") then
       snap.chains[#snap.chains + 1] = read_chain(s, lcores, GONE_CHAIN, reasons)
    end
    for i = 0, s.rings - 1 do
       local r = s.ring[i]
-      snap.rings[i + 1] = { name = text(r.name), size = r.size, used = r.used }
+      if r.name[0] ~= 0 then snap.rings[#snap.rings + 1] = { name = text(r.name), size = r.size, used = r.used } end
    end
    for i = 0, s.tables - 1 do snap.tables[i + 1] = read_table(s.table[i]) end
    snap.totals = read_totals(snap)

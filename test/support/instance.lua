@@ -96,11 +96,13 @@ function Instance:resident()
    return tonumber(posix.slurp(("/proc/%d/status"):format(self.pid)):match "VmRSS:%s*(%d+)") * 1024
 end
 
---- End it and remove its files.
+--- End it and remove its files; the second time nothing happens.
 ---@param signal? string
 ---@return { code: integer?, out: string, err: string, counters: table? }
 function Instance:stop(signal)
+   if self.stopped then return self.stopped end
    local result = self.process:stop(signal)
+   self.stopped = result
    shell.remove(self.files)
    if self.own then shell.remove(self.run_dir) end
    return result

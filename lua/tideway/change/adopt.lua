@@ -37,6 +37,21 @@ function M.note()
    for nf in pairs(instances(model.current())) do M.print_of(nf) end
 end
 
+--- The names of tables that no NF has any more, of those that these had, are free again.
+---@param list tideway.nf.instance[]
+function M.release(list)
+   local version, used = model.current(), {}
+   local there = instances(version)
+   for nf in pairs(there) do
+      for _, t in ipairs(M.print_of(nf).tables) do used[t] = true end
+   end
+   for _, nf in ipairs(list) do
+      for _, t in ipairs(there[nf] and {} or M.print_of(nf).tables) do
+         if not used[t] then version.tables[t] = nil end
+      end
+   end
+end
+
 -- ---- who stands for whom ----
 
 local function index_of(list, value)

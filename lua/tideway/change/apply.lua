@@ -198,7 +198,7 @@ function M.apply(draft, diff)
    applied.hooks = hook_swap.prepare(diff)
    local ok, err = pcall(function()
       C.tw_mark "hooks_loaded"
-      hooks.check_tables()
+      hooks.check_tables(applied.hooks:afterwards())
       local lcore_plan = applied.published and build(diff) or nil
       C.tw_mark "prepared"
       session.uninterrupted(switch, applied, lcore_plan)

@@ -13,6 +13,7 @@ local M = {}
 ---@field reload boolean? everything is declared anew
 ---@field retry table<tideway.nf.instance, true> running NFs that are not to be kept though they are equal
 ---@field undone integer? levels of undo that it takes back
+---@field restore (fun())? undoes what else was done for it
 ---@field label string? what is asked for, in few words, for the list of changes
 
 --- Begin a draft on what runs.
@@ -51,6 +52,7 @@ end
 --- Give up a draft: what it has opened is closed, what runs is not touched.
 ---@param draft tideway.change.draft
 function M.discard(draft)
+   if draft.restore then draft.restore() end
    for _, port in ipairs(draft.ports) do
       if port.opened and not has(draft.base.ports, port) then M.close_port(port) end
    end

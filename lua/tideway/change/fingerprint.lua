@@ -112,14 +112,12 @@ function Walker:fn(fn)
 end
 
 function Walker:cdata(value)
-   local ctype = ffi.typeof(value)
-   self:put("D", tostring(ctype))
-   if ffi.istype(ctype, value) and not tostring(ctype):find "[%*&%(]" then
-      local size = ffi.sizeof(value)
-      return self:put(size and #tostring(value) > 0 and tonumber(value) and tostring(value)
-         or ffi.string(ffi.cast("const char *", value), size))
-   end
-   self:put(tostring(value))
+   local ctype = tostring(ffi.typeof(value))
+   self:put("D", ctype)
+   -- Structs and arrays by their bytes; numbers, pointers and types by what they say.
+   local size = ctype:find "struct" and not ctype:find "[%*&%(]" and value ~= nil and ffi.sizeof(value)
+      or ctype:find "%[%d*%]>$" and ffi.sizeof(value)
+   self:put(size and tostring(value):find "^cdata" and ffi.string(value, size) or tostring(value))
 end
 
 function Walker:value(value)

@@ -147,6 +147,17 @@ function M.draft()
    return version.own and version or nil
 end
 
+--- A change of its own; in a change, a part of that.
+---@param fn fun(draft: tideway.change.draft)
+---@return string? report nil when it is part of another one
+function M.make(fn)
+   if not model.live then error("the engine does not run yet", 0) end
+   local inside = M.draft() ~= nil or edits[M.operator() or 0] ~= nil
+   local _, report = M.transaction(function() fn(M.draft()) end)
+   if inside then return nil end
+   return report or "nothing changed"
+end
+
 -- ---- edit ----
 
 --- Begin a change of several lines: what is declared from now on in this session is applied by commit().

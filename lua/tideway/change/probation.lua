@@ -37,18 +37,23 @@ local function roll_back(why)
    end
 end
 
+-- Rolls back if something went wrong.
+local function look()
+   if C.tw_plan_fell_back(line, ffi.sizeof(line)) == 1 then
+      roll_back(ffi.string(line))
+   elseif fault then
+      roll_back(fault)
+   end
+   return current ~= nil
+end
+
 --- The change on probation is good, if it is.
 ---@return boolean settled false: it was rolled back
 function M.settle()
    if not current then return true end
-   M.poll()
-   if not current then return false end
-   local applied, entry = current.applied, current.entry
-   local ok = apply.settle(applied)
-   if not ok then -- an lcore fell back this moment
-      M.poll()
-      return current == nil and entry.state ~= "rolled back"
-   end
+   if not look() then return false end
+   local entry = current.entry
+   if not apply.settle(current.applied) then return look() end -- an lcore fell back this moment
    current, entry.state = nil, "settled"
    return true
 end
@@ -60,14 +65,7 @@ function M.poll()
       loop.off_duty(M.poll)
       return nil
    end
-   if C.tw_plan_fell_back(line, ffi.sizeof(line)) == 1 then
-      roll_back(ffi.string(line))
-      return nil
-   end
-   if fault then
-      roll_back(fault)
-      return nil
-   end
+   if not look() then return nil end
    if tonumber(C.tw_now()) >= current.due then
       M.settle()
       return nil

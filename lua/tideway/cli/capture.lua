@@ -26,7 +26,7 @@ local function receiver(output)
       local to = kind == "record" and output or kind == "out" and io.stdout
       if not to then return nil end
       local ok, err = to:write(data)
-      to:flush()
+      if ok then ok, err = to:flush() end
       return not ok and "cannot write: " .. err or nil
    end
 end

@@ -3,6 +3,7 @@
 --
 -- A row may have a target, the page behind it: a path such as "chain/up/firewall".
 
+local sample = require "tideway.stats_sample"
 local stats_text = require "tideway.stats_text"
 local text = require "tideway.text"
 
@@ -276,16 +277,20 @@ local function chain_page(state, name)
          si(c.rx_pps), bits(c.rx_mbps), si(c.sent_pps), si(c.originated_pps), si(c.dropped_pps), si(c.punted_pps),
          count(c.held), count(c.faults)),
    }
-   if not c.hook then
-      lines[#lines + 1] = ("%.0f cycles a packet, %.1f packets a burst; a burst takes up to %s, 99%% up to %s"):format(
-         c.cycles_per_packet, c.packets_per_burst, nanoseconds(c.quantiles.ns_max), nanoseconds(c.quantiles.ns_99))
+   -- When nothing came in this interval: all there was.
+   local timed, since = c.sample, ""
+   if timed.packets == 0 then timed, since = find(state.snap.chains, name).sample, " SINCE THE START" end
+   if timed.packets > 0 then
+      local q = sample.quantiles(timed)
+      lines[#lines + 1] = ("%.0f cycles a packet, %.1f packets a burst; a burst takes up to %s, 99%% of them up to %s")
+         :format(c.cycles_per_packet, c.packets_per_burst, nanoseconds(q.ns_max), nanoseconds(q.ns_99))
    end
    return {
       head = lines,
       sections = {
          nfs_section(state, c), leaves_section(c),
-         distribution("PACKETS A BURST UP TO", c.sample.size, function(n) return ("%.0f"):format(n) end),
-         distribution("TIME A BURST UP TO", c.sample.ns, nanoseconds),
+         distribution("PACKETS A BURST" .. since, timed.size, function(n) return ("up to %.0f"):format(n) end),
+         distribution("TIME A BURST" .. since, timed.ns, function(n) return "up to " .. nanoseconds(n) end),
       },
    }
 end
@@ -309,9 +314,9 @@ local function nf_page(state, chain_name, nf_name)
    return {
       head = {
          ("%s of chain %s, %s%s"):format(nf.name, chain_name, c.place, nf.quarantined and ": QUARANTINED" or ""),
-         ("in %s pkt/s (%s of the chain's), dropped %s a second; since the start: in %s, dropped %s"):format(si(rates.pps),
-            percent(c.rx_pps > 0 and rates.pps / c.rx_pps or 0), si(rates.dropped_pps), count(nf.received),
-            count(nf.dropped)),
+         ("in %s pkt/s (%s of the chain's), dropped %s a second; since the start: in %s, dropped %s"):format(
+            si(rates.pps), percent(c.rx_pps > 0 and rates.pps / c.rx_pps or 0), si(rates.dropped_pps),
+            count(nf.received), count(nf.dropped)),
       },
       sections = { section({ { "DROPPED FOR" }, right "DROPS/s", right "ALL", right "SHARE" }, rows) },
    }
@@ -440,8 +445,8 @@ function M.head(state, note)
       end
    end
    return {
-      ("%s  pid %d  up %s  plan %d  %s%s"):format(snap.instance, snap.pid, uptime(snap.started), snap.generation,
-         snap.script, note and "  " .. note or ""),
+      ("%s%s  pid %d  up %s  plan %d  %s"):format(snap.instance, note and " " .. note or "", snap.pid,
+         uptime(snap.started), snap.generation, snap.script),
    }, warnings
 end
 

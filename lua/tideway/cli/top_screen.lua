@@ -70,7 +70,8 @@ end
 
 ---@class tideway.top.screen
 ---@field state tideway.top.state
----@field trail { path: string, target: string?, at: integer? }[] pages one came through, the last is in sight
+---@field trail { path: string, target: string?, at: integer?, filter: string? }[] pages one came through; the last is
+---  in sight
 local Screen = {}
 Screen.__index = Screen
 
@@ -93,20 +94,26 @@ function Screen:page()
    while true do
       local page = pages.page(self.state, self:here().path)
       if page then return page end
-      self.trail[#self.trail] = nil
+      self:leave()
    end
 end
 
 function Screen:go(path)
-   self.trail[#self.trail + 1] = { path = path }
+   self:here().filter = self.state.filter
+   self.trail[#self.trail + 1], self.state.filter = { path = path }, nil
    self.top = 1
+end
+
+function Screen:leave()
+   self.trail[#self.trail] = nil
+   self.state.filter = self:here().filter
 end
 
 function Screen:back()
    if self.help then
       self.help = false
    elseif #self.trail > 1 then
-      self.trail[#self.trail] = nil
+      self:leave()
    elseif self.state.filter then
       self.state.filter = nil
    end
@@ -189,13 +196,13 @@ end
 
 function Screen:status()
    if self.typing then return "/" .. (self.state.filter or "") .. "_" end
-   local parts = { "? help  q quit" }
+   local parts = { "?: help  q: quit" }
    if #self.trail > 1 or self.help then parts[#parts + 1] = "left: back" end
-   if self:here().target and not self.help then parts[#parts + 1] = "Enter: " .. self:here().target end
-   parts[#parts + 1] = "s order: " .. self.state.order .. (self.state.reverse and " reversed" or "")
-   parts[#parts + 1] = ("%g s"):format(self.interval)
-   if self.state.filter then parts[#parts + 1] = "/" .. self.state.filter end
+   if self:here().target and not self.help then parts[#parts + 1] = "Enter: open" end
    if self.paused then parts[#parts + 1] = "PAUSED (p)" end
+   if self.state.filter then parts[#parts + 1] = "/" .. self.state.filter end
+   parts[#parts + 1] = "order (s): " .. self.state.order .. (self.state.reverse and ", reversed" or "")
+   parts[#parts + 1] = ("%g s"):format(self.interval)
    return table.concat(parts, "  ")
 end
 
@@ -230,8 +237,8 @@ function Screen:render(rows, cols)
       if line and line.heading then s = BOLD .. s .. PLAIN end
       out[#out + 1] = s
    end
-   local more = #lines > self.top + height - 1 and "  (more below)" or ""
-   out[#out + 1] = REVERSE .. text.cut(self:status() .. more, cols) .. PLAIN
+   local more = #lines > self.top + height - 1 and "v " or self.top > 1 and "^ " or ""
+   out[#out + 1] = REVERSE .. text.cut(more .. self:status(), cols) .. PLAIN
    return out
 end
 

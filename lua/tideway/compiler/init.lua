@@ -72,7 +72,7 @@ local function hook_program(name, nfs, hook, options)
    return {
       name = name, hook = hook, ir = front.program, object = object, tables = sorted(front.tables), exits = place.exits,
       exit_table = place.exit_table, flood_table = place.flood_table, punt_table = place.punt_table,
-      flood_ports = place.flood_ports,
+      flood_ports = place.flood_ports, watches = place.watches,
       stats = stats, seconds = os.clock() - clock,
    }
 end
@@ -106,10 +106,14 @@ local function lcore_program(chain, first, last)
    return front.program
 end
 
+-- An NF in a sandbox is a segment by itself: it stays compiled when a neighbour is taken out.
+local function alone(stage) return (stage.nf or stage).sandboxed end
+
 -- The longest run of stages from `first` on that can be compiled, as a segment; or why there is none.
 local function run_from(chain, first)
-   local last = first - 1
-   while chain.stages[last + 1] and (chain.stages[last + 1].nf or chain.stages[last + 1]).packet do last = last + 1 end
+   local last, stages = first - 1, chain.stages
+   while stages[last + 1] and (stages[last + 1].nf or stages[last + 1]).packet
+      and (last < first or not alone(stages[last]) and not alone(stages[last + 1])) do last = last + 1 end
    local why = "it works on bursts"
    while last >= first do
       local program, err = caught(lcore_program, chain, first, last)

@@ -5,24 +5,13 @@ local loop = require "tideway.loop"
 
 local M = {}
 
-local KEPT, TEXT, PER_SECOND = 1000, 200, 20
+local KEPT, TEXT = 1000, 200
 
 local entries, first, last = {}, 1, 0
-local second, said, unsaid = 0, 0, 0
 
 local function short(text)
    text = tostring(text):gsub("%s+", " "):gsub("[%c\127]", "?")
    return #text > TEXT and text:sub(1, TEXT) .. "..." or text
-end
-
--- Not more than so many lines a second: the memory has the last of them, the log says how many it has not.
-local function say(time, text)
-   if time ~= second then
-      if unsaid > 0 then loop.note(("control: %d more changes in one second; log() lists them"):format(unsaid)) end
-      second, said, unsaid = time, 0, 0
-   end
-   said = said + 1
-   if said > PER_SECOND then unsaid = unsaid + 1 else loop.note(text) end
 end
 
 ---@class tideway.control.change
@@ -47,7 +36,7 @@ function M.add(client, what, result)
    while last - first >= KEPT do
       entries[first], first = nil, first + 1
    end
-   say(entry.time, ("control: %s (uid %d, pid %d): %s: %s"):format(entry.who, entry.uid, entry.pid, entry.what,
+   loop.note(("<6>control: %s (uid %d, pid %d): %s: %s"):format(entry.who, entry.uid, entry.pid, entry.what,
       entry.result))
 end
 

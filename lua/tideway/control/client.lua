@@ -60,10 +60,11 @@ local REASONS = {
 
 --- Connect to an instance and say hello.
 ---@param which? string|tideway.instance default: the youngest that runs
+---@param seconds? number for its answer, default 5
 ---@return tideway.control.client? client with `instance`, and `hello` as the instance said it
 ---@return string? error
 ---@return integer? errno when nobody listens there
-function M.open(which)
+function M.open(which, seconds)
    local instance, err = which, nil
    if type(which) ~= "table" then instance, err = M.find(which) end
    if not instance then return nil, err end
@@ -74,7 +75,7 @@ function M.open(which)
          REASONS[errno] or err), errno ~= EACCES and errno or nil
    end
    self.instance = instance
-   local reply = self:request({ op = "hello" }, { seconds = 5 })
+   local reply = self:request({ op = "hello" }, { seconds = seconds or 5 })
    if not reply.ok then
       self:close()
       return nil, ("instance '%s' (pid %d): %s"):format(instance.name, instance.pid, reply.error)

@@ -9,19 +9,24 @@ local M = {}
 local SIGINT, SIGTERM, PATIENCE_NS = 2, 15, 2e9
 
 --- Takes the events of captures: a note that names a file, then records. To be given every event of a request.
+---@param code string what the user typed: an engine cannot have any other file written than one named there
 ---@return fun(kind: string, data: any): boolean handled, string? error
-function M.saver()
+function M.saver(code)
    local file, failed
    return function(kind, data)
-      if kind == "note" and type(data) == "table" and data.file then
+      if kind == "note" and type(data) == "table" and type(data.file) == "string" then
          local err
-         file, err = io.open(data.file, "wb")
+         if code:find(data.file, 1, true) then
+            file, err = io.open(data.file, "wb")
+         else
+            err = data.file .. ": the name of the file has to stand in what you type"
+         end
          failed = not file
          return true, err and "cannot write " .. err
       elseif kind == "record" and (file or failed) then
          if not file then return true end
          local ok, err = file:write(data)
-         file:flush()
+         if ok then ok, err = file:flush() end
          return true, not ok and err or nil
       end
       return false

@@ -32,9 +32,10 @@ local function serve(client, id, fn, options)
    client.busy = client.busy + 1
    client.active[id] = session.start(fn, {
       sink = sink, library = options.library, trusted = options.trusted, role = roles.of(client.peer),
+      client = client,
       done = function(ok, result)
          client.busy, client.active[id] = client.busy - 1, nil
-         if options.change then audit.add(client, options.change, ok and "ok" or tostring(result)) end
+         if options.change then audit.add(client, options.change, ok and (result.report or "ok") or tostring(result)) end
          if ok then
             result.id, result.ok = id, true
             client:reply(result)
@@ -123,12 +124,23 @@ local function results(...) return { view = view.results(select("#", ...), { ...
 -- An expression or statements. Not `return CODE`: errors of a tail call have no position.
 local function load_code(code)
    if loadstring("return " .. code) then
-      local chunk = loadstring("return (...)(" .. code .. "\n)", session.CHUNK)
+      -- What closes it stands on the last line of the code, whose number errors would have.
+      local close = code:find "%-%-[^\n]*$" and "\n)" or ")"
+      local chunk = loadstring("return (...)(" .. code .. close, session.CHUNK)
       if chunk then return function() return chunk(results) end, nil, chunk end
    end
    local chunk, err = loadstring(code, session.CHUNK)
    if not chunk then return nil, err end
    return function() return results(chunk()) end, nil, chunk
+end
+
+-- Whatever a line declares is made at once or not at all; what was made is shown behind its values.
+local function as_one_change(run)
+   local reply, report = require("tideway.change").transaction(run)
+   if not report then return reply end
+   local shown = view.text(report)
+   reply.view, reply.report = reply.view and view.list { reply.view, shown } or shown, report
+   return reply
 end
 
 -- A line that calls one command is that call: who may not evaluate can write it, and reads are not logged.
@@ -154,7 +166,7 @@ local function eval(client, id, code)
    if not run then return fail(client, id, err, { incomplete = err:find("near '<eof>'", 1, true) ~= nil }) end
    jit.off(chunk, true)
    setfenv(chunk, environment(client))
-   serve(client, id, run, { change = code })
+   serve(client, id, function() return as_one_change(run) end, { change = code })
 end
 
 -- ---- complete, cancel ----

@@ -13,6 +13,7 @@ local observe = require "tideway.hook.observe"
 local ports = require "tideway.port"
 local punt = require "tideway.hook.punt"
 local retired = require "tideway.hook.retired"
+local sandbox = require "tideway.sandbox"
 local split = require "tideway.bpf.split"
 
 local C = abi.C
@@ -99,6 +100,7 @@ end
 ---@return tideway.compiled? compiled
 ---@return table? err a diagnostic
 function M.compile(chain, stages, target, options)
+   sandbox.check_hook(stages)
    for _, nf in ipairs(stages) do
       if not nf.packet then
          local file, line = nf.where:match "^(.*):(%d+)$"
@@ -285,6 +287,31 @@ function Hook:place_text()
    return table.concat(list, ", ")
 end
 
+--- Put programs in the place of those that run; every packet sees the old ones or the new ones. Counters go on.
+---@param parts table[] as Hook.parts, loaded
+---@param stages tideway.nf.instance[] that they run
+---@return table[]? before the parts that ran
+---@return any err
+function Hook:put(parts, stages)
+   local before = self.parts
+   for i, part in ipairs(parts) do
+      part.link = before[i].link
+      local ok, err = part.link:replace(part.split:program())
+      if not ok then
+         for k = 1, i - 1 do parts[k].link:replace(before[k].split:program()) end
+         return nil, err
+      end
+   end
+   retired.settle(self)
+   for _, part in ipairs(parts) do
+      add_runs(self, part, stages)
+      persist(part, self.chain)
+   end
+   self.parts, self.stages = parts, stages
+   observe.installed(self)
+   return before
+end
+
 ---@class tideway.hook.change other NFs for a chain, loaded
 ---@field parts table[]
 ---@field stages tideway.nf.instance[]
@@ -324,6 +351,25 @@ local function inverse(from)
    return to
 end
 
+-- Programs in the place of those that run. Returns the latter.
+local function put(self, parts, stages)
+   local before = self.parts
+   for i, part in ipairs(parts) do
+      part.link = before[i].link
+      local ok, err = part.link:replace(part.split:program())
+      if not ok then
+         for k = 1, i - 1 do parts[k].link:replace(before[k].split:program()) end
+         return nil, err
+      end
+   end
+   for _, part in ipairs(parts) do
+      add_runs(self, part, stages)
+      persist(part, self.chain)
+   end
+   self.parts, self.stages = parts, stages
+   return before
+end
+
 --- Run what was prepared: every packet sees the old NFs or the new ones. Counters go on.
 ---@param change tideway.hook.change
 ---@return tideway.hook.change? before what ran, to be installed again or forgotten
@@ -331,7 +377,7 @@ end
 function Hook:install(change)
    local places, ring = counters.places(self.runs), change.ring and punt.ring(self.chain)
    local stages, from = self.stages, inverse(change.from)
-   local parts, err = self:put(change.parts, change.stages)
+   local parts, err = put(self, change.parts, change.stages)
    if not parts then return nil, err end
    counters.renumber(self.runs, change.from, places, change.places)
    self.renumbered = true

@@ -18,6 +18,7 @@ local packet_t, packet_size = ffi.typeof "struct tw_pkt", ffi.sizeof "struct tw_
 ---@field egress boolean punted on its way out of that interface
 ---@field vlan_proto integer of the tag that the kernel took out of the frame, in network order, 0: none
 ---@field vlan_tci integer
+---@field watched integer number of a packet that is followed (compiler/place/watch/), 0: it is not
 
 --- A packet of zeros.
 ---@param len? integer default: room for the longest frame
@@ -26,7 +27,7 @@ function M.new(len)
    local size = HEADROOM + (len or place.FRAME) + TAILROOM
    local frame = {
       pkt = packet_t(), room = ffi.new("uint8_t[?]", size), size = size, ifindex = 0, egress = false, vlan_proto = 0,
-      vlan_tci = 0,
+      vlan_tci = 0, watched = 0,
    }
    local pkt = frame.pkt
    pkt.data, pkt.len = frame.room + HEADROOM, len or 0
@@ -46,7 +47,7 @@ function M.fill(frame, record)
    ffi.copy(pkt.data, record.frame, record.length)
    pkt:complete_l4_checksum()
    frame.ifindex, frame.egress = record.ifindex, record.egress ~= 0
-   frame.vlan_proto, frame.vlan_tci = record.vlan_proto, record.vlan_tci
+   frame.vlan_proto, frame.vlan_tci, frame.watched = record.vlan_proto, record.vlan_tci, record.watched
 end
 
 --- A packet that stays.

@@ -2,8 +2,10 @@
 -- Chains on hooks that are observed: programs with the observation compiled in stand in the place of those without
 -- for as long as somebody looks. Tables and counters go on; when nobody looks any more nothing is left in the path.
 
+local abi = require "tideway.abi"
 local loop = require "tideway.loop"
 
+local C = abi.C
 local M = {}
 
 ---@class tideway.hook.observed
@@ -45,6 +47,8 @@ local function without(list, item)
    end
 end
 
+local function has_ended(hook) return not hook.parts[1] or not hook.parts[1].link end
+
 -- What ran before it was observed still is what would run otherwise?
 local function unchanged(hook, o) return o.with == hook.parts and o.stages == hook.stages end
 
@@ -68,9 +72,9 @@ local function renew(hook, o, first)
    if first then
       o.plain = before
    else
-      hook:forget(before)
+      hook:forget(before, true)
       if not same and o.plain then -- the chain was changed meanwhile
-         hook:forget(o.plain)
+         hook:forget(o.plain, true)
          o.plain = nil
       end
    end
@@ -102,11 +106,11 @@ local function put_back(hook, o)
    if o.plain and unchanged(hook, o) then
       before, err = hook:install(o.plain)
    else
-      if o.plain then hook:forget(o.plain) end
+      if o.plain then hook:forget(o.plain, true) end
       before, err = exchange(hook)
    end
    if not before then return nil, err end
-   hook:forget(before)
+   hook:forget(before, true)
    return true
 end
 
@@ -118,7 +122,7 @@ end
 function M.stop(hook, w)
    local o = observed[hook.chain]
    if not o or not without(o.watches, w) then return true end
-   if #hook.parts == 0 then return true end -- it has ended
+   if has_ended(hook) then return true end
    local ok, err
    if #o.watches == 0 then ok, err = put_back(hook, o) else ok, err = renew(hook, o) end
    if ok then return true end
@@ -135,12 +139,12 @@ end
 -- Programs from before somebody looked, or from when somebody did, have come back: others in their place.
 local function correct(hook)
    local o = observed[hook.chain]
-   if #hook.parts == 0 or same_list(hook.parts[1].observed, M.watches(hook.chain)) then return end
+   if has_ended(hook) or same_list(hook.parts[1].observed, M.watches(hook.chain)) then return end
    if o then
       renew(hook, o)
    else
       local before = exchange(hook)
-      if before then hook:forget(before) end
+      if before then hook:forget(before, true) end
    end
 end
 
@@ -152,12 +156,42 @@ function M.installed(hook)
    loop.after(0, function() correct(hook) end)
 end
 
+-- ---- packets in the control thread ----
+
+--- A packet at an edge, in the user half of hybrid NFs.
+---@param hook tideway.hook.chain
+---@param edge integer enum tw_edge
+---@param frame tideway.hook.frame
+---@param stage integer
+---@param verdict integer
+---@param out? integer port that it left by
+---@param flags? integer enum tw_watch_flags
+---@param spent? number ns in the NF
+function M.seen(hook, edge, frame, stage, verdict, out, flags, spent)
+   local o = observed[hook.chain]
+   if not o then return end
+   for _, w in ipairs(M.watches(hook.chain)) do
+      if w.seen then w.seen(hook, edge, frame, stage, verdict, out, flags or 0, spent or 0) end
+   end
+end
+
+--- An NF is about to run: the time, when somebody looks.
+---@return ffi.cdata*? uint64_t
+function M.begin(hook) return observed[hook.chain] and C.tw_now() end
+
+--- It has run.
+---@param began ffi.cdata* what begin() gave
+function M.behind(hook, frame, stage, method, began)
+   local spent = tonumber(C.tw_now() - began)
+   M.seen(hook, C.TW_EDGE_NF, frame, stage, frame.pkt.verdict, nil, method == "punt" and C.TW_WATCH_PUNT or 0, spent)
+end
+
 --- The chain ends.
 ---@param hook tideway.hook.chain
 function M.forget(hook)
    local o = observed[hook.chain]
    observed[hook.chain] = nil
-   if o and o.plain then hook:forget(o.plain) end
+   if o and o.plain then hook:forget(o.plain, true) end
 end
 
 return M

@@ -11,6 +11,7 @@ local backing = require "tideway.bpf.backing"
 local counters = require "tideway.hook.counters"
 local frames = require "tideway.hook.frame"
 local hold = require "tideway.hold"
+local observe = require "tideway.hook.observe"
 local place = require "tideway.compiler.place.punt"
 local posix = require "tideway.posix"
 local ringbuf = require "tideway.bpf.ringbuf"
@@ -88,9 +89,23 @@ function Punts:drop(stage, reason)
    c.dropped = c.dropped + 1
 end
 
-function Punts:sent(bytes)
+--- A packet ends here.
+---@param frame tideway.hook.frame
+---@param stage integer
+---@param reason string|integer
+function Punts:lose(frame, stage, reason)
+   local id = type(reason) == "number" and reason or C.tw_reason_id(reason)
+   observe.seen(self.hook, C.TW_EDGE_DROP, frame, stage, bit.bor(C.TW_DROP, bit.lshift(id, 8)))
+   self:drop(stage, id)
+end
+
+--- A packet has left by a port; nil: on in the kernel.
+---@param frame tideway.hook.frame
+---@param port? integer
+function Punts:sent(frame, port)
    local c = self.counts
-   c.sent, c.sent_bytes = c.sent + 1, c.sent_bytes + bytes
+   observe.seen(self.hook, C.TW_EDGE_OUT, frame, frame.pkt.stage, frame.pkt.verdict, port)
+   c.sent, c.sent_bytes = c.sent + 1, c.sent_bytes + frame.pkt.len
 end
 
 -- ---- NFs ----
@@ -134,7 +149,8 @@ function Punts:fault(nf, method, pkt, err)
 end
 
 -- Runs a packet from a stage to its verdict. Returns the stage that gave it.
-function Punts:walk(pkt, stage, method)
+function Punts:walk(frame, stage, method)
+   local pkt = frame.pkt
    local stages, stage_in = self.hook.stages, self.counts.stage_in
    while stage < #stages do
       local nf = stages[stage + 1]
@@ -145,8 +161,10 @@ function Punts:walk(pkt, stage, method)
       end
       if method == "packet" then stage_in[stage] = (stage_in[stage] or 0) + 1 end
       pkt.verdict, pkt.stage, pkt.resume = NEXT, C.TW_STAGE_ENGINE, stage + 1
+      local watched = observe.begin(self.hook)
       local ok, err = self:call(stage, fn, pkt)
       if not ok then self:fault(nf, method, pkt, err) end
+      if watched then observe.behind(self.hook, frame, stage, method, watched) end
       local kind = bit.band(pkt.verdict, 0xff)
       if kind == PUNT and method == "packet" then
          self.counts.punted = self.counts.punted + 1
@@ -163,7 +181,7 @@ function Punts:walk(pkt, stage, method)
 end
 
 function Punts:run(frame, stage, method)
-   stage = self:walk(frame.pkt, stage, method)
+   stage = self:walk(frame, stage, method)
    if bit.band(frame.pkt.verdict, 0xff) == HOLD then
       self:hold(frame, stage)
    else
@@ -186,12 +204,13 @@ function Punts:hold(frame, stage)
          if w.key == key then same = same + 1 end
       end
    end
-   if not queue or all >= queue.slots or same >= queue.per_key then return self:drop(stage, "hold_full") end
+   if not queue or all >= queue.slots or same >= queue.per_key then return self:lose(frame, stage, "hold_full") end
    waiting[#waiting + 1] = {
       punts = self, frame = frames.copy(frame), stage = stage, queue = id, key = key,
       deadline = tonumber(C.tw_now()) + queue.timeout,
    }
    self.held = self.held + 1
+   observe.seen(self.hook, C.TW_EDGE_HELD, frame, stage, pkt.verdict)
 end
 
 -- Takes those out of the list of packets that wait of which `which` is true.
@@ -216,7 +235,7 @@ end
 local function drop_waiting(reason, which)
    for _, w in ipairs(take(which)) do
       w.punts.held = w.punts.held - 1
-      w.punts:drop(w.stage, reason)
+      w.punts:lose(w.frame, w.stage, reason)
    end
 end
 

@@ -14,18 +14,17 @@ local function now() return tonumber(C.tw_now()) end
 
 --- These run no more.
 ---@param hook tideway.hook.chain
----@param change tideway.hook.change
-function M.add(hook, change)
+---@param parts table[] as Hook.parts
+function M.add(hook, parts)
    hook.retired = hook.retired or {}
-   table.insert(hook.retired, { change = change, at = now() })
+   table.insert(hook.retired, { parts = parts, at = now() })
 end
 
-local function close(hook, change)
-   for _, part in ipairs(change.parts) do
+local function close(hook, parts)
+   for _, part in ipairs(parts) do
       for _, p in ipairs(part.split.parts) do counters.fold(hook.runs, p.compiled.exit_table) end
       part.split:close()
    end
-   hook.punts:forget(change)
 end
 
 --- Close those that are out of use for long enough.
@@ -34,7 +33,7 @@ end
 function M.settle(hook, all)
    local rest, limit = {}, now() - GRACE_NS
    for _, one in ipairs(hook.retired or {}) do
-      if all or one.at <= limit then close(hook, one.change) else rest[#rest + 1] = one end
+      if all or one.at <= limit then close(hook, one.parts) else rest[#rest + 1] = one end
    end
    hook.retired = rest
 end

@@ -57,13 +57,17 @@ end
 function Swap:count() return #self.added + #self.removed + #self.replaced end
 
 --- The chains that run on hooks afterwards, for checks.
----@return tideway.hook.chain[]
+---@return { chain: tideway.chain, tables: fun(self): table<table, true> }[]
 function Swap:afterwards()
    local list = {}
+   local other = {}
+   for _, hook in ipairs(self.removed) do other[hook] = true end
+   for _, r in ipairs(self.replaced) do
+      other[r.hook] = true
+      list[#list + 1] = { chain = r.hook.chain, tables = function() return r.hook:tables(r.change.parts) end }
+   end
    for _, hook in ipairs(hooks.list) do
-      local gone = false
-      for _, removed in ipairs(self.removed) do gone = gone or removed == hook end
-      if not gone then list[#list + 1] = hook end
+      if not other[hook] then list[#list + 1] = hook end
    end
    for _, hook in ipairs(self.added) do list[#list + 1] = hook end
    return list

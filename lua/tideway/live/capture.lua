@@ -269,6 +269,7 @@ end
 ---@param options? table
 ---@return tideway.view
 function M.capture(edge, filter, options)
+   if type(filter) == "table" and options == nil then filter, options = nil, filter end
    edge = edges.parse(edge)
    local watched, o = options_of(edge, filter, options)
    local w = watch.open(edge, watched)

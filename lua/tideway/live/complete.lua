@@ -1,7 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- What may come next in a line of Lua: globals, fields, methods, parameters of NFs, names in strings.
 
-local commands = require "tideway.live.commands"
 local env_lib = require "tideway.live.env"
 local ffi = require "ffi"
 local help = require "tideway.live.help"
@@ -166,18 +165,46 @@ local function set_of(list)
    return set
 end
 
--- Names that a command's text argument may be.
-local function arguments_of(command)
-   local entry = commands[command]
-   if not entry then return nil end
-   if command == "help" then return set_of(help.names()) end
-   local module = entry.complete and require(entry.module)
-   if module then return set_of(module[entry.complete]()) end
-   local set = {}
-   for _, chain in ipairs(model.chains) do set[chain.name] = true end
-   for _, port in ipairs(model.ports) do set[port.name] = true end
-   return set
+local function chain_names()
+   local list = {}
+   for i, chain in ipairs(model.chains) do list[i] = chain.name end
+   return list
 end
+
+-- Where packets can be captured.
+local function edge_names()
+   local list = {}
+   for _, chain in ipairs(model.chains) do
+      for _, way in ipairs { "in", "out", "drop", unpack(chain.stage_names) } do
+         list[#list + 1] = chain.name .. ":" .. way
+      end
+   end
+   for _, port in ipairs(model.ports) do
+      list[#list + 1] = port.name .. ":rx"
+      list[#list + 1] = port.name .. ":tx"
+   end
+   return list
+end
+
+local function nf_names()
+   local list = {}
+   for _, chain in ipairs(model.chains) do
+      for _, nf in ipairs(chain.stages) do list[#list + 1] = nf.name end
+   end
+   return list
+end
+
+local function table_prefixes()
+   local list = {}
+   for _, t in ipairs(tw.tables()) do list[#list + 1] = t.name end
+   return list
+end
+
+-- What the text argument of a command may be.
+local ARGUMENTS = {
+   help = help.names, counters = chain_names, drops = chain_names, capture = edge_names, reload = nf_names,
+   tables = table_prefixes, graph = function() return { "text", "dot", "svg" } end,
+}
 
 -- Inside of a string: the argument of a command, or the name in brackets: tables["...
 local function in_string(env, text, quote)
@@ -188,9 +215,8 @@ local function in_string(env, text, quote)
       local names = objects.names(resolve(env, path)) or {}
       return answer(quote + 1, word, set_of(names))
    end
-   local command = before:match "([%a_][%w_]*)%s*%(?[^%(%)]*$"
-   local names = command and arguments_of(command)
-   return names and answer(quote + 1, word, names)
+   local names = ARGUMENTS[before:match "([%a_][%w_]*)%s*%(?[^%(%)]*$"]
+   return names and answer(quote + 1, word, set_of(names()))
 end
 
 -- Parameters of what is called with this table: tw.nf.router { ... }, tw.hash { ... }, chain:pin { ... }.

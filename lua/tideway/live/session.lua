@@ -19,8 +19,9 @@ local M = {
    memory_mb = 256,
 }
 
-local INSTRUCTIONS, SLICE_NS, GRACE_NS, TURN_NS, POLL_NS = 10000, 10e6, 1e9, 5e6, 10e6
-local CANCELLED = "stopped"
+local MB = 1024 * 1024
+local INSTRUCTIONS, FIRST_NS, SLICE_NS, GRACE_NS, TURN_NS, POLL_NS = 2000, 1e6, 10e6, 1e9, 5e6, 10e6
+local CANCELLED, TOO_MUCH = "stopped", "this evaluation took more than %d MB of memory and is ended"
 
 ---@class tideway.live.session
 ---@field co thread
@@ -44,38 +45,39 @@ local function now() return tonumber(C.tw_now()) end
 
 -- ---- while one runs ----
 
-local FRAMES, OWN = 60, debug.getinfo(1, "S").source
+local FRAMES, LIBRARY, OWN = 60, "@" .. abi.root, debug.getinfo(1, "S").source
 
--- Is nothing but the user's own code running, so that no step of the library is left half done meanwhile?
+-- Is nothing but the user's own code running, so that no step of the library is left half done meanwhile? What is
+-- around that code expects it.
 local function between_steps()
-   local frame = debug.getinfo(4, "S") -- what the hook interrupted
-   for level = 5, FRAMES do
-      local outer = debug.getinfo(level, "S")
-      if not outer then return true end -- the one that evaluates
-      if frame.what ~= "C" and frame.source ~= M.CHUNK and frame.source ~= OWN then return false end
-      frame = outer
+   for level = 4, FRAMES do -- 4: what the hook interrupted
+      local frame = debug.getinfo(level, "S")
+      if not frame or frame.what == "main" and frame.source == M.CHUNK then return true end
+      if frame.source:sub(1, #LIBRARY) == LIBRARY and frame.source ~= OWN then return false end
    end
    return false
 end
 
+-- Between two looks of the hook it may be more for a while: what is garbage already, twice as much at most.
+local function limit_memory(session) C.tw_control_memory(math.max(MB, 2 * M.memory_mb * MB - session.grown)) end
+
 local function look(session)
    local alone, thread = between_steps(), home
    current, interrupted = nil, session
+   C.tw_control_memory(0)
    session.sink.poll()
    local stop = C.tw_signal_pending() ~= 0
    if alone and not stop then stop = loop.turn(0) end
    current, interrupted, home = session, nil, thread
+   limit_memory(session)
    if stop then session.ending = "the engine stops" end
 end
 
 local function check_memory(session)
-   local function grown() return session.grown + collectgarbage "count" - session.heap end
-   local limit = M.memory_mb * 1024
-   if grown() <= limit then return end
+   local function grown() return session.grown + (collectgarbage "count" - session.heap) * 1024 end
+   if grown() <= M.memory_mb * MB then return end
    collectgarbage()
-   if grown() > limit then
-      session.ending = ("this evaluation took more than %d MB of memory and is ended"):format(M.memory_mb)
-   end
+   if grown() > M.memory_mb * MB then session.ending = TOO_MUCH:format(M.memory_mb) end
 end
 
 -- The hook. It also comes once more in the thread that resumed the session, before it is taken off there, and in other
@@ -98,12 +100,18 @@ local function fence()
    error(session.ending, 0)
 end
 
+-- Why it did not come to its end.
+local function reason(session, err)
+   if err == "not enough memory" then session.ending = session.ending or TOO_MUCH:format(M.memory_mb) end
+   return session.ending or err
+end
+
 local function finish(session, ok, ...)
    for i = #session.deferred, 1, -1 do
       local fine, err = pcall(session.deferred[i])
       if not fine then loop.note(("what an evaluation left to be done failed: %s"):format(tostring(err))) end
    end
-   session.done(ok, ...)
+   if ok then session.done(true, ...) else session.done(false, reason(session, (...))) end
    if session.ending then collectgarbage() end -- what a runaway one took
 end
 
@@ -115,7 +123,8 @@ end
 local function leave(session, compiling, ...)
    if not interrupted then debug.sethook() end
    if compiling then jit.on() end
-   session.grown = session.grown + collectgarbage "count" - session.heap
+   C.tw_control_memory(0)
+   session.grown = session.grown + (collectgarbage "count" - session.heap) * 1024
    current = nil
    return resumed(session, ...)
 end
@@ -123,8 +132,9 @@ end
 local function resume(session)
    local compiling = jit.status()
    home, current = coroutine.running(), session
-   session.due, session.heap, session.look = nil, collectgarbage "count", now() + SLICE_NS
+   session.due, session.heap, session.look = nil, collectgarbage "count", now() + FIRST_NS
    if not session.library then jit.off() end
+   limit_memory(session)
    if not interrupted then debug.sethook(fence, "", session.ending and 1 or INSTRUCTIONS) end
    return leave(session, compiling, coroutine.resume(session.co))
 end
@@ -132,27 +142,29 @@ end
 -- ---- taking turns ----
 
 local function wake()
-   local time, due = now(), nil
+   local time = now()
    for session in pairs(waiting) do
       if session.cancelled or session.each or session.due <= time then
          waiting[session] = nil
          ready[#ready + 1] = session
-      else
-         due = math.min(due or session.due, session.due)
       end
    end
-   return due
 end
 
--- Those that may run now: all, or while another one is interrupted, those that need no hook to come to their end.
-local function take_ready()
-   local list, left = {}, {}
-   for _, session in ipairs(ready) do
-      local to = (not interrupted or session.trusted) and list or left
-      to[#to + 1] = session
+-- The next that may run: any, or while another one is interrupted, one that needs no hook to come to its end.
+local function next_ready()
+   for i, session in ipairs(ready) do
+      if not interrupted or session.trusted then return table.remove(ready, i) end
    end
-   ready = left
-   return list
+end
+
+local function next_due()
+   local due
+   for session in pairs(waiting) do
+      local at = session.each and now() + POLL_NS or session.due
+      due = math.min(due or at, at)
+   end
+   return due
 end
 
 -- In every turn of the loop.
@@ -160,32 +172,27 @@ local function duty()
    if current then return nil end
    wake()
    local stop = now() + TURN_NS
-   for _, session in ipairs(take_ready()) do
-      if now() < stop then resume(session) else ready[#ready + 1] = session end
+   for _ = 1, #ready do
+      local session = now() < stop and next_ready()
+      if not session then break end
+      resume(session)
    end
-   if #ready > 0 then return 0 end
-   local due
-   for session in pairs(waiting) do
-      local at = session.each and now() + POLL_NS or session.due
-      due = math.min(due or at, at)
-   end
-   if not due then
-      loop.off_duty(duty)
-      return nil
-   end
-   return math.max(0, (due - now()) / 1e9)
+   if #ready > 0 then return not interrupted and 0 or nil end
+   local due = next_due()
+   if due then return math.max(0, (due - now()) / 1e9) end
+   if not interrupted then loop.off_duty(duty) end
 end
 
 --- Evaluate fn in a session of its own, from the next turn of the loop on.
 ---@param fn fun(): ...
----@param options { sink: tideway.live.sink, role: string?, done: fun(ok: boolean, ...), library: boolean?,
+---@param options { sink: tideway.live.sink, role: string?, client: table?, done: fun(ok: boolean, ...), library: boolean?,
 --- trusted: boolean? } done: called with what fn returned or the error it raised; library: fn is no user's code;
 --- trusted: and changes nothing and soon comes to its end
 ---@return tideway.live.session
 function M.start(fn, options)
    local session = {
       co = coroutine.create(fn), sink = options.sink, done = options.done, library = options.library or false,
-      trusted = options.trusted, role = options.role, deferred = {}, masked = 0, grown = 0,
+      trusted = options.trusted, role = options.role, client = options.client, deferred = {}, masked = 0, grown = 0,
    }
    ready[#ready + 1] = session
    loop.duty(duty)

@@ -6,6 +6,7 @@ local ffi = require "ffi"
 local abi = require "tideway.abi"
 local decode = require "tideway.live.decode"
 local edges = require "tideway.live.edge"
+local engine = require "tideway.engine"
 local filters = require "tideway.live.filter"
 local model = require "tideway.model"
 local nearest = require "tideway.live.nearest"
@@ -181,8 +182,22 @@ end
 
 local ENDS = { count = false, time = "the time is over", stopped = "stopped" }
 
-local function shown(packets, w, count)
+-- What packets of these chains take when nobody follows them.
+local function usual(packets, before)
+   local lines, seen = {}, {}
+   for _, p in ipairs(packets) do seen[p.chain] = true end
+   for _, c in ipairs(before.chains) do
+      if seen[c.name] and c.cycles_per_packet and not c.hook then
+         local ns = c.cycles_per_packet * 1e9 / tonumber(C.tw_tsc_hz())
+         lines[#lines + 1] = ("chain %s otherwise runs as %s, in %.0f ns a packet"):format(c.name, c.tier, ns)
+      end
+   end
+   return lines
+end
+
+local function shown(packets, w, count, before)
    local items, lines = {}, watch.cost(w:counts())
+   for _, line in ipairs(usual(packets, before)) do lines[#lines + 1] = line end
    for i, p in ipairs(packets) do items[i] = view_of(p, i) end
    local why = ENDS[w.over]
    if why == nil then why = w.over end
@@ -206,12 +221,13 @@ end
 --- took. The filter is a text in pcap-filter language or a function(pkt). Traced packets run their NFs one by one as
 --- plain Lua, so the times compare NFs with each other, not with compiled chains. Ctrl-C ends it with what there is.
 --- Options: chain = "up", reason = "ttl_low" (only those that are dropped for it), seconds = 10, sample = 100.
----@param n? integer default 1
+---@param n? integer default 1: trace "icmp"
 ---@param filter? string|fun(pkt: tideway.pkt): any
 ---@param options? table
 ---@return tideway.view
 function M.trace(n, filter, options)
-   n = n == nil and 1 or n
+   if type(n) ~= "number" then n, filter, options = 1, n, filter end -- trace "icmp"
+   if type(filter) == "table" and options == nil then filter, options = nil, filter end
    if type(n) ~= "number" or n < 1 or n > PACKETS_MAX or n % 1 ~= 0 then
       error(("trace(n, filter): n is a number of packets from 1 to %d, not %s"):format(PACKETS_MAX, tostring(n)), 0)
    end
@@ -221,7 +237,7 @@ function M.trace(n, filter, options)
       filter = filter, count = n, seconds = o.seconds, sample = o.sample, reason = o.reason, snaplen = SNAPLEN,
       headers = watch.headers_only(), follow = true,
    })
-   local packets = {}
+   local packets, before = {}, engine.snapshot()
    local take = assembler(w, function(packet)
       if w.over == "count" then return end
       packets[#packets + 1] = packet
@@ -232,7 +248,7 @@ function M.trace(n, filter, options)
       if not w:read(take) and not w.over and not w:wait() then w:stop() end
    until w.over
    if w.over ~= "count" then w:read(take) end
-   local result = shown(packets, w, n)
+   local result = shown(packets, w, n, before)
    w:close()
    return result
 end

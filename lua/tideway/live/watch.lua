@@ -27,6 +27,7 @@ local ALL = ffi.new("uint64_t", -1)
 ---@field in_port? tideway.port
 ---@field out_port? tideway.port
 ---@field filter? string pcap-filter language
+---@field fn? fun(pkt: tideway.pkt): any applied to what comes, here; a source may do so before
 ---@field snaplen integer bytes of a frame
 ---@field headers boolean cut frames behind their layer 4 header (tw_header_length)
 ---@field sample integer one in so many that match
@@ -110,7 +111,7 @@ local function wanted_of(self, chains, alone)
    local limited = o.count and not self.fn and (alone or o.follow)
    return {
       chains = chains, edges = self.edge.edges, reason = o.reason or self.edge.reason, in_port = self.edge.in_port,
-      out_port = self.edge.out_port, filter = self.text, headers = o.headers, sample = o.sample or 1,
+      out_port = self.edge.out_port, filter = self.text, fn = self.fn, headers = o.headers, sample = o.sample or 1,
       -- A function wants to see what it was not copied for.
       snaplen = self.fn and FRAME_MAX or o.snaplen or FRAME_MAX,
       limit = limited and o.count - self.taken or nil, stop_at = self.stop_at, follow = o.follow or false,

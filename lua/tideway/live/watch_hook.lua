@@ -8,9 +8,11 @@ local abi = require "tideway.abi"
 local backing = require "tideway.bpf.backing"
 local hook_engine = require "tideway.hook"
 local kernel = require "tideway.compiler.target.kernel"
+local model = require "tideway.model"
 local observe = require "tideway.hook.observe"
 local place = require "tideway.compiler.place.watch.maps"
 local ringbuf = require "tideway.bpf.ringbuf"
+local punted = require "tideway.live.watch_punt"
 local steps = require "tideway.live.watch_steps"
 
 local C = abi.C
@@ -30,7 +32,8 @@ local RECORD = ffi.typeof("const $ *", place.record)
 ---@field hooks table[] { hook, watch, received }
 ---@field maps table of tideway.place.watch
 ---@field reader table of the ring
----@field queue table[] { record, frame, buffer } to be given out
+---@field queue tideway.live.step[] to be given out
+---@field user table counts of what the control thread saw
 ---@field open_packets table<integer, table[]> steps of packets whose end is not there yet
 local Part = {}
 Part.__index = Part
@@ -57,7 +60,7 @@ local function code_of(text, what)
       local insn = buffer[i - 1]
       code[i] = { code = insn.code, jt = insn.jt, jf = insn.jf, k = insn.k }
    end
-   return n > 0 and code or nil
+   if n > 0 then return code, buffer end
 end
 
 local function has(set, one) return bit.band(set, one) ~= 0 end
@@ -97,7 +100,7 @@ local function watch_of(wanted, hook, stages, maps)
       stages = stages,
    }
    for key, value in pairs(maps) do w[key] = value end
-   w.code = code_of(wanted.filter, w.starts)
+   w.code, w.buffer = code_of(wanted.filter, w.starts)
    return w
 end
 
@@ -125,6 +128,7 @@ local function start(self)
       local hook = hook_of(chain.index)
       local w = watch_of(wanted, hook, stages_of(chain.stages), self.maps)
       local entry = { hook = hook, watch = w, received = received(hook) }
+      w.seen = punted.listener(self, w)
       local ok
       ok, err = observe.start(hook, w)
       if not ok then error(err, 0) end
@@ -137,7 +141,8 @@ end
 ---@return tideway.live.watch_hook? part
 ---@return string? error
 function M.open(wanted)
-   local self = setmetatable({ wanted = wanted, hooks = {}, queue = {}, first = 1, open_packets = {}, given = 0 }, Part)
+   local self = setmetatable({ wanted = wanted, hooks = {}, queue = {}, first = 1, open_packets = {},
+      user = { looked = 0, matched = 0, packets = 0 } }, Part)
    local ok, err = pcall(start, self)
    if ok then return self end
    self:close()
@@ -173,7 +178,7 @@ function Part:finish(packet, complete)
    self:push(list)
 end
 
--- The steps of a followed packet: as it came in, behind each NF, its end.
+-- The steps of a followed packet: as it came in, behind each NF, its end. One that was punted goes on (watch_punt.lua).
 function Part:follow(list, ends, expected)
    local packet = list[1].record.packet
    local all = self.open_packets[packet]
@@ -182,7 +187,8 @@ function Part:follow(list, ends, expected)
       self.open_packets[packet] = all
    end
    for _, step in ipairs(list) do all[#all + 1] = step end
-   if ends then self:finish(packet, #all == expected) end
+   if ends then all.torn = #all ~= expected end
+   if ends == "left" then self:finish(packet, not all.torn) end
 end
 
 function Part:take(record)
@@ -232,9 +238,13 @@ end
 --- What it did so far.
 ---@return tideway.live.watch.counts
 function Part:counts()
-   local sum, list = backing.of(self.maps.tally):sum(0), {}
-   for _, name in ipairs { "looked", "matched", "records", "packets", "missed" } do list[name] = tonumber(sum[name]) end
-   list.ns, list.stepped, list.stepped_ns, list.chain_packets = tonumber(sum.spent), 0, 0, 0
+   local sum, list, user = backing.of(self.maps.tally):sum(0), {}, self.user
+   for _, name in ipairs { "looked", "matched", "records", "packets", "missed" } do
+      list[name] = tonumber(sum[name]) + (user[name] or 0)
+   end
+   list.records = list.records + user.packets
+   local filter = sum.timed > 0 and tonumber(sum.clocked) / tonumber(sum.timed) * list.looked or 0
+   list.ns, list.stepped, list.stepped_ns, list.chain_packets = tonumber(sum.spent) + filter, 0, 0, 0
    for _, entry in ipairs(self.hooks) do
       list.chain_packets = list.chain_packets + received(entry.hook) - entry.received
    end
@@ -268,9 +278,9 @@ end
 -- ---- names ----
 
 local function port_name(index)
-   if index >= C.TW_PORTS_MAX then return nil end
-   local name = ffi.string(C.tw_stats().port[index].name)
-   return name ~= "" and name or nil
+   for _, port in ipairs(model.ports) do
+      if port.index == index then return port.name end
+   end
 end
 
 --- The names of where a record's packet came from and went to.

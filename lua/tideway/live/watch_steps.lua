@@ -42,9 +42,10 @@ local function new(record, program, wanted, with)
    local buffer = ffi.new("uint8_t[?]", HEADER + caplen)
    local out, frame = ffi.cast(RECORD, buffer), ffi.cast(BYTES, buffer) + HEADER
    if with then
-      ffi.copy(frame, record.frame, at)
+      local from = ffi.cast(BYTES, record) + place.HEADER_SIZE
+      ffi.copy(frame, from, at)
       ffi.copy(frame + at, text, #text)
-      ffi.copy(frame + at + #text, record.frame + at, record.caplen - at)
+      ffi.copy(frame + at + #text, from + at, record.caplen - at)
       caplen = math.min(caplen, wanted.snaplen)
       if wanted.headers then caplen = math.min(caplen, C.tw_header_length(frame, caplen)) end
    end
@@ -111,9 +112,8 @@ local function leaving(self)
          and self.program.stages[exit.stage])) then
       self:add(C.TW_EDGE_NF, true).spent = self.record.spent
    end
-   if kind == "punt" then
-      if follow then self:add(C.TW_EDGE_HELD, false) end
-   elseif kind == "drop" then
+   if kind == "punt" then return end -- goes on in the control thread
+   if kind == "drop" then
       if follow or bit.band(edges, C.TW_EDGE_DROP) ~= 0 then self:add(C.TW_EDGE_DROP, not follow) end
    elseif follow or bit.band(edges, C.TW_EDGE_OUT) ~= 0 then
       self:sent(not follow)
@@ -126,7 +126,7 @@ end
 ---@param hook tideway.hook.chain
 ---@param wanted tideway.live.watch.wanted
 ---@return tideway.live.step[] steps
----@return boolean ends the packet's way ends
+---@return string? ends "left", "punted": its way through the program ends
 ---@return integer? expected then: steps that it has had, when all are there
 function M.of(record, program, hook, wanted)
    local point = record.point
@@ -137,14 +137,22 @@ function M.of(record, program, hook, wanted)
       if point >= place.NF then
          r.edge, r.stage, r.verdict, r.spent = C.TW_EDGE_NF, point - place.NF, C.TW_NEXT, record.spent
       end
-      return { step }, false
+      return { step }
    end
    local exit = program.exits[record.exit + 1]
    local self = setmetatable({
       record = record, program = program, hook = hook, wanted = wanted, exit = exit, list = {}, stages = program.count,
    }, Exit)
    leaving(self)
-   return self.list, true, exit.stage + 1 + #self.list
+   return self.list, exit.kind == "punt" and "punted" or "left", exit.stage + 1 + #self.list
 end
+
+--- A record of what the control thread has of a packet.
+---@param record ffi.cdata* place.record
+---@param w tideway.place.watch
+---@param wanted tideway.live.watch.wanted
+---@param with boolean the frame too
+---@return tideway.live.step
+function M.of_user(record, w, wanted, with) return new(record, w, wanted, with) end
 
 return M

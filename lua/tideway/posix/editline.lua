@@ -38,7 +38,7 @@ local KEYS = {
    ["\\e[1;5C"] = "em-next-word", ["\\e[1;5D"] = "ed-prev-word",
 }
 
-local LC_CTYPE, SIGINT, SIGWINCH = 0, 2, 28
+local LC_CTYPE, SIGHUP, SIGINT, SIGTERM, SIGWINCH = 0, 1, 2, 15, 28
 local HISTORY = 1000
 
 local M = {}
@@ -78,11 +78,11 @@ function Line:getc(out)
    for fd in pairs(self.watched) do fds[#fds + 1] = fd end
    local ready = posix.poll(fds, 1000)
    if ready[self.signals] then
-      local signal = ffi.cast("const uint32_t *", posix.read(self.signals, 128))[0] -- struct signalfd_siginfo
+      local signal = posix.signal_of(self.signals)
       if signal == SIGWINCH then
          self.lib.tw_posix_el_resize(self.el)
       else
-         self.interrupted = true
+         self.interrupted, self.left = signal == SIGINT, signal ~= SIGINT
          return 0
       end
    end
@@ -212,7 +212,7 @@ function Line:read(prompt)
    ffi.copy(self.prompt_text, prompt:sub(1, 255))
    self.interrupted, self.left = false, false
    local restore
-   self.signals, restore = posix.signal_fd { SIGINT, SIGWINCH }
+   self.signals, restore = posix.signal_fd { SIGHUP, SIGINT, SIGTERM, SIGWINCH }
    local count = ffi.new "int[1]"
    local text = self.lib.tw_posix_el_gets(self.el, count)
    restore()

@@ -1,13 +1,14 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- One piece of Lua, sent to the engine: what it prints meanwhile, Ctrl-C, its result or error.
 
+local interactive = require "tideway.control.interactive"
 local output = require "tideway.repl.output"
 local posix = require "tideway.posix"
 local text = require "tideway.text"
 
 local M = {}
 
-local SIGINT, PATIENCE = 2, 2e9
+local SIGHUP, SIGINT, SIGTERM, PATIENCE = 1, 2, 15, 2e9
 
 --- Lua as typed: `= x` is `return x`, as in Lua's own interpreter.
 ---@param code string
@@ -28,10 +29,17 @@ end
 -- An error with the position in the user's text: "-e:1: ...".
 local function placed(err, name) return (err:gsub("%f[%w_]eval:(%d+)", name:gsub("%%", "%%%%") .. ":%1")) end
 
--- What an evaluation streams.
-local function streamed(options)
+-- What an evaluation streams; stop() when there is no use in more.
+local function streamed(options, code, stop)
+   local save = interactive.saver(code)
    return function(kind, data, event)
-      if kind == "out" then
+      local handled, err = save(kind, data)
+      if err then
+         output.complain(err)
+         stop()
+      elseif handled then
+         return
+      elseif kind == "out" then
          local to = options.json and io.stderr or io.stdout
          to:write(data)
          to:flush()
@@ -56,17 +64,16 @@ function M.run(client, code, options)
       output.complain(err)
       return false, { gone = client.fd == nil }
    end
-   local signals, restore = posix.signal_fd { SIGINT }
+   local signals, restore = posix.signal_fd { SIGHUP, SIGINT, SIGTERM }
    local asked
    local reply = client:wait(id, {
-      event = streamed(options), seconds = options.timeout, fds = { signals },
+      event = streamed(options, code, function() client:cancel(id) end), seconds = options.timeout, fds = { signals },
       ready = function(ready)
-         if ready[signals] then
-            posix.read(signals, 128)
-            client:cancel(id)
-            if asked and posix.now() - asked > PATIENCE then client:close() end
-            asked = asked or posix.now()
-         end
+         if not ready[signals] then return end
+         local again = asked and posix.now() - asked > PATIENCE
+         if posix.signal_of(signals) ~= SIGINT or again then return client:close() end
+         client:cancel(id)
+         asked = asked or posix.now()
       end,
    })
    restore()

@@ -5,7 +5,6 @@ local editline = require "tideway.posix.editline"
 local evaluate = require "tideway.repl.evaluate"
 local history_lib = require "tideway.repl.history"
 local output = require "tideway.repl.output"
-local posix = require "tideway.posix"
 
 local M = {}
 
@@ -19,14 +18,13 @@ Repl.__index = Repl
 
 -- ---- the engine's messages ----
 
--- Those that have come, but what the engine logs of this user's own doing; what a stopped evaluation still sends is
--- nobody's.
+-- Those that have come, but the log of who did what; what a stopped evaluation still sends is nobody's.
 local function messages(self)
    self.client:receive()
-   local list, own = {}, ("pid %d)"):format(posix.getpid())
+   local list = {}
    for _, event in ipairs(self.client.events) do
       local text = event.id == self.feed and event.kind == "note" and event.data and event.data.text
-      if text and not text:find(own, 1, true) then list[#list + 1] = text end
+      if text and not text:find "^control: " then list[#list + 1] = text end
    end
    self.client.events = {}
    return list

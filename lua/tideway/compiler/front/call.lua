@@ -7,6 +7,7 @@ local intrinsic = require "tideway.compiler.front.intrinsic"
 local lock = require "tideway.compiler.front.intrinsic.lock"
 local source = require "tideway.compiler.syntax.source"
 local statement = require "tideway.compiler.front.statement"
+local strict = require "tideway.compiler.front.strict"
 local value = require "tideway.compiler.front.value"
 
 local M = {}
@@ -95,7 +96,7 @@ end
 ---@param args table[]
 ---@return table[] values
 function M.inline_live(cx, fn, args)
-   fn = cx.target.replaced and cx.target.replaced[fn] or fn
+   fn = strict.code[fn] or cx.target.replaced and cx.target.replaced[fn] or fn
    local ok, node, chunk = pcall(source.of, fn)
    if not ok then
       local err = node
@@ -103,6 +104,7 @@ function M.inline_live(cx, fn, args)
    end
    local frame = {
       chunk = chunk, env = { slots = {} }, upvalues = source.upvalues(fn), globals = getfenv(fn),
+      strict = strict.is(getfenv(fn)),
    }
    local values = remembered(cx, call_key(fn, args), function() return inline(cx, node, frame, args, node.name) end)
    local out = {}
@@ -135,6 +137,7 @@ function M.invoke(cx, fv, args)
       local outer = fv.frame
       local frame = {
          chunk = outer.chunk, env = { slots = {}, up = outer.env }, upvalues = outer.upvalues, globals = outer.globals,
+         strict = outer.strict,
       }
       local values = inline(cx, fv.node, frame, args, fv.node.name)
       for i, v in ipairs(values) do values[i] = expression.resolve(cx, v) end
@@ -169,11 +172,13 @@ function M.call(cx, frame, node)
       local object = expression.one(cx, frame, node.object)
       local args = expression.list(cx, frame, node.args)
       expression.at(cx, frame, node)
+      if frame.strict then strict.method(cx, expression.resolve(cx, object), node.name, args) end
       return method(cx, object, node.name, args)
    end
    local fn = expression.one(cx, frame, node.func)
    local args = expression.list(cx, frame, node.args)
    expression.at(cx, frame, node)
+   if frame.strict then strict.call(cx, expression.resolve(cx, fn), args) end
    return M.invoke(cx, fn, args)
 end
 

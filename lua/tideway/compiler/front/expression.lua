@@ -7,6 +7,7 @@ local array = require "tideway.compiler.front.array"
 local ctype = require "tideway.compiler.front.ctype"
 local memory = require "tideway.compiler.front.memory"
 local number = require "tideway.compiler.front.number"
+local strict = require "tideway.compiler.front.strict"
 local value = require "tideway.compiler.front.value"
 
 local M = {}
@@ -422,7 +423,12 @@ function EVAL.Index(cx, frame, node)
    local object = M.one(cx, frame, node.object)
    local key = M.one(cx, frame, node.key)
    at(cx, frame, node)
-   return M.index(cx, object, key)
+   if not frame.strict then return M.index(cx, object, key) end
+   object, key = resolve(cx, object), resolve(cx, key)
+   strict.index(cx, object, key)
+   local fv = M.index(cx, object, key)
+   strict.read(cx, object, fv)
+   return fv
 end
 
 function EVAL.Unary(cx, frame, node)
@@ -450,6 +456,7 @@ function EVAL.Binary(cx, frame, node)
    local b = M.one(cx, frame, node.right)
    at(cx, frame, node)
    a, b = resolve(cx, a), resolve(cx, b)
+   if frame.strict then strict.operands(cx, a, b) end
    if a.k == "ptr" or b.k == "ptr" then return M.pointer_arithmetic(cx, node.op, a, b) end
    return number.binary(cx, node.op, a, b)
 end

@@ -2,6 +2,7 @@
 -- Statements but for loops (loop.lua).
 
 local expression = require "tideway.compiler.front.expression"
+local strict = require "tideway.compiler.front.strict"
 local value = require "tideway.compiler.front.value"
 
 local M = {}
@@ -64,6 +65,9 @@ function RUN.Assign(cx, frame, node)
       local fv = fvs[i] or value.NIL
       if places[i] then
          at(cx, frame, target)
+         if frame.strict then
+            strict.index(cx, expression.resolve(cx, places[i][1]), expression.resolve(cx, places[i][2]))
+         end
          expression.set_index(cx, places[i][1], places[i][2], expression.resolve(cx, fv))
       else
          assign_name(cx, frame, target, fv)

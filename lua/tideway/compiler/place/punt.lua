@@ -15,7 +15,7 @@ M.FRAME = 4 * 4096
 
 -- What lies before the frame in a record.
 local HEADER = "u32 length; u32 mark; u32 ifindex; u32 vlan_proto; u16 vlan_tci; u16 stage; u16 port; u16 out; "
-   .. "u32 egress; "
+   .. "u32 egress; u32 watched; "
 
 -- Arrays have a limit of their own: the frame is several of them in a row.
 local record = types.parse(HEADER .. "u8 frame[4096]; u8 frame2[4096]; u8 frame3[4096]; u8 frame4[4096]")
@@ -113,6 +113,7 @@ local function fill(place, cx, at, length, stage, out, mark)
    store(cx, at, "port", cx:const(place.port))
    store(cx, at, "out", out)
    store(cx, at, "egress", cx:const(place.egress and 1 or 0))
+   store(cx, at, "watched", watch.number(place, cx))
    store(cx, at, "ifindex", place:ctxload(cx, place.name == "xdp" and "ingress_ifindex" or "ifindex"))
    local tagged = place.kernel.fields.vlan_tci ~= nil
    store(cx, at, "vlan_tci", tagged and place:ctxload(cx, "vlan_tci") or cx:const(0))

@@ -114,14 +114,15 @@ local function read(path)
    return text, why
 end
 
-local function parsed(source, text, name)
-   local chunk = chunks[source]
+local function parsed(source, text, name, key)
+   key = key or source
+   local chunk = chunks[key]
    if chunk and chunk.text == text then return chunk end
    chunk = parser.parse(text, name)
    -- Only the code is looked at; nothing of it runs.
    chunk.prototypes = prototypes(assert(loadstring(text, source)), {})
    assert(#chunk.prototypes == #chunk.functions, "the syntax tree and LuaJIT differ in the number of functions")
-   chunks[source] = chunk
+   chunks[key] = chunk
    return chunk
 end
 
@@ -195,8 +196,31 @@ local function candidates(fn, info, chunk)
    return list, on_lines
 end
 
-local function find(fn)
-   local info = debug.getinfo(fn, "S")
+-- Texts that files had when they were loaded, the last one last.
+local texts, TEXTS_MAX = {}, 16
+
+--- Remember what a file says now: functions loaded from it are looked for there when it says something else later.
+---@param path string
+function M.remember(path)
+   local text, list = read(path), texts[path] or {}
+   if not text or list[#list] == text then return end
+   texts[path] = list
+   list[#list + 1] = text
+   if #list > TEXTS_MAX then table.remove(list, 1) end
+end
+
+-- The same function in what its file said earlier.
+local function find_earlier(fn, info)
+   local name = info.source:sub(2)
+   local list = info.source:sub(1, 1) == "@" and info.what ~= "main" and texts[name] or {}
+   for i = #list, 1, -1 do
+      local ok, chunk = pcall(parsed, info.source, list[i], name, info.source .. "\0earlier")
+      local nodes = ok and candidates(fn, info, chunk) or {}
+      if #nodes == 1 then return nodes[1], chunk end
+   end
+end
+
+local function find_now(fn, info)
    local chunk = chunk_of(info)
    if info.what == "main" then
       local fresh = loadstring(chunk.text, info.source)
@@ -212,6 +236,15 @@ local function find(fn)
    if info.source:sub(1, 1) ~= "@" then not_its_text(info) end
    changed(info, chunk.name, on_lines == 0 and ("no function starts on line %d and ends on line %d")
       :format(info.linedefined, info.lastlinedefined) or "the function there has other code")
+end
+
+local function find(fn)
+   local info = debug.getinfo(fn, "S")
+   local ok, node, chunk = pcall(find_now, fn, info)
+   if ok then return node, chunk end
+   local earlier, chunk_then = find_earlier(fn, info)
+   if earlier then return earlier, chunk_then end
+   error(node, 0)
 end
 
 --- The syntax tree of a live function. Raises a diagnostic when it has none: a C function, a text that is not at hand,

@@ -3,6 +3,7 @@
 
 local filter = require "tideway.compiler.place.watch.filter"
 local maps = require "tideway.compiler.place.watch.maps"
+local memory = require "tideway.compiler.front.memory"
 local number = require "tideway.compiler.front.number"
 local predicate = require "tideway.compiler.place.watch.predicate"
 local value = require "tideway.compiler.front.value"
@@ -38,8 +39,9 @@ end
 local function stop_clock(place, cx, tally, began)
    local join = cx:join()
    need(cx, "ne", began, cx:const(0), join)
-   local took = cx:emit("sub", "num", { maps.now(place, cx), began }, { lo = 0, hi = 2 ^ 40 })
-   maps.add(cx, tally, "spent", cx:emit("mul", "num", { took, cx:const(TIMED) }, { lo = 0, hi = TIMED * 2 ^ 40 }))
+   local took = cx:emit("sub", "num", { maps.now(place, cx), began }, { lo = 0, hi = memory.LATEST })
+   maps.add(cx, tally, "clocked", took)
+   maps.add(cx, tally, "timed")
    cx:jump(join)
    cx:enter(join)
 end

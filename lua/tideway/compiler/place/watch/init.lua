@@ -62,6 +62,12 @@ function M.take_over(place, cx, values, from)
    return from + (place.follows and #CARRIED or 0)
 end
 
+--- The number of a packet that is followed, 0: it is not.
+---@return tideway.ir.value
+function M.number(place, cx)
+   return place.follows and number.ir(cx, cx.state.vars[place.follows.packet]) or cx:const(0)
+end
+
 -- A number that no other packet has for long: bit 31, 19 bits that count, 12 bits that say which CPU.
 local function number_of(place, cx, none)
    local count = maps.fetch_add(cx, maps.entry(place, cx, maps.numbers, none), maps.numbers, "n")

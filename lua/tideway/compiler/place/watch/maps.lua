@@ -32,7 +32,7 @@ local scratch_type = types.parse("u64 busy; " .. HEADER
 --- Where the record begins in it.
 M.RECORD_AT = ffi.offsetof(scratch_type.ctype, "time")
 local tally_type = types.parse("u64 looked; u64 matched; u64 records; u64 packets; u64 missed; u64 spent; "
-   .. "u32 sampled; u32 turn")
+   .. "u64 clocked; u64 timed; u32 sampled; u32 turn")
 local limit_type = types.parse "u32 taken; u32 spare"
 
 local function map(kind, name, value_type)

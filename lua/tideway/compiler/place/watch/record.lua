@@ -10,6 +10,9 @@ local M = {}
 
 local need = maps.need
 
+-- BPF_RB_NO_WAKEUP: the reader comes by itself.
+local NO_WAKEUP = 1
+
 local function store(cx, at, name, v)
    local bits, off = maps.field(maps.record_type, name)
    cx:emit("store", "void", { at, v }, { bits = bits, off = off })
@@ -89,7 +92,8 @@ function M.write(place, cx, w, facts)
    local failed = cx:join()
    local copied = copy_frame(place, cx, w, at, failed)
    local size = number.binary(cx, "+", value.int(copied), value.host(maps.HEADER_SIZE))
-   local rc = place:call(cx, "ringbuf_output", "num", { cx:table_const(w.ring), at, number.ir(cx, size), cx:const(0) },
+   local rc = place:call(cx, "ringbuf_output", "num",
+      { cx:table_const(w.ring), at, number.ir(cx, size), cx:const(NO_WAKEUP) },
       { lo = -4095, hi = 0, reads = { value = true }, writes = { mem = true }, table = w.ring })
    need(cx, "eq", rc, cx:const(0), failed)
    maps.add(cx, tally, "records")

@@ -1,0 +1,265 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- NFs from files that are not trusted: loaded and constructed with a handful of names, within limits of memory and
+-- time, and run only as what the compiler makes of them.
+--
+-- Nothing of such a file runs as Lua once its constructor has returned. So its functions may then be shown the engine's
+-- own objects in place of the handles they were made with, which is what the compiler looks at.
+
+local abi = require "tideway.abi"
+local api = require "tideway.sandbox.api"
+local nfs = require "tideway.nf"
+local strict = require "tideway.compiler.front.strict"
+
+local C = abi.C
+local M = {}
+
+---@class tideway.sandbox.limits of loading the file and constructing one NF
+---@field memory_mb integer
+---@field seconds number of CPU time
+---@field instructions integer of LuaJIT's virtual machine
+---@field entries integer of all its tables
+
+local DEFAULT = { memory_mb = 32, seconds = 2, instructions = 1e8, entries = 1e6 }
+local HOOK_EVERY = 200
+local TEXT_MOST = 2 ^ 20
+local OFFERS = { packet = true, on_fault = true }
+
+-- ---- running something of the file ----
+
+-- The box's way into and out of it: limits, and what methods of strings are.
+local function borders(box, strings)
+   local meta, used, deadline = debug.getmetatable "", 0, nil
+   local left, before, over, away = box.limits.memory_mb * 2 ^ 20, collectgarbage "count", nil, true
+   local function count()
+      used = used + HOOK_EVERY
+      if used > box.limits.instructions then
+         over = ("more than %.0f instructions"):format(box.limits.instructions)
+      elseif os.clock() > deadline then
+         over = ("more than %g s of CPU time"):format(box.limits.seconds)
+      end
+      -- At every instruction of the file from here on, so that no pcall of it helps.
+      if over then
+         debug.sethook(count, "", 1)
+         if strict.is(getfenv(debug.getinfo(2, "f").func)) then error("over the limits of the sandbox", 0) end
+      end
+   end
+   function box.enter()
+      if not away then return end
+      away = false
+      left = left - math.max(0, collectgarbage "count" - before) * 1024
+      meta.__index = strings
+      deadline = deadline or os.clock() + box.limits.seconds
+      debug.sethook(count, "", over and 1 or HOOK_EVERY)
+      C.tw_control_memory(math.max(1, left))
+   end
+   function box.leave()
+      local remains = C.tw_control_memory(0)
+      if away then return end
+      away, left = true, math.min(left, tonumber(remains))
+      debug.sethook()
+      meta.__index = string
+      before = collectgarbage "count"
+   end
+   function box.over() return over end
+end
+
+local function text_of(box, err)
+   if box.over() then return ("%s: it needs %s, the limit of its sandbox"):format(box.path, box.over()) end
+   if err == "not enough memory" then
+      return ("%s: it needs more than %d MB, the limit of its sandbox"):format(box.path, box.limits.memory_mb)
+   end
+   return type(err) == "string" and err or box.path .. ": it raises an error that is not a string"
+end
+
+local function entered(box, fn, ...)
+   box.enter()
+   return (fn(...))
+end
+jit.off(entered)
+
+-- Calls a function of the file.
+local function inside(box, fn, ...)
+   local hook, mask, every = debug.gethook()
+   collectgarbage()
+   local ok, result = pcall(entered, box, fn, ...)
+   box.leave() -- nothing is allocated before: there may be nothing left
+   debug.sethook(hook, mask, every)
+   if not ok then error(text_of(box, result), 0) end
+   return result
+end
+jit.off(inside, true)
+
+-- ---- loading ----
+
+-- A file, beside the script when it is not here.
+local function read(path)
+   local loaded = require("tideway.script").loaded
+   local beside = loaded and loaded.path:match "^(.*)/[^/]*$"
+   local file, err = io.open(path, "rb")
+   if not file and beside and path:sub(1, 1) ~= "/" then
+      path = beside .. "/" .. path
+      file = io.open(path, "rb")
+   end
+   if not file then return nil, err end
+   local text = file:read(TEXT_MOST + 1) or ""
+   file:close()
+   if #text > TEXT_MOST then return nil, ("%s: more than %d bytes"):format(path, TEXT_MOST) end
+   return text, path
+end
+
+-- Runs the file: its box, the NF's name, its constructor.
+local function load_box(text, path, limits)
+   local box = {
+      path = path, limits = limits, real = setmetatable({}, { __mode = "k" }), handle = {}, entries = 0, declared = {},
+   }
+   local function declare(name, construct)
+      if type(name) ~= "string" or not name:find "^[%a_][%w_.-]*$" or #name > 40 then
+         error("tw.nf: the name is a word of letters, digits, _ - and .", 0)
+      end
+      if type(construct) ~= "function" then error("tw.nf: the second argument is a function(cfg)", 0) end
+      local handle = {}
+      box.real[handle] = handle
+      box.declared[handle] = { name = name, construct = construct }
+      return handle
+   end
+   local env, strings, reveal = api.environment(box, declare)
+   box.reveal = reveal
+   local chunk, err = load(text, "@" .. path, "t", env)
+   if not chunk then error(err, 0) end
+   jit.off(chunk, true)
+   strict.add(env)
+   borders(box, strings)
+   local declared = box.declared[inside(box, chunk) or false]
+   if not declared then
+      error(("%s: the file of an NF in a sandbox returns tw.nf(name, function(cfg) ... end)"):format(path), 0)
+   end
+   return box, declared.name, declared.construct
+end
+
+-- ---- the NF ----
+
+-- The engine's own objects in place of handles, in everything a function reaches.
+local function reveal(box, value, seen)
+   local kind = type(value)
+   if kind ~= "table" and kind ~= "function" then return value end
+   local real = box.real[value]
+   if real ~= nil then return real end
+   if seen[value] then return value end
+   seen[value] = true
+   if kind == "table" then
+      local changed = {}
+      for k, v in next, value do changed[reveal(box, k, seen)] = reveal(box, v, seen) end
+      for k in next, value do rawset(value, k, nil) end
+      for k, v in next, changed do rawset(value, k, v) end
+   elseif strict.is(getfenv(value)) then
+      for i = 1, 255 do
+         local name, up = debug.getupvalue(value, i)
+         if not name then break end
+         debug.setupvalue(value, i, (reveal(box, up, seen)))
+      end
+   end
+   return value
+end
+
+-- What the engine sees instead of the NF's own function: a place and the tables it uses. It runs on no packet: an lcore
+-- has the compiled one (tideway.sandbox.lcore).
+local function stand_in(tables)
+   return function(pkt)
+      return pkt:drop "sandbox", tables
+   end
+end
+
+local function tables_of(box)
+   local list = {}
+   for object in pairs(box.handle) do
+      if type(object) == "table" and rawget(object, "kind") then list[#list + 1] = object end
+   end
+   return list
+end
+
+local function check(box, made)
+   if type(made) == "function" then made = { packet = made } end
+   if type(made) ~= "table" or box.real[made] then
+      error(("%s: the constructor returns %s, not a table with packet(pkt)"):format(box.path, type(made)), 0)
+   end
+   for key in next, made do
+      if not OFFERS[key] then
+         error(("%s: an NF in a sandbox offers packet and on_fault; %s would run as Lua, outside of the compiler's "
+            .. "rules"):format(box.path, tostring(key)), 0)
+      end
+   end
+   local packet = made.packet
+   if type(packet) ~= "function" or not strict.is(getfenv(packet)) then
+      error(("%s: packet is %s, not a function of the file"):format(box.path, type(packet)), 0)
+   end
+   return packet, made.on_fault
+end
+
+local function construct(text, path, limits, cfg)
+   local box, _, constructor = load_box(text, path, limits)
+   local packet, policy = check(box, inside(box, constructor, api.inwards(box, cfg)))
+   reveal(box, packet, {})
+   box.reveal()
+   local info = debug.getinfo(packet, "S")
+   local shown = stand_in(tables_of(box))
+   strict.code[shown] = packet
+   return { packet = shown, on_fault = policy, sandboxed = true, where = ("%s:%d"):format(path, info.linedefined) }
+end
+
+--- The constructor of an NF from a file that is not trusted. The file has no ffi, io, os, debug or modules but tideway,
+--- of which it sees what NFs need (lua/tideway/privilege.md); it is bounded while it is constructed, and its packet
+--- function must be one that the compiler takes: as plain Lua it never runs.
+---@param path string the file, beside the script when it is not in the current directory
+---@param limits? { memory_mb: integer?, seconds: number?, instructions: integer?, entries: integer? }
+---@return tideway.nf.constructor
+function M.sandbox(path, limits)
+   if type(path) ~= "string" then error("tw.sandbox: the first argument is the path of a file", 2) end
+   local all = {}
+   for name, value in pairs(DEFAULT) do all[name] = value end
+   for name, value in pairs(limits or {}) do
+      if not DEFAULT[name] or type(value) ~= "number" or value <= 0 then
+         error(("tw.sandbox: %s = %s is no limit; there are memory_mb, seconds, instructions, entries"):format(
+            tostring(name), tostring(value)), 2)
+      end
+      all[name] = value
+   end
+   local text, found = read(path)
+   if not text then error("tw.sandbox: " .. tostring(found), 2) end
+   local ok, _, name = pcall(load_box, text, found, all)
+   if not ok then error(_, 0) end
+   return nfs.nf(name, function(cfg) return construct(text, found, all, cfg) end)
+end
+
+--- On hooks, packets that an NF punts go on in the control thread, through Lua; raises when that would be a sandbox's.
+---@param stages tideway.nf.instance[]
+function M.check_hook(stages)
+   local punting
+   for _, nf in ipairs(stages) do
+      if nf.sandboxed and punting then
+         error(("%s: NF %s is in a sandbox and stands behind %s, whose punted packets go on as Lua on a hook; put it in "
+            .. "front, or pin the chain to an lcore"):format(nf.where, nf.name, punting.name), 0)
+      end
+      punting = punting or nf.punt and nf
+   end
+end
+
+--- A chain's NFs that are in sandboxes must be compiled; raises when one is not.
+---@param chain tideway.chain
+function M.check(chain)
+   for i, nf in ipairs(chain.stages) do
+      local compiled
+      for _, segment in ipairs(nf.sandboxed and chain.segments or {}) do
+         compiled = compiled or segment.first == i and segment.last == i and segment.lua
+      end
+      if nf.sandboxed and not compiled then
+         local why = require("tideway.options").compile == "off" and 'tw.options { compile = "off" }'
+         for _, segment in ipairs(why and {} or require("tideway.compiler").for_lcore(chain)) do
+            if segment.first <= i and segment.last >= i then why = segment.raw or "it is too large" end
+         end
+         error(("%s: NF %s is in a sandbox and cannot be compiled, so it does not run: %s"):format(nf.where, nf.name,
+            tostring(why)), 0)
+      end
+   end
+end
+
+return M
