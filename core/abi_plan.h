@@ -42,7 +42,8 @@ struct tw_chain_spec {
 	 * plan runs or it has no such chain. */
 	uint8_t from[TW_STAGES_MAX];
 	/* 1: made anew although it continues a stage: its faults on probation make the lcore fall
-	 * back, and it is not in quarantine because the old one was. A new stage is fresh anyway. */
+	 * back, and it is not in quarantine because the old one was. A new stage is fresh anyway.
+	 */
 	uint8_t fresh[TW_STAGES_MAX];
 	/* 1: export() of the NF it continues is called at the switch, and import(state) of this
 	 * one with the result, both on the lcore. */

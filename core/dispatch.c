@@ -19,33 +19,6 @@ static inline struct tw_chain_stats *chain_stats(struct tw_lcore *lcore, unsigne
 	return &lcore->stats->chain[lcore->plan->chain[chain].chain];
 }
 
-void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
-                      struct rte_mbuf *mbuf)
-{
-	unsigned id = lcore->plan->chain[chain].chain;
-
-	if (stage >= TW_STAGES_MAX)
-		stage = TW_STAGE_ENGINE;
-	if (reason >= TW_REASONS_MAX)
-		reason = TW_R_BAD_VERDICT;
-	if (tw_watching())
-		tw_watch_drop(lcore, chain, stage, reason, mbuf);
-	lcore->stats->drops[id][stage][reason]++;
-	lcore->stats->chain[id].dropped++;
-	if (lcore->n_dead == RTE_DIM(lcore->dead))
-		tw_dispatch_bury(lcore);
-	if (mbuf)
-		lcore->dead[lcore->n_dead++] = mbuf;
-}
-
-/* Dropped packets are freed together, once per burst. */
-void tw_dispatch_bury(struct tw_lcore *lcore)
-{
-	if (lcore->n_dead)
-		rte_pktmbuf_free_bulk(lcore->dead, lcore->n_dead);
-	lcore->n_dead = 0;
-}
-
 /* verdict, out and port of struct tw_pkt as one word: filled with one store. */
 #define WORD(verdict, out, port) \
 	((uint64_t)(verdict) | (uint64_t)(out) << 32 | (uint64_t)(port) << 48)
@@ -83,104 +56,6 @@ uint64_t tw_dispatch_fill(struct tw_lcore *lcore, uint16_t port, struct rte_mbuf
 	return bytes;
 }
 
-/* ---- sending ---- */
-
-/* Offer mbufs to a port; what it does not take is dropped as tx_full. */
-static void port_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
-                      struct rte_mbuf **mbufs, unsigned n, uint64_t bytes)
-{
-	struct tw_chain_stats *stats = chain_stats(lcore, chain);
-	struct tw_port_stats *pstats = &lcore->stats->port[index];
-	struct tw_port *port = &tw_port_table[index];
-	uint16_t queue = lcore->plan->tx_queue[index];
-	bool shared = lcore->plan->tx_shared[index];
-	unsigned sent, retries = lcore->plan->tx_retries;
-	uint64_t lost = 0;
-
-	if (tw_watching())
-		tw_watch_leaving(lcore, chain, index, 0, mbufs, n);
-	if (shared)
-		rte_spinlock_lock(&port->tx_lock[queue]);
-	sent = rte_eth_tx_burst(port->ethdev, queue, mbufs, n);
-	while (sent < n && retries--)
-		sent += rte_eth_tx_burst(port->ethdev, queue, mbufs + sent, n - sent);
-	if (shared)
-		rte_spinlock_unlock(&port->tx_lock[queue]);
-	if (tw_watching())
-		tw_watch_left(lcore, chain, index, 0, mbufs, sent);
-	for (unsigned i = sent; i < n; i++) {
-		lost += mbufs[i]->pkt_len;
-		tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_TX_FULL, mbufs[i]);
-	}
-	pstats->tx_packets += sent;
-	pstats->tx_bytes += bytes - lost;
-	pstats->tx_full += n - sent;
-	stats->sent += sent;
-	stats->sent_bytes += bytes - lost;
-	lcore->stats->sent_to[lcore->plan->chain[chain].chain][index] += sent;
-}
-
-static void ring_send(struct tw_lcore *lcore, unsigned chain, unsigned index,
-                      struct rte_mbuf **mbufs, unsigned n)
-{
-	struct tw_chain_stats *stats = chain_stats(lcore, chain);
-	uint32_t len[TW_BURST_MAX * 2];
-	unsigned sent;
-
-	/* After the enqueue the other side owns them: take the lengths first. */
-	for (unsigned i = 0; i < n; i++)
-		len[i] = mbufs[i]->pkt_len;
-	if (tw_watching())
-		tw_watch_leaving(lcore, chain, index, TW_WATCH_RING, mbufs, n);
-	sent = rte_ring_enqueue_burst(tw_ring_table[index].ring, (void **)mbufs, n, NULL);
-	if (tw_watching())
-		tw_watch_left(lcore, chain, index, TW_WATCH_RING, mbufs, sent);
-	for (unsigned i = 0; i < sent; i++)
-		stats->sent_bytes += len[i]; /* cppcheck-suppress uninitvar */
-	stats->sent += sent;
-	for (unsigned i = sent; i < n; i++)
-		tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_RING_FULL, mbufs[i]);
-}
-
-static uint64_t bytes_of(struct rte_mbuf **mbufs, unsigned n)
-{
-	uint64_t bytes = 0;
-
-	for (unsigned i = 0; i < n; i++)
-		bytes += mbufs[i]->pkt_len;
-	return bytes;
-}
-
-static void flush(struct tw_lcore *lcore, unsigned chain)
-{
-	while (lcore->tx_dirty) {
-		unsigned port = __builtin_ctzll(lcore->tx_dirty);
-		struct tw_tx *tx = &lcore->tx[port];
-
-		lcore->tx_dirty &= lcore->tx_dirty - 1;
-		port_send(lcore, chain, port, tx->mbuf, tx->count, bytes_of(tx->mbuf, tx->count));
-		tx->count = 0;
-	}
-}
-
-static void queue_to_port(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned port,
-                          struct rte_mbuf *mbuf)
-{
-	struct tw_tx *tx;
-
-	if (port >= TW_PORTS_MAX || !(lcore->plan->ports >> port & 1)) {
-		tw_dispatch_drop(lcore, chain, stage, TW_R_BAD_PORT, mbuf);
-		return;
-	}
-	tx = &lcore->tx[port];
-	if (tx->count == RTE_DIM(tx->mbuf)) {
-		port_send(lcore, chain, port, tx->mbuf, tx->count, bytes_of(tx->mbuf, tx->count));
-		tx->count = 0;
-	}
-	tx->mbuf[tx->count++] = mbuf;
-	lcore->tx_dirty |= 1ull << port;
-}
-
 /* ---- samples ---- */
 
 /* The bucket whose bound, a power of two, is the least that is not below the value. */
@@ -209,9 +84,9 @@ void tw_dispatch_direct(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf 
 	if (chain_stats(lcore, chain)->bursts % TW_SAMPLE == TW_SAMPLE / 2)
 		sample_size(lcore, chain, n);
 	if (spec->sink_kind == TW_END_PORT)
-		port_send(lcore, chain, spec->sink, mbufs, n, bytes);
+		tw_send_port(lcore, chain, spec->sink, mbufs, n, bytes);
 	else if (spec->sink_kind == TW_END_RING)
-		ring_send(lcore, chain, spec->sink, mbufs, n);
+		tw_send_ring(lcore, chain, spec->sink, mbufs, n);
 	else
 		for (unsigned i = 0; i < n; i++)
 			tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_NO_SINK, mbufs[i]);
@@ -236,11 +111,11 @@ static void flood(struct tw_lcore *lcore, unsigned chain, const struct tw_pkt *p
 		/* Not a clone: drivers that own their buffers (AF_XDP) send only direct ones. */
 		copy = rte_pktmbuf_copy(mbuf, mbuf->pool, 0, UINT32_MAX);
 		if (copy)
-			queue_to_port(lcore, chain, pkt->stage, port, copy);
+			tw_send_queue(lcore, chain, pkt->stage, port, copy);
 		else
 			tw_dispatch_drop(lcore, chain, pkt->stage, TW_R_NO_BUFFER, NULL);
 	}
-	queue_to_port(lcore, chain, pkt->stage, __builtin_ctzll(ports), mbuf);
+	tw_send_queue(lcore, chain, pkt->stage, __builtin_ctzll(ports), mbuf);
 }
 
 /* ---- verdicts ---- */
@@ -251,11 +126,11 @@ static void to_sink(struct tw_lcore *lcore, unsigned chain, const struct tw_pkt 
 	struct rte_mbuf *mbuf = pkt->mbuf;
 
 	if (pkt->out != TW_PORT_NONE)
-		queue_to_port(lcore, chain, TW_STAGE_ENGINE, pkt->out, mbuf);
+		tw_send_queue(lcore, chain, TW_STAGE_ENGINE, pkt->out, mbuf);
 	else if (spec->sink_kind == TW_END_PORT)
-		queue_to_port(lcore, chain, TW_STAGE_ENGINE, spec->sink, mbuf);
+		tw_send_queue(lcore, chain, TW_STAGE_ENGINE, spec->sink, mbuf);
 	else if (spec->sink_kind == TW_END_RING)
-		ring_send(lcore, chain, spec->sink, &mbuf, 1);
+		tw_send_ring(lcore, chain, spec->sink, &mbuf, 1);
 	else
 		tw_dispatch_drop(lcore, chain, TW_STAGE_ENGINE, TW_R_NO_SINK, mbuf);
 }
@@ -274,14 +149,14 @@ static void settle(struct tw_lcore *lcore, unsigned chain, struct tw_pkt *pkt)
 		tw_dispatch_drop(lcore, chain, pkt->stage, arg, pkt->mbuf);
 		return;
 	case TW_PORT:
-		queue_to_port(lcore, chain, pkt->stage, arg, pkt->mbuf);
+		tw_send_queue(lcore, chain, pkt->stage, arg, pkt->mbuf);
 		return;
 	case TW_FLOOD:
 		flood(lcore, chain, pkt);
 		return;
 	case TW_PASS:
 		if (spec->kernel != TW_PORT_NONE)
-			queue_to_port(lcore, chain, pkt->stage, spec->kernel, pkt->mbuf);
+			tw_send_queue(lcore, chain, pkt->stage, spec->kernel, pkt->mbuf);
 		else
 			tw_dispatch_drop(lcore, chain, pkt->stage, TW_R_NO_KERNEL, pkt->mbuf);
 		return;
@@ -314,8 +189,8 @@ void tw_dispatch_emits(struct tw_lcore *lcore)
 			chain_of[n] = chain;
 			onward[n++] = *pkt;
 		} else {
-			queue_to_port(lcore, chain, TW_STAGE_ENGINE, pkt->out, pkt->mbuf);
-			flush(lcore, chain);
+			tw_send_queue(lcore, chain, TW_STAGE_ENGINE, pkt->out, pkt->mbuf);
+			tw_send_flush(lcore, chain);
 		}
 	}
 	lcore->n_emits = 0;
@@ -508,7 +383,7 @@ static void settle_each(struct tw_lcore *lcore, unsigned chain, bool resumed)
 	}
 	for (unsigned i = 0; i < count; i++)
 		settle(lcore, chain, &pkts[i]);
-	flush(lcore, chain);
+	tw_send_flush(lcore, chain);
 	if (tw_watching())
 		tw_watch_end(lcore);
 	if (lcore->n_emits)
@@ -525,7 +400,7 @@ static void settle_all(struct tw_lcore *lcore, unsigned chain, unsigned port,
 
 	for (unsigned s = 0; s < spec->stages; s++)
 		in[s] += count;
-	port_send(lcore, chain, port, mbufs, count, bytes);
+	tw_send_port(lcore, chain, port, mbufs, count, bytes);
 	if (tw_watching())
 		tw_watch_end(lcore);
 }

@@ -281,11 +281,12 @@ int tw_pool_reserve(uint32_t buffers)
 {
 	for (int i = 0; i < RTE_MAX_NUMA_NODES; i++)
 		if (pools[i] && with_caches(pool_need + buffers) > pools[i]->size)
-			return tw_fail(ENOSPC,
-			               "the packet buffers have no room for %u more: there are %u, and the "
-			               "queues and rings hold up to %u; start with tw.options { mbufs = %u }",
-			               buffers, pools[i]->size, pool_need,
-			               with_caches(pool_need + buffers));
+			return tw_fail(
+				ENOSPC,
+				"the packet buffers have no room for %u more: there are %u, and the "
+				"queues and rings hold up to %u; start with tw.options { mbufs = %u }",
+				buffers, pools[i]->size, pool_need,
+				with_caches(pool_need + buffers));
 	pool_need += buffers;
 	return 0;
 }

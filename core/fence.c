@@ -241,8 +241,8 @@ static void *watchdog_main(void *arg)
 		struct timespec nap = { .tv_nsec = NAP_NS };
 
 		for (int i = 0; i < TW_LCORES_MAX; i++) {
-			struct tw_lcore *lcore =
-				atomic_load_explicit(&tw_lcore_table[i], memory_order_acquire);
+			struct tw_lcore *lcore = atomic_load_explicit(&tw_lcore_table[i],
+			                                              memory_order_acquire);
 			long ns;
 
 			if (!lcore || !atomic_load(&lcore->up))
@@ -380,7 +380,8 @@ void tw_fence_rebuild(struct tw_lcore *lcore)
 	if (lcore->blameless < REBUILDS_MAX)
 		plan->vm = tw_vm_new(&source);
 	if (!plan->vm)
-		tw_log("cpu %d has no Lua VM any more (%s); packets of its chains are dropped (vm_lost)",
+		tw_log(TW_LOG_ERROR
+		       "cpu %d has no Lua VM any more (%s); packets of its chains are dropped (vm_lost)",
 		       lcore->cpu,
 		       lcore->blameless < REBUILDS_MAX ? tw_error() : "too many faults");
 	lcore->next_tick = 0;
@@ -420,7 +421,8 @@ static void take_out(struct tw_lcore *lcore, unsigned chain, unsigned stage)
 	plan->quarantine[chain] |= 1u << stage;
 	info->quarantined[stage] = 1;
 	info->tier = TW_TIER_LUA;
-	tw_log("NF %s (%s) in chain %s on cpu %d: %s; it is taken out, its packets are %s from here on",
+	tw_log(TW_LOG_ERROR
+	       "NF %s (%s) in chain %s on cpu %d: %s; it is taken out, its packets are %s from here on",
 	       info->stage[stage], spec->where[stage], info->name, lcore->cpu, lcore->fault,
 	       spec->bypass[stage] ? "passed by" : "dropped (nf_quarantined)");
 }
@@ -440,14 +442,19 @@ static void recover(struct tw_lcore *lcore, bool jumped, bool out_of_memory)
 	known = stage < spec->stages && !(plan->quarantine[chain] & 1u << stage);
 	lcore->stats->chain[spec->chain].faults++;
 	give_up(lcore, jumped);
+	if (lcore->parked) { /* stop() of an NF whose lcore does not come back */
+		tw_log("NF at %s on cpu %d: %s in its stop()", spec->where[known ? stage : 0],
+		       lcore->cpu, lcore->fault);
+		return;
+	}
 	if (fall_back(lcore, chain, stage, known))
 		return;
 	if (known) {
 		take_out(lcore, chain, stage);
 	} else {
 		lcore->blameless++;
-		tw_log("cpu %d: %s outside of any NF; its Lua VM is built anew", lcore->cpu,
-		       lcore->fault);
+		tw_log(TW_LOG_ERROR "cpu %d: %s outside of any NF; its Lua VM is built anew",
+		       lcore->cpu, lcore->fault);
 	}
 	tw_fence_rebuild(lcore);
 }

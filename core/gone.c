@@ -91,7 +91,8 @@ int tw_chain_gone(int chain)
 	if (chain < 0 || chain >= TW_CHAIN_GONE)
 		return tw_fail(EINVAL, "there is no chain number %d", chain);
 	if (plan_has_chain(tw_plan_running, chain) || plan_has_chain(tw_plan_before, chain))
-		return tw_fail(EBUSY, "chain %s is part of the plan that runs, or of the one before",
+		return tw_fail(EBUSY,
+		               "chain %s is part of the plan that runs, or of the one before",
 		               stats->chain[chain].name);
 	for (int slot = 0; slot < TW_LCORES_MAX; slot++)
 		fold_chain(&stats->lcore[slot], chain);
@@ -125,8 +126,8 @@ int tw_port_gone(int port)
 	return 0;
 }
 
-/* Packets in a ring that nobody reads any more have been sent by one chain, and are received by none
- * that is there. No lcore writes the counters of what is gone. */
+/* Packets in a ring that nobody reads any more have been sent by one chain, and are received by
+ * none that is there. No lcore writes the counters of what is gone. */
 void tw_ring_gone(unsigned packets)
 {
 	struct tw_stats *stats = tw_stats();

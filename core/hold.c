@@ -217,8 +217,8 @@ unsigned tw_hold_collect(struct tw_lcore *lcore, unsigned *chain)
 	return n;
 }
 
-/* Drop entries of this lcore: those past their deadline (READY ones go on), those of queues that are
- * given up, or all of them. */
+/* Drop entries of this lcore: those past their deadline (READY ones go on), those of queues that
+ * are given up, or all of them. */
 static void drop_entries(struct tw_lcore *lcore, uint64_t now, bool all, unsigned reason)
 {
 	for (int id = 0; id < HOLDS_MAX; id++) {

@@ -97,8 +97,8 @@ static inline void run_direct(struct tw_lcore *lcore, unsigned chain, uint16_t p
 		tw_watch_end(lcore);
 }
 
-static inline void count_received(struct tw_lcore *lcore, const struct tw_input_spec *in, unsigned n,
-                                  uint64_t bytes)
+static inline void count_received(struct tw_lcore *lcore, const struct tw_input_spec *in,
+                                  unsigned n, uint64_t bytes)
 {
 	struct tw_chain_stats *stats = &lcore->stats->chain[lcore->plan->chain[in->chain].chain];
 
@@ -112,7 +112,7 @@ static inline void count_received(struct tw_lcore *lcore, const struct tw_input_
 
 /* By way of a burst: what Lua works on, and whatever else is not machine code on mbufs. */
 static void run_burst(struct tw_lcore *lcore, const struct tw_input_spec *in, uint16_t port,
-                          struct rte_mbuf **mbufs, unsigned n)
+                      struct rte_mbuf **mbufs, unsigned n)
 {
 	bool scattered = false;
 	uint64_t bytes = tw_dispatch_fill(lcore, port, mbufs, n, &scattered);
@@ -329,8 +329,7 @@ static void wait_interrupt(struct tw_lcore *lcore)
 	/* A packet that came before the interrupt was armed raises none: look once more. */
 	if (!tw_lcore_turn(lcore)) {
 		tw_rcu_offline(lcore->slot);
-		rte_epoll_wait(lcore->epoll, events, RTE_DIM(events),
-		               tw_options()->tick_ms);
+		rte_epoll_wait(lcore->epoll, events, RTE_DIM(events), tw_options()->tick_ms);
 		tw_rcu_online(lcore->slot);
 		eventfd_read(lcore->wake, &woken);
 	}

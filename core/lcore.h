@@ -20,7 +20,8 @@ struct tw_stage_map {
 	uint8_t to[TW_STAGES_MAX];
 };
 
-/* What a stage had counted that the next plan does not have: given back when that is rolled back. */
+/* What a stage had counted that the next plan does not have: given back when that is rolled back.
+ */
 struct tw_left {
 	uint64_t in, drops[TW_REASONS_MAX];
 };
@@ -43,13 +44,13 @@ struct tw_lcore_plan {
 	const struct tw_swap *swap; /* from the plan before; NULL: there was none */
 	uint32_t bank;              /* of native words */
 	uint64_t ports;             /* bit per port that may be sent to */
-	char *blob; /* to build the VM again after a fault */
+	char *blob;                 /* to build the VM again after a fault */
 	size_t blob_len;
 	uint32_t burst, tx_retries; /* from tw_options, when the plan was made */
 	uint32_t n_chains, n_inputs;
 	struct tw_chain_spec chain[TW_CHAINS_MAX];
 	struct tw_input_spec input[TW_INPUTS_MAX];
-	uint32_t quarantine[TW_CHAINS_MAX]; /* bit per stage */
+	uint32_t quarantine[TW_CHAINS_MAX];         /* bit per stage */
 	struct tw_native_word *word[TW_CHAINS_MAX]; /* of the whole chain, or NULL */
 	uint16_t tx_queue[TW_PORTS_MAX];
 	bool tx_shared[TW_PORTS_MAX]; /* the queue is shared with another lcore: lock it */
@@ -96,7 +97,7 @@ struct tw_lcore {
 	uint64_t fault_pc; /* written by the signal handler */
 	int fault_signal;
 	char fault[256];
-	unsigned blameless; /* faults with no NF to blame */
+	unsigned blameless;               /* faults with no NF to blame */
 	_Atomic(struct tw_vm *) given_up; /* given up by the fence; the control thread frees them */
 
 	/* probation: the plan before; whoever takes it out, fence or control thread, decides */
@@ -129,10 +130,10 @@ struct tw_lcore {
 	bool threaded;
 	clockid_t cpu_clock;
 	_Atomic bool stop, up;
-	bool parked;  /* stopped by a plan without it; it may run again */
-	bool no_irq;  /* it was said that a port gives no interrupts */
-	int epoll;    /* of its wait for interrupts, -1: never waited */
-	int wake;     /* eventfd that ends the wait */
+	bool parked; /* stopped by a plan without it; it may run again */
+	bool no_irq; /* it was said that a port gives no interrupts */
+	int epoll;   /* of its wait for interrupts, -1: never waited */
+	int wake;    /* eventfd that ends the wait */
 	struct tw_order order[2];
 	_Atomic uint64_t ordered; /* number of the last order */
 	uint64_t taken;           /* of the one that it follows */
@@ -186,6 +187,20 @@ void tw_fence_rebuild(struct tw_lcore *lcore);
 /* Control thread: frees the VMs that were given up. */
 void tw_fence_reap(struct tw_lcore *lcore);
 
+/* send.c */
+void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
+                      struct rte_mbuf *mbuf);
+void tw_dispatch_bury(struct tw_lcore *lcore); /* frees what was dropped */
+/* Offers mbufs to a port or a ring at once; what it does not take is dropped. */
+void tw_send_port(struct tw_lcore *lcore, unsigned chain, unsigned index, struct rte_mbuf **mbufs,
+                  unsigned n, uint64_t bytes);
+void tw_send_ring(struct tw_lcore *lcore, unsigned chain, unsigned index, struct rte_mbuf **mbufs,
+                  unsigned n);
+/* One more for a port, sent with the others of its burst by tw_send_flush(). */
+void tw_send_queue(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned port,
+                   struct rte_mbuf *mbuf);
+void tw_send_flush(struct tw_lcore *lcore, unsigned chain);
+
 /* dispatch.c */
 /* Makes the burst of mbufs; returns their bytes, and in *segments more than 1 when one of them is
  * not linear. port TW_PORT_NONE: the one noted in the mbuf. */
@@ -198,16 +213,13 @@ void tw_dispatch_burst(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf *
 void tw_dispatch_direct(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs, unsigned n,
                         uint64_t bytes);
 void tw_dispatch_emits(struct tw_lcore *lcore);
-void tw_dispatch_bury(struct tw_lcore *lcore);
-void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
-                      struct rte_mbuf *mbuf);
 
 /* Behind the chain: sends, drops and holds what the burst holds; mbufs as above, odd: not all of
  * them go on to the port of the first. */
 void tw_dispatch_settle(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,
                         uint64_t bytes, bool odd);
-/* Behind a fault: takes up the packets of the burst that have no verdict. counted: stage_in is right
- * already. */
+/* Behind a fault: takes up the packets of the burst that have no verdict. counted: stage_in is
+ * right already. */
 void tw_dispatch_retry(struct tw_lcore *lcore, unsigned chain, bool counted);
 
 static inline void tw_dispatch_begin(struct tw_lcore *lcore, unsigned chain)
@@ -228,8 +240,8 @@ static inline bool tw_dispatch_is_timed(const struct tw_lcore *lcore, unsigned c
 void tw_dispatch_sample(struct tw_lcore *lcore, unsigned chain, unsigned packets, uint64_t cycles);
 
 /* dispatch_mbufs.c: the same by machine code that runs straight on the mbufs of a port, without a
- * burst made of them; false when the chain has none. Their bytes are in burst.bytes behind it. mbufs
- * has room for TW_MBUFS_AHEAD more. */
+ * burst made of them; false when the chain has none. Their bytes are in burst.bytes behind it.
+ * mbufs has room for TW_MBUFS_AHEAD more. */
 bool tw_dispatch_mbufs(struct tw_lcore *lcore, unsigned chain, uint16_t port,
                        struct rte_mbuf **mbufs, unsigned n);
 

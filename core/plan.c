@@ -312,8 +312,8 @@ void tw_plan_free(struct tw_plan *plan)
 
 /* ---- tx queues ---- */
 
-/* Every lcore has a tx queue of its own where the port has enough, a shared one elsewhere, and keeps
- * it from plan to plan: two plans are under way at once while they are exchanged. */
+/* Every lcore has a tx queue of its own where the port has enough, a shared one elsewhere, and
+ * keeps it from plan to plan: two plans are under way at once while they are exchanged. */
 static uint16_t queue_of[TW_LCORES_MAX][TW_PORTS_MAX];
 static uint64_t queue_set[TW_LCORES_MAX]; /* bit per port */
 

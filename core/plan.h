@@ -36,8 +36,8 @@ static inline struct tw_plan_entry *tw_plan_find(struct tw_plan *plan, int slot)
 void tw_lcore_retire(struct tw_lcore *lcore);
 void tw_lcores_free(void); /* no watchdog runs */
 
-/* tx queues and ports of the lcores of both plans, so that lcores of one do not disturb those of the
- * other; what lcores that run have to know they know when this returns. */
+/* tx queues and ports of the lcores of both plans, so that lcores of one do not disturb those of
+ * the other; what lcores that run have to know they know when this returns. */
 int tw_tx_assign(struct tw_plan *from, struct tw_plan *to);
 /* Only this plan runs from now on. */
 void tw_tx_relax(struct tw_plan *plan);

@@ -16,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ACK_TIMEOUT_NS 2000000000ull
+#define ACK_TIMEOUT_NS 5000000000ull
 #define DRAIN_NS 200000000ull
 
 static uint64_t generation;
@@ -58,10 +58,11 @@ static int map_chain(struct tw_swap *swap, const struct tw_chain_spec *old,
 		if (new->from[s] == TW_STAGE_NEW)
 			continue;
 		if (new->from[s] >= old->stages || forward->to[new->from[s]] != TW_STAGE_GONE)
-			return tw_fail(EINVAL,
-			               "stage %u of chain number %u continues stage %u, which the plan that "
-			               "runs does not have, or which another one continues",
-			               s, new->chain, new->from[s]);
+			return tw_fail(
+				EINVAL,
+				"stage %u of chain number %u continues stage %u, which the plan that "
+				"runs does not have, or which another one continues",
+				s, new->chain, new->from[s]);
 		forward->to[new->from[s]] = s;
 		backward->to[s] = new->from[s];
 	}
@@ -96,10 +97,11 @@ static int check_kept(const struct tw_plan *plan)
 
 		for (uint32_t c = 0; c < lp->n_chains && plan->entry[i].kept; c++)
 			if (plan->swap.moved & 1u << lp->chain[c].chain)
-				return tw_fail(EINVAL,
-				               "chain number %u has other NFs in this plan, and the "
-				               "lcore in slot %d that runs it is to be kept",
-				               lp->chain[c].chain, plan->entry[i].slot);
+				return tw_fail(
+					EINVAL,
+					"chain number %u has other NFs in this plan, and the "
+					"lcore in slot %d that runs it is to be kept",
+					lp->chain[c].chain, plan->entry[i].slot);
 	}
 	return 0;
 }
@@ -172,7 +174,7 @@ static int await(struct exchange *x, const struct tw_plan_entry *entry)
 
 	while (atomic_load_explicit(&lcore->acked, memory_order_acquire) != wanted) {
 		if (tw_now() > end)
-			return tw_fail(ETIMEDOUT, "cpu %d did not take the new plan within 2 s",
+			return tw_fail(ETIMEDOUT, "cpu %d did not take the new plan within 5 s",
 			               lcore->cpu);
 		usleep(10);
 	}
@@ -198,7 +200,8 @@ static bool gets_moved(const struct exchange *x, const struct tw_plan_entry *ent
 
 			for (uint32_t k = 0; k < lp->n_inputs; k++)
 				if (x->from->entry[l].slot != entry->slot &&
-				    lp->input[k].kind == in->kind && lp->input[k].index == in->index &&
+				    lp->input[k].kind == in->kind &&
+				    lp->input[k].index == in->index &&
 				    lp->input[k].queue == in->queue)
 					return true;
 		}
@@ -475,7 +478,8 @@ int tw_plan_fell_back(char *why, size_t size)
 	return 0;
 }
 
-/* From here on no lcore falls back by itself. False when one has done so, and nothing is changed. */
+/* From here on no lcore falls back by itself. False when one has done so, and nothing is changed.
+ */
 static bool disarm(void)
 {
 	struct tw_lcore_plan *taken[TW_LCORES_MAX] = { 0 };
@@ -490,7 +494,8 @@ static bool disarm(void)
 			continue;
 		while (i--)
 			if (taken[i])
-				atomic_store(&tw_lcore_table[tw_plan_running->entry[i].slot]->before,
+				atomic_store(&tw_lcore_table[tw_plan_running->entry[i].slot]
+				                      ->before,
 				             taken[i]);
 		return false;
 	}
@@ -520,7 +525,8 @@ static int settle(struct tw_plan *next)
 	if (!old)
 		return 0;
 	if (!disarm())
-		return tw_fail(EAGAIN, "an lcore has fallen back to the plan before; roll the others back");
+		return tw_fail(EAGAIN,
+		               "an lcore has fallen back to the plan before; roll the others back");
 	for (uint32_t i = 0; i < old->n_lcores; i++) {
 		struct tw_plan_entry *heir = tw_plan_find(tw_plan_running, old->entry[i].slot);
 

@@ -57,7 +57,8 @@ int tw_ring_close(int index)
 	if (index < 0 || index >= TW_RINGS_MAX || !tw_ring_table[index].used)
 		return 0;
 	if (tw_plan_has_ring(index))
-		return tw_fail(EBUSY, "ring \"%s\" is part of the plan that runs, or of the one before",
+		return tw_fail(EBUSY,
+		               "ring \"%s\" is part of the plan that runs, or of the one before",
 		               tw_stats()->ring[index].name);
 	while (rte_ring_dequeue(tw_ring_table[index].ring, &mbuf) == 0) {
 		rte_pktmbuf_free(mbuf);

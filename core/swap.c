@@ -216,8 +216,8 @@ void tw_swap_take(struct tw_lcore *lcore, uint64_t number)
 	set_inputs(lcore, plan, order->all);
 	lcore->stats->generation = order->generation;
 	if (lost) {
-		snprintf(lcore->fell_why, sizeof(lcore->fell_why), "import() of an NF did not end: %s",
-		         lcore->fault);
+		snprintf(lcore->fell_why, sizeof(lcore->fell_why),
+		         "import() of an NF did not end: %s", lcore->fault);
 		lcore->falling = atomic_exchange(&lcore->before, NULL);
 	}
 	if (lcore->falling)
@@ -262,8 +262,8 @@ void tw_swap_set_aside(struct tw_lcore *lcore, unsigned chain, struct tw_pkt *ha
 	burst->count = kept;
 }
 
-/* Where a packet goes on that was about to enter this stage of the plan that failed: there, or where
- * the next one is that the plan before has too. */
+/* Where a packet goes on that was about to enter this stage of the plan that failed: there, or
+ * where the next one is that the plan before has too. */
 static unsigned goes_on(const uint8_t *back, unsigned stage, unsigned stages)
 {
 	for (; stage < stages; stage++)

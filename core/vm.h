@@ -22,7 +22,7 @@ struct tw_vm {
 	lua_State *L;
 	const struct tw_burst *burst;
 	bool built;
-	bool torn;                     /* left in the middle of something: no Lua code may run */
+	bool torn; /* left in the middle of something: no Lua code may run */
 	struct tw_vm *next_dead;
 	size_t used, limit;            /* bytes of Lua heap */
 	size_t live[TW_VM_NOBODY + 1]; /* of used: by chain and NF that allocated */

@@ -62,23 +62,26 @@ static inline bool tw_watching(void)
 	return __builtin_expect(atomic_load_explicit(&tw_watches, memory_order_acquire) != NULL, 0);
 }
 
+/* Out of the way of the code that they are called from. */
+#define TW_WATCH_HOOK __attribute__((cold, noinline))
+
 /* The burst is filled and about to run. True: it has to run step by step, through TW_VM_RESUME. */
-bool tw_watch_begin(struct tw_lcore *lcore, unsigned chain, bool resumed);
+TW_WATCH_HOOK bool tw_watch_begin(struct tw_lcore *lcore, unsigned chain, bool resumed);
 /* It ran step by step. */
-void tw_watch_ran(struct tw_lcore *lcore);
+TW_WATCH_HOOK void tw_watch_ran(struct tw_lcore *lcore);
 /* Every packet of it is sent, dropped or held. */
-void tw_watch_end(struct tw_lcore *lcore);
+TW_WATCH_HOOK void tw_watch_end(struct tw_lcore *lcore);
 /* Packets of a chain without NFs, about to be sent. */
-void tw_watch_direct(struct tw_lcore *lcore, unsigned chain, uint16_t port, struct rte_mbuf **mbufs,
-                     unsigned n);
+TW_WATCH_HOOK void tw_watch_direct(struct tw_lcore *lcore, unsigned chain, uint16_t port,
+                                   struct rte_mbuf **mbufs, unsigned n);
 /* Packets are offered to a port or ring (flags: TW_WATCH_RING), which then took the first `sent`.
  */
-void tw_watch_leaving(struct tw_lcore *lcore, unsigned chain, uint16_t out, uint8_t flags,
-                      struct rte_mbuf **mbufs, unsigned n);
-void tw_watch_left(struct tw_lcore *lcore, unsigned chain, uint16_t out, uint8_t flags,
-                   struct rte_mbuf **mbufs, unsigned sent);
-void tw_watch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
-                   struct rte_mbuf *mbuf);
+TW_WATCH_HOOK void tw_watch_leaving(struct tw_lcore *lcore, unsigned chain, uint16_t out,
+                                    uint8_t flags, struct rte_mbuf **mbufs, unsigned n);
+TW_WATCH_HOOK void tw_watch_left(struct tw_lcore *lcore, unsigned chain, uint16_t out,
+                                 uint8_t flags, struct rte_mbuf **mbufs, unsigned sent);
+TW_WATCH_HOOK void tw_watch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage,
+                                 unsigned reason, struct rte_mbuf *mbuf);
 
 /* No lcore runs: frees what waited for one. */
 void tw_watches_close(void);

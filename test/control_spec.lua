@@ -244,7 +244,7 @@ describe("the control socket", function()
       end)
 
       it("that takes too much memory, and gives it back", function()
-         engine:eval 'require("tideway.live.session").memory_mb = 32'
+         engine:eval 'require("tideway.live.fence").memory_mb = 32'
          local before = engine:eval "collectgarbage() or collectgarbage 'count'"
          for _, code in ipairs {
             "local t = {} while true do t[#t + 1] = { #t } end",
@@ -255,7 +255,7 @@ describe("the control socket", function()
          end
          assert.equal(0, open():eval("local t for i = 1, 1e6 do t = { i } end return 0", { seconds = 20 }).view.data)
          local after = engine:eval "collectgarbage() or collectgarbage 'count'"
-         engine:eval 'require("tideway.live.session").memory_mb = 256'
+         engine:eval 'require("tideway.live.fence").memory_mb = 256'
          assert.is_true(after - before < 8192, ("%d KiB before, %d after"):format(before, after))
       end)
 

@@ -186,6 +186,13 @@ describe("the live objects", function()
       assert.is_nil(text(eval "tables.count.totals"):find("icmp", 1, true))
    end)
 
+   it("are rows of a table for those who may only call commands", function()
+      assert.equal(3, #eval 'rows "count.flows4"'.data)
+      local some = eval 'rows("count.flows4", 2)'.items[2]
+      assert.same({ 2, 1 }, { #some.rows, some.more })
+      fails('rows "count.flow4"', 'there is no table "count.flow4"; did you mean count.flows4, count.flows6?')
+   end)
+
    it("can be walked with pairs", function()
       local names = {}
       for name, port in eval "pairs(ports)" do
@@ -274,9 +281,9 @@ describe("the live objects", function()
       end
 
       it("knows globals, commands and words of Lua", function()
-         assert.same({ "chains" }, (of "cha"))
+         assert.same({ "chains" }, (of "chai"))
          assert.same({ "while" }, (of "for i = 1, 2 do end whi"))
-         assert.same({ "setfenv", "setmetatable" }, (of "x = set"))
+         assert.same({ "setfenv" }, (of "x = setf"))
       end)
 
       it("knows live objects, their fields and methods", function()

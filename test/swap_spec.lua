@@ -8,7 +8,6 @@ local frame = require "test.support.frame"
 local Swap = require "test.support.swap"
 
 local C = abi.C
-local NEW = C.TW_STAGE_NEW
 local udp = frame.udp4({}, { src = "10.0.0.1", dst = "10.0.0.2" }, { sport = 1, dport = 2 }, "payload")
 
 -- A frame whose first byte says what NFs do with it.
@@ -611,7 +610,7 @@ describe("swap leaves nothing behind", function()
          s:settle()
          s:publish { lcore(cpus[i % 2 + 1], true) }
          s:inject(0, with(9))
-         local stop, why = C.tw_now() + 5000000000ULL, nil
+         local stop, why = C.tw_now() + 5000000000ULL
          repeat why = s:fell() until why or C.tw_now() > stop
          assert.truthy(why)
          s:rollback()
@@ -721,7 +720,7 @@ describe("what comes later and goes", function()
       local text = "void segment_0(void *burst, int count) { }"
       local native = C.tw_native_compile(text, #text)
       assert(native ~= nil, abi.error())
-      local stop, rc = C.tw_now() + 20000000000ULL, 0
+      local stop, rc = C.tw_now() + 20000000000ULL
       repeat
          rc = C.tw_native_poll(native)
          C.tw_sleep_ms(5)

@@ -31,11 +31,12 @@ local function serve(client, id, fn, options)
    }
    client.busy = client.busy + 1
    client.active[id] = session.start(fn, {
-      sink = sink, library = options.library, trusted = options.trusted, role = roles.of(client.peer),
-      client = client,
+      sink = sink, library = options.library, trusted = options.trusted, client = client,
+      role = roles.of(client.peer),
       done = function(ok, result)
          client.busy, client.active[id] = client.busy - 1, nil
-         if options.change then audit.add(client, options.change, ok and (result.report or "ok") or tostring(result)) end
+         local outcome = ok and (result.report or "ok") or tostring(result)
+         if options.change then audit.add(client, options.change, outcome) end
          if ok then
             result.id, result.ok = id, true
             client:reply(result)
@@ -52,6 +53,7 @@ end
 
 local function hello(client, id)
    local stats, chains = abi.C.tw_stats(), {}
+   require("tideway.change.history").meet(client) -- what runs now is known to it
    for i, chain in ipairs(require("tideway.model").chains) do chains[i] = chain.name end
    client:reply {
       id = id, ok = true,

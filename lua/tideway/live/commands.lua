@@ -8,6 +8,7 @@
 ---@field summary string one line
 
 local SIGHT = "tideway.live.sight"
+local CHANGE = "tideway.change.commands"
 
 ---@type table<string, tideway.live.command>
 return {
@@ -45,11 +46,23 @@ return {
    rates = {
       module = "tideway.live.rates", fn = "rates", role = "view", summary = "Packets a second of ports and chains.",
    },
+   rows = { module = SIGHT, fn = "rows", role = "view", summary = "Rows of a table: rows(\"flows\", 100)." },
    tables = { module = SIGHT, fn = "tables", role = "view", summary = "The tables of NFs; tables.NAME shows rows." },
    trace = {
       module = "tideway.live.trace", fn = "trace", role = "operate",
       summary = "Packets followed through every NF: verdicts, fields before and after, times.",
    },
+   reload = {
+      module = CHANGE, fn = "reload", role = "operate",
+      summary = "Runs the script again, or reads one NF again; only what is different changes.",
+   },
+   set = { module = CHANGE, fn = "set", role = "operate", summary = "Gives an NF other parameters." },
+   undo = { module = CHANGE, fn = "undo", role = "operate", summary = "Takes the last change back, or several." },
+   changes = { module = CHANGE, fn = "changes", role = "view", summary = "What was changed, by whom." },
+   dry = { module = CHANGE, fn = "dry", role = "admin", summary = "What a change would do, without doing it." },
+   edit = { module = CHANGE, fn = "edit", role = "admin", summary = "Begins a change of several lines." },
+   commit = { module = CHANGE, fn = "commit", role = "admin", summary = "Does what was declared since edit()." },
+   abandon = { module = CHANGE, fn = "abandon", role = "admin", summary = "Forgets what was declared since edit()." },
    clients = {
       module = "tideway.control.server", fn = "clients", role = "view", summary = "Who is connected to the engine.",
    },

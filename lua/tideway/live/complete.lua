@@ -194,7 +194,7 @@ local function nf_names()
    return list
 end
 
-local function table_prefixes()
+local function table_names()
    local list = {}
    for _, t in ipairs(tw.tables()) do list[#list + 1] = t.name end
    return list
@@ -203,7 +203,7 @@ end
 -- What the text argument of a command may be.
 local ARGUMENTS = {
    help = help.names, counters = chain_names, drops = chain_names, capture = edge_names, reload = nf_names,
-   tables = table_prefixes, graph = function() return { "text", "dot", "svg" } end,
+   tables = table_names, rows = table_names, graph = function() return { "text", "dot", "svg" } end,
 }
 
 -- Inside of a string: the argument of a command, or the name in brackets: tables["...

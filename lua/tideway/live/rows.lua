@@ -14,9 +14,16 @@ M.SHOWN = 20
 -- Entries that are looked at: the control thread has other things to do than to walk a table of millions.
 local LOOKED_AT = 65536
 
-local function is_address(name)
-   return name == "src" or name == "dst" or name == "ip" or name == "gateway" or name == "via" or name:find "addr"
-      or name:find "_ip$" or name:find "^ip_" or name:find "_src$" or name:find "_dst$"
+local ADDRESSES = {}
+for name in ("src dst ip gateway via ext remote peer inside outside server client nexthop low high"):gmatch "%a+" do
+   ADDRESSES[name] = true
+end
+
+-- A number of 32 bits that is an IPv4 address by its name, and large enough to be one.
+local function is_address(name, value)
+   return value >= 2 ^ 24
+      and (ADDRESSES[name] or name:find "addr" or name:find "_ip$" or name:find "^ip_" or name:find "_src$"
+         or name:find "_dst$")
 end
 
 local function seconds(ns)
@@ -39,17 +46,21 @@ function M.cell(field, value)
    if value == nil then return "" end
    if field.type == "mac" then return address.mac_string(value) end
    if field.type == "ns" then return time_text(tonumber(value)) end
-   if field.type == "u32" and is_address(field.name) then return address.ip4_string(tonumber(value)) end
+   if field.type == "u32" and is_address(field.name, tonumber(value)) then return address.ip4_string(value) end
    return value_lib.cell(value)
 end
 
--- Columns and cells of a key or value type.
-local function add_columns(columns, t, scalar_name)
-   if not t then return end
-   if t.scalar or #t.fields == 0 then
-      columns[#columns + 1] = scalar_name
+-- Columns of a key or value type. The numbers of a key are names; a field that both have is the value's v.NAME.
+local function add_columns(columns, t, scalar_name, key)
+   local taken = {}
+   for _, column in ipairs(columns) do taken[column.name] = true end
+   local function add(name)
+      columns[#columns + 1] = { name = taken[name] and "v." .. name or name, plain = key }
+   end
+   if not t or t.scalar or #t.fields == 0 then
+      add(scalar_name)
    else
-      for _, field in ipairs(t.fields) do columns[#columns + 1] = field.name end
+      for _, field in ipairs(t.fields) do add(field.name) end
    end
 end
 
@@ -71,11 +82,8 @@ local KEY_NAMES = { lpm = "prefix", array = "index", counters = "name" }
 
 local function columns_of(t)
    local columns = {}
-   add_columns(columns, t.key_type, KEY_NAMES[t.kind] or "key")
-   if #columns == 0 then columns[1] = KEY_NAMES[t.kind] or "key" end
-   local keys = #columns
+   add_columns(columns, t.key_type, KEY_NAMES[t.kind] or "key", true)
    add_columns(columns, t.value_type, t.kind == "counters" and "count" or "value")
-   if #columns == keys then columns[#columns + 1] = t.kind == "counters" and "count" or "value" end
    return columns
 end
 
@@ -108,6 +116,7 @@ end
 ---@param t tideway.Table
 ---@param limit? integer rows that are shown, default 20
 ---@return tideway.view
+---@return integer? looked_at how many entries were looked at, when that are not all
 function M.view(t, limit)
    limit = limit or M.SHOWN
    local rows, zeros, seen = {}, 0, 0
@@ -123,12 +132,12 @@ function M.view(t, limit)
       if seen == LOOKED_AT then break end
    end
    if t.kind ~= "counters" then table.sort(rows, order) end
-   local all = seen == LOOKED_AT and t.count and math.max(seen, t:count()) or seen
-   local more = all - zeros - math.min(#rows, limit)
+   local partly = seen == LOOKED_AT and t.count and t:count() > seen
+   local more = seen - zeros - math.min(#rows, limit)
    for i = #rows, limit + 1, -1 do rows[i] = nil end
    local v = view.table(columns_of(t), rows)
    v.more = more > 0 and more or nil
-   return v
+   return v, partly and seen or nil
 end
 
 return M

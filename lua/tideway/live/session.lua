@@ -1,35 +1,24 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Evaluations beside the engine's own work: a coroutine each, that may wait, stream, be stopped, and cannot hold the
--- control thread.
---
--- While one runs, a hook looks every few thousand instructions whether it is to end (its user cancelled or left, it
--- took too much memory, the engine stops) and every 10 ms gives the rest of the control thread its turn, with it the
--- evaluations that can be trusted to come to their end. Compiled code calls no hooks, so nothing new is compiled while
--- a user's own code runs. Library code (M.library) is compiled as usual; between its steps only the user's wish to
--- stop is looked at, never other work done.
+-- Evaluations beside the engine's own work: a coroutine each, that may wait, stream and be stopped.
 
 local abi = require "tideway.abi"
+local fence = require "tideway.live.fence"
 local loop = require "tideway.loop"
 
 local C = abi.C
-local M = {
-   --- Name of chunks that users type; code of this name is interrupted for other work.
-   CHUNK = "=eval",
-   --- How much the heap may grow during one evaluation, MB.
-   memory_mb = 256,
-}
+local M = { CHUNK = fence.CHUNK }
 
-local MB = 1024 * 1024
-local INSTRUCTIONS, FIRST_NS, SLICE_NS, GRACE_NS, TURN_NS, POLL_NS = 2000, 1e6, 10e6, 1e9, 5e6, 10e6
-local CANCELLED, TOO_MUCH = "stopped", "this evaluation took more than %d MB of memory and is ended"
+local TURN_NS, POLL_NS = 5e6, 10e6
+local CANCELLED = fence.CANCELLED
 
 ---@class tideway.live.session
 ---@field co thread
 ---@field sink tideway.live.sink
+---@field role? "view"|"operate"|"admin" of its user
+---@field client? table who asked
 ---@field cancelled number? when it was asked to stop, monotonic ns
 ---@field ending string? why it is ended: raised until it does
 ---@field library boolean library code runs
----@field role? "view"|"operate"|"admin" of its user
 
 --- Where a session's output goes.
 ---@class tideway.live.sink
@@ -37,81 +26,18 @@ local CANCELLED, TOO_MUCH = "stopped", "this evaluation took more than %d MB of 
 ---@field room fun(): integer bytes that send() takes now
 ---@field poll fun() looks whether the user said something
 
-local current, home -- the session that runs, the thread that resumed it
-local interrupted -- the session that waits in its hook while other work is done
 local ready, waiting = {}, {}
 
 local function now() return tonumber(C.tw_now()) end
 
--- ---- while one runs ----
-
-local FRAMES, LIBRARY, OWN = 60, "@" .. abi.root, debug.getinfo(1, "S").source
-
--- Is nothing but the user's own code running, so that no step of the library is left half done meanwhile? What is
--- around that code expects it.
-local function between_steps()
-   for level = 4, FRAMES do -- 4: what the hook interrupted
-      local frame = debug.getinfo(level, "S")
-      if not frame or frame.what == "main" and frame.source == M.CHUNK then return true end
-      if frame.source:sub(1, #LIBRARY) == LIBRARY and frame.source ~= OWN then return false end
-   end
-   return false
-end
-
--- Between two looks of the hook it may be more for a while: what is garbage already, twice as much at most.
-local function limit_memory(session) C.tw_control_memory(math.max(MB, 2 * M.memory_mb * MB - session.grown)) end
-
-local function look(session)
-   local alone, thread = between_steps(), home
-   current, interrupted = nil, session
-   C.tw_control_memory(0)
-   session.sink.poll()
-   local stop = C.tw_signal_pending() ~= 0
-   if alone and not stop then stop = loop.turn(0) end
-   current, interrupted, home = session, nil, thread
-   limit_memory(session)
-   if stop then session.ending = "the engine stops" end
-end
-
-local function check_memory(session)
-   local function grown() return session.grown + (collectgarbage "count" - session.heap) * 1024 end
-   if grown() <= M.memory_mb * MB then return end
-   collectgarbage()
-   if grown() > M.memory_mb * MB then session.ending = TOO_MUCH:format(M.memory_mb) end
-end
-
--- The hook. It also comes once more in the thread that resumed the session, before it is taken off there, and in other
--- work that is done here: an error there makes LuaJIT forget that it is in a hook.
-local function fence()
-   local session = current
-   if not session or interrupted or coroutine.running() == home or session.masked > 0 then return end
-   if not session.ending then
-      check_memory(session)
-      local time = now()
-      if time >= session.look then
-         look(session)
-         session.look = now() + SLICE_NS
-         local since = session.cancelled
-         if since and (not session.library or time > since + GRACE_NS) then session.ending = CANCELLED end
-      end
-      if not session.ending then return end
-   end
-   debug.sethook(fence, "", 1) -- a pcall may catch one error; not one at every instruction
-   error(session.ending, 0)
-end
-
--- Why it did not come to its end.
-local function reason(session, err)
-   if err == "not enough memory" then session.ending = session.ending or TOO_MUCH:format(M.memory_mb) end
-   return session.ending or err
-end
+-- ---- taking turns ----
 
 local function finish(session, ok, ...)
    for i = #session.deferred, 1, -1 do
       local fine, err = pcall(session.deferred[i])
       if not fine then loop.note(("what an evaluation left to be done failed: %s"):format(tostring(err))) end
    end
-   if ok then session.done(true, ...) else session.done(false, reason(session, (...))) end
+   if ok then session.done(true, ...) else session.done(false, fence.reason(session, (...))) end
    if session.ending then collectgarbage() end -- what a runaway one took
 end
 
@@ -120,26 +46,10 @@ local function resumed(session, ok, ...)
    if session.due then waiting[session] = true else ready[#ready + 1] = session end
 end
 
-local function leave(session, compiling, ...)
-   if not interrupted then debug.sethook() end
-   if compiling then jit.on() end
-   C.tw_control_memory(0)
-   session.grown = session.grown + (collectgarbage "count" - session.heap) * 1024
-   current = nil
-   return resumed(session, ...)
-end
-
 local function resume(session)
-   local compiling = jit.status()
-   home, current = coroutine.running(), session
-   session.due, session.heap, session.look = nil, collectgarbage "count", now() + FIRST_NS
-   if not session.library then jit.off() end
-   limit_memory(session)
-   if not interrupted then debug.sethook(fence, "", session.ending and 1 or INSTRUCTIONS) end
-   return leave(session, compiling, coroutine.resume(session.co))
+   session.due = nil
+   resumed(session, fence.resume(session))
 end
-
--- ---- taking turns ----
 
 local function wake()
    local time = now()
@@ -154,7 +64,7 @@ end
 -- The next that may run: any, or while another one is interrupted, one that needs no hook to come to its end.
 local function next_ready()
    for i, session in ipairs(ready) do
-      if not interrupted or session.trusted then return table.remove(ready, i) end
+      if not fence.interrupted() or session.trusted then return table.remove(ready, i) end
    end
 end
 
@@ -169,7 +79,7 @@ end
 
 -- In every turn of the loop.
 local function duty()
-   if current then return nil end
+   if fence.current() then return nil end
    wake()
    local stop = now() + TURN_NS
    for _ = 1, #ready do
@@ -177,16 +87,16 @@ local function duty()
       if not session then break end
       resume(session)
    end
-   if #ready > 0 then return not interrupted and 0 or nil end
+   if #ready > 0 then return not fence.interrupted() and 0 or nil end
    local due = next_due()
    if due then return math.max(0, (due - now()) / 1e9) end
-   if not interrupted then loop.off_duty(duty) end
+   if not fence.interrupted() then loop.off_duty(duty) end
 end
 
 --- Evaluate fn in a session of its own, from the next turn of the loop on.
 ---@param fn fun(): ...
----@param options { sink: tideway.live.sink, role: string?, client: table?, done: fun(ok: boolean, ...), library: boolean?,
---- trusted: boolean? } done: called with what fn returned or the error it raised; library: fn is no user's code;
+---@param options { sink: tideway.live.sink, role: string?, client: table?, done: fun(ok: boolean, ...),
+--- library: boolean?, trusted: boolean? } done: called with what fn returned or the error it raised; library: fn is no user's code;
 --- trusted: and changes nothing and soon comes to its end
 ---@return tideway.live.session
 function M.start(fn, options)
@@ -207,11 +117,14 @@ function M.cancel(session) session.cancelled = session.cancelled or now() end
 
 --- The session that runs now.
 ---@return tideway.live.session?
-function M.current() return current end
+function M.current() return fence.current() end
 
 --- Was this evaluation asked to stop, or did its user leave?
 ---@return boolean
-function M.cancelled() return current ~= nil and current.cancelled ~= nil end
+function M.cancelled()
+   local session = fence.current()
+   return session ~= nil and session.cancelled ~= nil
+end
 
 -- Without a session (in a script, in specs) the loop is turned here.
 local function wait_alone(predicate, due)
@@ -230,7 +143,7 @@ end
 ---@return T? value what the predicate gave; nil when the time ran out
 ---@return string? stopped when the evaluation was asked to stop; the next wait then raises
 function M.wait(predicate, seconds)
-   local session, due = current, now() + (seconds or math.huge) * 1e9
+   local session, due = fence.current(), now() + (seconds or math.huge) * 1e9
    if not session then return wait_alone(predicate, due) end
    if coroutine.running() ~= session.co then
       error("waiting is not possible in a coroutine of your own; call it from the outside of that", 2)
@@ -262,21 +175,24 @@ end
 ---@param data any
 ---@return boolean taken false: no room, it is lost and counted
 function M.send(kind, data)
-   if not current then
-      if kind == "out" then io.stdout:write(data) end
-      return kind == "out"
-   end
-   return M.uninterrupted(current.sink.send, kind, data)
+   local session = fence.current()
+   if session then return M.uninterrupted(session.sink.send, kind, data) end
+   if kind == "out" then io.stdout:write(data) end
+   return kind == "out"
 end
 
 --- How many bytes the user's stream takes now, for those who would rather wait than lose.
 ---@return integer
-function M.room() return current and current.sink.room() or math.huge end
+function M.room()
+   local session = fence.current()
+   return session and session.sink.room() or math.huge
+end
 
 --- Call fn when this evaluation ends, whichever way; the last one first.
 ---@param fn fun()
 function M.defer(fn)
-   if current then table.insert(current.deferred, fn) end
+   local session = fence.current()
+   if session then table.insert(session.deferred, fn) end
 end
 
 local function unmask(session, ok, ...)
@@ -289,7 +205,7 @@ end
 ---@param fn fun(...): ...
 ---@return ... what fn returns
 function M.uninterrupted(fn, ...)
-   local session = current
+   local session = fence.current()
    if not session then return fn(...) end
    session.masked = session.masked + 1
    return unmask(session, pcall(fn, ...))
@@ -306,7 +222,7 @@ end
 ---@param fn fun(...): ...
 ---@return ... what fn returns
 function M.library(fn, ...)
-   local session = current
+   local session = fence.current()
    if not session or session.library then return fn(...) end
    session.library = true
    jit.on()
@@ -316,7 +232,8 @@ end
 --- xpcall() without the handler of an evaluation that is ended: it would run where no hook comes, maybe for ever.
 function M.xpcall(fn, handler, ...)
    return xpcall(fn, function(err)
-      if current and current.ending then return err end
+      local session = fence.current()
+      if session and session.ending then return err end
       return handler(err)
    end, ...)
 end

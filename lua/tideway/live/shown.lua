@@ -134,12 +134,17 @@ end
 
 --- One table: what it is and some of its rows.
 ---@param t tideway.Table
+---@param limit? integer rows, default 20
 ---@return tideway.view
-function M.table(t)
+function M.table(t, limit)
    local head, kind = M.table_head(t), rawget(t, "kind")
    if not t.pairs or kind == "meter" or kind == "acl" then return head end
-   local list = rows.view(t)
-   return view.list({ head, #list.rows > 0 and list or view.text "empty" }, list.data)
+   local list, looked_at = rows.view(t, limit)
+   local items = { head, #list.rows > 0 and list or view.text "empty" }
+   if looked_at then
+      items[3] = view.text(("the first %s of %s entries were looked at"):format(number(looked_at), number(t:count())))
+   end
+   return view.list(items, list.data)
 end
 
 -- ---- NFs, ports, hooks ----

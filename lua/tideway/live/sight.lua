@@ -58,6 +58,19 @@ end
 ---@return tideway.view
 function M.tables(prefix) return shown.tables(prefix) end
 
+--- Rows of a table: rows "flows", rows("flows", 1000).
+---@param name string
+---@param limit? integer default 20
+---@return tideway.view
+function M.rows(name, limit)
+   local reached = shown.reached()
+   if reached[name] then return shown.table(reached[name], limit) end
+   local names = {}
+   for known in pairs(reached) do names[#names + 1] = known end
+   table.sort(names)
+   error(("there is no table %q%s"):format(tostring(name), nearest.hint(tostring(name), names)), 0)
+end
+
 --- The lcores: their CPU, load since the start, what runs there.
 ---@return tideway.view
 function M.lcores()

@@ -201,7 +201,11 @@ local function map_view(value, depth)
       if n > view.ROWS_MAX then break end
       local key, item = tostring(pair[1]), pair[2]
       local inside = scalar(item) == nil
-      if inside and depth < DEPTH and (#M.inline(item, SHORT) >= SHORT - 4 or metamethod(item, "__view")) then
+      if type(item) == "string" and item:find "\n" then
+         local v = view.text(item)
+         v.title = key
+         below[#below + 1] = v
+      elseif inside and depth < DEPTH and (#M.inline(item, SHORT) >= SHORT - 4 or metamethod(item, "__view")) then
          local v = M.view(item, depth + 1)
          v.title = key
          below[#below + 1] = v
