@@ -267,7 +267,7 @@ struct tw_options {
 	/* times a full tx queue is tried again before dropping (before start) */
 	uint32_t tx_retries;
 	uint32_t stall_ms;     /* CPU time an NF may take for one burst before the fence acts */
-	uint32_t probation_ms; /* the same while an older plan is kept to fall back to, if less */
+	uint32_t probation_ms; /* the same for an NF that comes nowhere while an older plan is kept */
 	uint32_t vm_memory_mb; /* Lua heap limit of an lcore VM */
 	uint32_t tick_ms;      /* interval of tick() */
 	bool no_huge;          /* do not use hugepages */

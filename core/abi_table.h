@@ -113,6 +113,7 @@ struct tw_lpm_view {
 	uint8_t *values; /* value of slot s: values + s * value_stride */
 	uint32_t value_stride;
 	uint32_t default_slot; /* value of the /0 prefix; 0: there is none */
+	bool number;           /* the value of slot s is s - 1: no need to look */
 };
 const struct tw_lpm_view *tw_lpm_view(const struct tw_table *table);
 

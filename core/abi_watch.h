@@ -27,7 +27,7 @@ enum tw_watch_flags {
 	TW_WATCH_RING = 1,      /* tw_watch_record.out is a ring, not a port */
 	TW_WATCH_MADE = 2,      /* the frame was made by an NF or is a flooded copy */
 	TW_WATCH_PUNT = 4,      /* TW_EDGE_NF: behind the punt() of this NF */
-	TW_WATCH_INCOMPLETE = 8 /* an NF faulted: not all its steps are there */
+	TW_WATCH_INCOMPLETE = 8 /* not all steps of the packet are there */
 };
 
 /* One packet at one edge; caplen bytes of the frame follow. */

@@ -146,7 +146,7 @@ static void settle(struct tw_lcore *lcore, unsigned chain, struct tw_pkt *pkt)
 		to_sink(lcore, chain, pkt);
 		return;
 	case TW_DROP:
-		tw_dispatch_drop(lcore, chain, pkt->stage, arg, pkt->mbuf);
+		tw_dispatch_drop_seen(lcore, chain, pkt->stage, arg, pkt->mbuf);
 		return;
 	case TW_PORT:
 		tw_send_queue(lcore, chain, pkt->stage, arg, pkt->mbuf);
@@ -381,6 +381,8 @@ static void settle_each(struct tw_lcore *lcore, unsigned chain, bool resumed)
 		run_punts(lcore, chain);
 		count = lcore->burst.count; /* fewer when the lcore falls back */
 	}
+	if (tw_watching())
+		tw_watch_verdicts(lcore, chain);
 	for (unsigned i = 0; i < count; i++)
 		settle(lcore, chain, &pkts[i]);
 	tw_send_flush(lcore, chain);
@@ -405,16 +407,23 @@ static void settle_all(struct tw_lcore *lcore, unsigned chain, unsigned port,
 		tw_watch_end(lcore);
 }
 
-void tw_dispatch_settle(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,
-                        uint64_t bytes, bool odd)
+bool tw_dispatch_one_way(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,
+                         uint64_t bytes)
 {
 	unsigned port = lcore->burst.pkts[0].out;
 
 	if (port == TW_PORT_NONE && lcore->plan->chain[chain].sink_kind == TW_END_PORT)
 		port = lcore->plan->chain[chain].sink;
-	if (mbufs && !odd && port < TW_PORTS_MAX && lcore->plan->ports >> port & 1)
-		settle_all(lcore, chain, port, mbufs, bytes);
-	else
+	if (port >= TW_PORTS_MAX || !(lcore->plan->ports >> port & 1))
+		return false;
+	settle_all(lcore, chain, port, mbufs, bytes);
+	return true;
+}
+
+void tw_dispatch_settle(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,
+                        uint64_t bytes, bool odd)
+{
+	if (!mbufs || odd || !tw_dispatch_one_way(lcore, chain, mbufs, bytes))
 		settle_each(lcore, chain, !mbufs);
 }
 

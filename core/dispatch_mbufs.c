@@ -111,10 +111,9 @@ bool tw_dispatch_mbufs(struct tw_lcore *lcore, unsigned chain, uint16_t port,
 	burst->at = 0;
 	tw_dispatch_begin(lcore, chain);
 	fault = run(lcore, chain, &call);
-	if (__builtin_expect(!fault && !burst->odd, 1)) {
-		tw_dispatch_settle(lcore, chain, mbufs, burst->bytes, false);
+	if (__builtin_expect(!fault && !burst->odd, 1) &&
+	    tw_dispatch_one_way(lcore, chain, mbufs, burst->bytes))
 		return true;
-	}
 	burst->bytes = make_burst(lcore, port, mbufs, n, fault ? burst->at : n);
 	/* Behind a fault the packet in hand is the first without a verdict, so none may wait. */
 	if (fault || (gather(lcore) && tw_fence_enter(lcore, TW_VM_RESUME) != 0)) {

@@ -5,32 +5,27 @@
  *
  * A raise and an exhausted heap come back through lua_pcall. An endless loop is found by the
  * watchdog thread, which measures CPU time (not wall time: a thread the kernel has taken off its
- * CPU is not stalled). It first asks for a Lua hook, which ends interpreted code with its line;
- * machine code of LuaJIT never looks at hooks, so next the signal handler jumps out. It does so
- * only when the interrupted instruction is LuaJIT's own code or machine code of a trace: there no
- * lock of C code can be held. The VM is then in an unknown state and is abandoned whole.
+ * CPU is not stalled; watchdog.c). It first asks for a Lua hook, which ends interpreted code with
+ * its line; machine code of LuaJIT never looks at hooks, so next the signal handler jumps out. It
+ * does so only when the interrupted instruction is LuaJIT's own code or machine code of a trace:
+ * there no lock of C code can be held. The VM is then in an unknown state and is abandoned whole.
  */
 #include "error.h"
 #include "lcore.h"
-#include "privilege.h"
 #include "table.h"
+#include "watchdog.h"
 
 #include <link.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 #include <lauxlib.h>
 
-#define STALL_SIGNAL (SIGRTMIN + 3)
 #define ALT_STACK (64 * 1024)
 
-static pthread_t watchdog;
-static _Atomic bool watchdog_stop;
-static bool watchdog_up;
 static uintptr_t luajit_start, luajit_end;
 
 /* ---- where is the program counter? ---- */
@@ -100,40 +95,19 @@ static bool in_lua_code(uintptr_t pc)
 
 /* ---- signals, on the lcore's own thread ---- */
 
-static uint64_t cpu_time(clockid_t clock)
-{
-	struct timespec ts;
-
-	if (clock_gettime(clock, &ts) < 0)
-		return 0;
-	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
-}
-
 /* Runs every HOOK_COUNT interpreted instructions once the entry has used up its time. It grants a
  * little more: the time may have gone into the collector, which is not this NF's fault. */
 #define HOOK_COUNT 200
-#define HOOK_GRACE_NS 2000000
-
-/* A plan on probation has less time, so that the one before is back soon. */
-static uint32_t stall_ms(struct tw_lcore *lcore)
-{
-	const struct tw_options *options = tw_options();
-
-	if (!atomic_load_explicit(&lcore->before, memory_order_relaxed))
-		return options->stall_ms;
-	return options->probation_ms < options->stall_ms ? options->probation_ms
-	                                                 : options->stall_ms;
-}
 
 static void raise_hook(lua_State *L, lua_Debug *ar)
 {
 	struct tw_lcore *lcore = tw_self;
 
 	(void)ar;
-	if (cpu_time(lcore->cpu_clock) - lcore->hooked < HOOK_GRACE_NS)
+	if (tw_cpu_time(lcore->cpu_clock) - lcore->hooked < TW_HOOK_GRACE_NS)
 		return;
 	lua_sethook(L, NULL, 0, 0);
-	luaL_error(L, "ran for more than %d ms of CPU time in one burst", (int)stall_ms(lcore));
+	luaL_error(L, "ran for more than %d ms of CPU time in one burst", (int)lcore->late_ms);
 }
 
 static void on_stall(int sig, siginfo_t *si, void *context)
@@ -151,7 +125,7 @@ static void on_stall(int sig, siginfo_t *si, void *context)
 		return; /* it came back in the meantime */
 	if (atomic_load_explicit(&lcore->phase, memory_order_relaxed) == TW_FENCE_HOOK) {
 		if (!lcore->hooked) {
-			lcore->hooked = cpu_time(lcore->cpu_clock);
+			lcore->hooked = tw_cpu_time(lcore->cpu_clock);
 			lua_sethook(lcore->plan->vm->L, raise_hook, LUA_MASKCOUNT, HOOK_COUNT);
 		}
 		return;
@@ -188,80 +162,12 @@ void tw_fence_thread_init(void)
 	sigaltstack(&ss, NULL);
 }
 
-/* ---- watchdog ---- */
-
-struct watch {
-	uint64_t seq, since;
-};
-
-/* When to look again: soon on probation, and sooner at a thread that has to leave where it is. */
-#define NAP_NS 2000000
-#define NAP_PROBATION_NS 1000000
-#define NAP_LATE_NS 300000
-
-/* How much longer interpreted code has, which ends with its line, than it takes to ask it. */
-#define HOOK_TIME_NS (2 * HOOK_GRACE_NS)
-#define HOOK_TIME_PROBATION_NS (HOOK_GRACE_NS + HOOK_GRACE_NS / 2)
-
-static long watch_lcore(struct tw_lcore *lcore, struct watch *watch)
-{
-	uint64_t seq = atomic_load_explicit(&lcore->seq, memory_order_relaxed);
-	bool probation = atomic_load_explicit(&lcore->before, memory_order_relaxed) != NULL;
-	uint64_t now, limit = stall_ms(lcore) * 1000000ull;
-	long nap = probation ? NAP_PROBATION_NS : NAP_NS;
-
-	if (!(seq & 1)) {
-		watch->seq = seq;
-		return nap;
-	}
-	now = cpu_time(lcore->cpu_clock);
-	if (seq != watch->seq) {
-		watch->seq = seq;
-		watch->since = now;
-		return nap;
-	}
-	if (now - watch->since < limit)
-		return nap;
-	limit += probation ? HOOK_TIME_PROBATION_NS : HOOK_TIME_NS;
-	atomic_store_explicit(&lcore->stall_seq, seq, memory_order_relaxed);
-	atomic_store_explicit(&lcore->phase,
-	                      now - watch->since < limit ? TW_FENCE_HOOK : TW_FENCE_JUMP,
-	                      memory_order_relaxed);
-	pthread_kill(lcore->thread, STALL_SIGNAL);
-	return NAP_LATE_NS;
-}
-
-static void *watchdog_main(void *arg)
-{
-	static struct watch watch[TW_LCORES_MAX];
-
-	(void)arg;
-	pthread_setname_np(pthread_self(), "tw-watchdog");
-	while (!atomic_load_explicit(&watchdog_stop, memory_order_relaxed)) {
-		struct timespec nap = { .tv_nsec = NAP_NS };
-
-		for (int i = 0; i < TW_LCORES_MAX; i++) {
-			struct tw_lcore *lcore = atomic_load_explicit(&tw_lcore_table[i],
-			                                              memory_order_acquire);
-			long ns;
-
-			if (!lcore || !atomic_load(&lcore->up))
-				continue;
-			ns = watch_lcore(lcore, &watch[i]);
-			nap.tv_nsec = ns < nap.tv_nsec ? ns : nap.tv_nsec;
-		}
-		nanosleep(&nap, NULL);
-	}
-	return NULL;
-}
-
 int tw_fence_start(void)
 {
 	struct lookup lookup = { .pc = (uintptr_t)lua_pcall };
 	struct sigaction sa = { .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
-	sigset_t all, old;
 
-	if (watchdog_up)
+	if (tw_watchdog_runs())
 		return 0;
 	dl_iterate_phdr(find_object, &lookup);
 	luajit_start = lookup.start;
@@ -269,27 +175,17 @@ int tw_fence_start(void)
 	n_objects = 0;
 	dl_iterate_phdr(note_object, NULL);
 	sa.sa_sigaction = on_stall;
-	sigaction(STALL_SIGNAL, &sa, NULL);
+	sigaction(TW_STALL_SIGNAL, &sa, NULL);
 	sa.sa_sigaction = on_crash;
 	sigaction(SIGSEGV, &sa, NULL);
 	sigaction(SIGBUS, &sa, NULL);
 	sigaction(SIGFPE, &sa, NULL);
-	atomic_store(&watchdog_stop, false);
-	sigfillset(&all);
-	sigdelset(&all, TW_PRIVILEGE_SIGNAL);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
-	watchdog_up = pthread_create(&watchdog, NULL, watchdog_main, NULL) == 0;
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return watchdog_up ? 0 : tw_fail(EAGAIN, "no thread for the watchdog");
+	return tw_watchdog_start();
 }
 
 void tw_fence_stop(void)
 {
-	if (!watchdog_up)
-		return;
-	atomic_store(&watchdog_stop, true);
-	pthread_join(watchdog, NULL);
-	watchdog_up = false;
+	tw_watchdog_stop();
 }
 
 /* ---- entry and recovery ---- */
@@ -312,7 +208,7 @@ static void describe_jump(struct tw_lcore *lcore)
 	else
 		snprintf(lcore->fault, sizeof(lcore->fault),
 		         "%s%sran for more than %u ms of CPU time in one burst", where ? where : "",
-		         where ? ": " : "", stall_ms(lcore));
+		         where ? ": " : "", lcore->late_ms);
 }
 
 /* Whom to blame: the NF that ran. But the garbage collector runs in whoever allocates next, so
@@ -466,7 +362,7 @@ static void landed(struct tw_lcore *lcore, uint64_t seq)
 
 	atomic_store_explicit(&lcore->seq, (seq | 1) + 1, memory_order_relaxed);
 	sigemptyset(&set);
-	sigaddset(&set, STALL_SIGNAL);
+	sigaddset(&set, TW_STALL_SIGNAL);
 	sigaddset(&set, SIGSEGV);
 	sigaddset(&set, SIGBUS);
 	sigaddset(&set, SIGFPE);

@@ -61,7 +61,9 @@ struct tw_tx { /* packets of the current burst for one port */
 	struct rte_mbuf *mbuf[TW_BURST_MAX * 2];
 };
 
-/* What the control thread tells an lcore; number n is order[n % 2] of struct tw_lcore. */
+/* What the control thread tells an lcore; number n is order[n % TW_ORDERS] of struct tw_lcore. More
+ * than two, for an lcore that gets no CPU time while it takes one. */
+#define TW_ORDERS 8u
 struct tw_order {
 	struct tw_lcore_plan *plan;
 	const struct tw_swap *swap; /* from what it runs to the plan; NULL: nothing is mapped */
@@ -93,6 +95,7 @@ struct tw_lcore {
 	_Atomic uint64_t stall_seq; /* entry the watchdog wants to end; written by it */
 	_Atomic int phase;          /* enum tw_fence_phase; written by the watchdog */
 	sigjmp_buf jump;
+	uint32_t late_ms;  /* the time it had; written by the watchdog */
 	uint64_t hooked;   /* CPU time when the fence asked for a hook, 0 none */
 	uint64_t fault_pc; /* written by the signal handler */
 	int fault_signal;
@@ -134,7 +137,7 @@ struct tw_lcore {
 	bool no_irq; /* it was said that a port gives no interrupts */
 	int epoll;   /* of its wait for interrupts, -1: never waited */
 	int wake;    /* eventfd that ends the wait */
-	struct tw_order order[2];
+	struct tw_order order[TW_ORDERS];
 	_Atomic uint64_t ordered; /* number of the last order */
 	uint64_t taken;           /* of the one that it follows */
 	_Atomic uint64_t acked;   /* the same, for the control thread */
@@ -190,6 +193,9 @@ void tw_fence_reap(struct tw_lcore *lcore);
 /* send.c */
 void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
                       struct rte_mbuf *mbuf);
+/* The same for what tw_watch_verdicts() has shown to the watches. */
+void tw_dispatch_drop_seen(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
+                           struct rte_mbuf *mbuf);
 void tw_dispatch_bury(struct tw_lcore *lcore); /* frees what was dropped */
 /* Offers mbufs to a port or a ring at once; what it does not take is dropped. */
 void tw_send_port(struct tw_lcore *lcore, unsigned chain, unsigned index, struct rte_mbuf **mbufs,
@@ -214,6 +220,9 @@ void tw_dispatch_direct(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf 
                         uint64_t bytes);
 void tw_dispatch_emits(struct tw_lcore *lcore);
 
+/* All packets leave by the port of the first one; false when that is none of the plan's. */
+bool tw_dispatch_one_way(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,
+                         uint64_t bytes);
 /* Behind the chain: sends, drops and holds what the burst holds; mbufs as above, odd: not all of
  * them go on to the port of the first. */
 void tw_dispatch_settle(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf **mbufs,

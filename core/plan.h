@@ -35,6 +35,7 @@ static inline struct tw_plan_entry *tw_plan_find(struct tw_plan *plan, int slot)
 #define TW_NO_CPU INT32_MIN
 void tw_lcore_retire(struct tw_lcore *lcore);
 void tw_lcores_free(void); /* no watchdog runs */
+void tw_lcores_reap(void); /* frees the VMs that the fence has given up */
 
 /* tx queues and ports of the lcores of both plans, so that lcores of one do not disturb those of
  * the other; what lcores that run have to know they know when this returns. */

@@ -411,6 +411,7 @@ void tw_ports_refresh(void)
 	struct tw_stats *stats = tw_stats();
 	struct rte_eth_stats now;
 
+	tw_lcores_reap(); /* as good a time as any */
 	for (int i = 0; i < TW_PORTS_MAX; i++) {
 		if (!tw_port_table[i].started ||
 		    rte_eth_stats_get(tw_port_table[i].ethdev, &now) < 0)

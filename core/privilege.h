@@ -12,3 +12,5 @@
 int tw_capabilities_keep(uint64_t keep);
 /* The calling process may make no sockets, trace nobody, mount nothing, ...: for compilers. */
 int tw_calls_of_compiler(void);
+/* All threads are left with what an engine does; calls: enum tw_calls. */
+int tw_calls_of_engine(uint32_t calls);

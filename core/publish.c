@@ -21,6 +21,7 @@
 
 static uint64_t generation;
 static bool fell_told;
+static bool rollback_due; /* one has failed: an lcore did not answer */
 
 /* ---- maps ---- */
 
@@ -152,7 +153,7 @@ static void give(struct exchange *x, struct tw_plan_entry *entry, bool all)
 	struct tw_lcore *lcore = tw_lcore_table[entry->slot];
 	uint64_t number = atomic_load_explicit(&lcore->ordered, memory_order_relaxed) + 1;
 
-	lcore->order[number & 1] = (struct tw_order){
+	lcore->order[number % TW_ORDERS] = (struct tw_order){
 		.plan = entry->lcore,
 		.swap = x->swap,
 		.generation = generation,
@@ -407,6 +408,8 @@ static int prepare(struct tw_plan *plan)
 {
 	int err = tw_fence_start();
 
+	if (err == 0 && rollback_due)
+		err = tw_plan_rollback(NULL);
 	if (err == 0 && tw_plan_before)
 		err = settle(plan);
 	if (err == 0 && stale(plan))
@@ -456,7 +459,7 @@ int tw_plan_on_probation(void)
 	return tw_plan_before != NULL;
 }
 
-static void reap(void)
+void tw_lcores_reap(void)
 {
 	for (int i = 0; i < TW_LCORES_MAX; i++)
 		if (tw_lcore_table[i])
@@ -465,7 +468,7 @@ static void reap(void)
 
 int tw_plan_fell_back(char *why, size_t size)
 {
-	reap();
+	tw_lcores_reap();
 	for (uint32_t i = 0; tw_plan_before && i < tw_plan_running->n_lcores; i++) {
 		struct tw_lcore *lcore = tw_lcore_table[tw_plan_running->entry[i].slot];
 
@@ -540,7 +543,7 @@ static int settle(struct tw_plan *next)
 		old->entry[i].kept = true;
 	}
 	tw_plan_before = NULL;
-	reap();
+	tw_lcores_reap();
 	tw_plan_free(old);
 	tw_tx_relax(tw_plan_running);
 	return 0;
@@ -571,6 +574,7 @@ int tw_plan_rollback(struct tw_publish *out)
 	err = exchange(&x);
 	for (uint32_t i = 0; i < x.to->n_lcores; i++)
 		x.to->entry[i].kept = false; /* its own all the time */
+	rollback_due = err < 0;
 	if (err < 0)
 		return err;
 	for (uint32_t i = 0; i < x.from->n_lcores; i++) {
@@ -582,7 +586,7 @@ int tw_plan_rollback(struct tw_publish *out)
 	}
 	tw_plan_running = x.to;
 	tw_plan_before = NULL;
-	reap();
+	tw_lcores_reap();
 	tw_plan_free(x.from);
 	tw_tx_relax(tw_plan_running);
 	if (out)
@@ -662,7 +666,7 @@ int tw_engine_stop(void)
 		if (tw_lcore_table[i])
 			drop_ring_rest(tw_lcore_table[i]);
 	tw_ports_refresh();
-	reap();
+	tw_lcores_reap();
 	tw_plan_free(tw_plan_running);
 	tw_plan_free(tw_plan_before);
 	tw_plan_running = tw_plan_before = NULL;

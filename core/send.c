@@ -10,8 +10,8 @@ static inline struct tw_chain_stats *chain_stats(struct tw_lcore *lcore, unsigne
 	return &lcore->stats->chain[lcore->plan->chain[chain].chain];
 }
 
-void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
-                      struct rte_mbuf *mbuf)
+void tw_dispatch_drop_seen(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
+                           struct rte_mbuf *mbuf)
 {
 	unsigned id = lcore->plan->chain[chain].chain;
 
@@ -19,14 +19,20 @@ void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, un
 		stage = TW_STAGE_ENGINE;
 	if (reason >= TW_REASONS_MAX)
 		reason = TW_R_BAD_VERDICT;
-	if (tw_watching())
-		tw_watch_drop(lcore, chain, stage, reason, mbuf);
 	lcore->stats->drops[id][stage][reason]++;
 	lcore->stats->chain[id].dropped++;
 	if (lcore->n_dead == RTE_DIM(lcore->dead))
 		tw_dispatch_bury(lcore);
 	if (mbuf)
 		lcore->dead[lcore->n_dead++] = mbuf;
+}
+
+void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
+                      struct rte_mbuf *mbuf)
+{
+	if (tw_watching())
+		tw_watch_drop(lcore, chain, stage, reason, mbuf);
+	tw_dispatch_drop_seen(lcore, chain, stage, reason, mbuf);
 }
 
 /* Dropped packets are freed together, once per burst. */

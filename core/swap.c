@@ -191,7 +191,7 @@ static void say_fell(struct tw_lcore *lcore)
 
 void tw_swap_take(struct tw_lcore *lcore, uint64_t number)
 {
-	const struct tw_order *order = &lcore->order[number & 1];
+	const struct tw_order *order = &lcore->order[number % TW_ORDERS];
 	struct tw_lcore_plan *old = lcore->plan, *plan = order->plan;
 	uint64_t began = rte_rdtsc();
 	bool lost = false;
@@ -262,14 +262,14 @@ void tw_swap_set_aside(struct tw_lcore *lcore, unsigned chain, struct tw_pkt *ha
 	burst->count = kept;
 }
 
-/* Where a packet goes on that was about to enter this stage of the plan that failed: there, or
- * where the next one is that the plan before has too. */
-static unsigned goes_on(const uint8_t *back, unsigned stage, unsigned stages)
+/* Where a packet goes on that was about to enter this stage of the plan that failed: behind the
+ * last NF of the plan before that it has passed. */
+static unsigned goes_on(const uint8_t *back, unsigned stage)
 {
-	for (; stage < stages; stage++)
+	while (stage-- > 0)
 		if (back[stage] < TW_STAGE_GONE)
-			return back[stage];
-	return TW_STAGE_GONE;
+			return back[stage] + 1;
+	return 0;
 }
 
 /* Returns false when nothing of this plan can take the packet up. */
@@ -280,22 +280,16 @@ static bool translate(const struct tw_lcore *lcore, const struct tw_lcore_plan *
 	const uint8_t *back = failed->swap ? failed->swap->backward[spec->chain].to : NULL;
 	int chain = find_chain(lcore->plan, spec->chain);
 	struct tw_pkt *pkt = &aside->pkt;
-	unsigned stages;
 
 	if (chain < 0 || !back)
 		return false;
 	aside->chain = chain;
-	stages = lcore->plan->chain[chain].stages;
-	if ((pkt->verdict & 0xff) == TW_PUNT && pkt->stage < TW_STAGE_GONE &&
-	    back[pkt->stage] < TW_STAGE_GONE) {
+	if ((pkt->verdict & 0xff) != TW_PUNT)
+		pkt->resume = goes_on(back, RTE_MIN(pkt->resume, spec->stages));
+	else if (pkt->stage < spec->stages && back[pkt->stage] < TW_STAGE_GONE)
 		pkt->resume = back[pkt->stage]; /* it asks for punt() once more */
-	} else {
-		if ((pkt->verdict & 0xff) == TW_PUNT)
-			pkt->resume = pkt->stage + 1;
-		pkt->resume = goes_on(back, pkt->resume, spec->stages);
-	}
-	if (pkt->resume > stages)
-		pkt->resume = stages; /* to the end of the chain */
+	else
+		pkt->resume = goes_on(back, RTE_MIN(pkt->stage, spec->stages));
 	pkt->verdict = TW_NEXT;
 	pkt->stage = TW_STAGE_ENGINE;
 	return true;

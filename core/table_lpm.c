@@ -413,6 +413,7 @@ static int make_trie(struct tw_lpm *t, uint32_t groups, bool number)
 			t->cells[i] = i - 1;
 		t->view.values = (uint8_t *)t->cells;
 		t->view.value_stride = sizeof(*t->cells);
+		t->view.number = true;
 	}
 	h->t.bytes += (4u << 24) + (uint64_t)groups * 1024 + (uint64_t)h->t.entries * 8;
 	return 0;

@@ -80,6 +80,10 @@ TW_WATCH_HOOK void tw_watch_leaving(struct tw_lcore *lcore, unsigned chain, uint
                                     uint8_t flags, struct rte_mbuf **mbufs, unsigned n);
 TW_WATCH_HOOK void tw_watch_left(struct tw_lcore *lcore, unsigned chain, uint16_t out,
                                  uint8_t flags, struct rte_mbuf **mbufs, unsigned sent);
+/* The drops among the verdicts of the burst, once for all of them: packets are dropped at rates at
+ * which a look for each would be felt. */
+TW_WATCH_HOOK void tw_watch_verdicts(struct tw_lcore *lcore, unsigned chain);
+/* Any other drop. */
 TW_WATCH_HOOK void tw_watch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage,
                                  unsigned reason, struct rte_mbuf *mbuf);
 

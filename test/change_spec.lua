@@ -10,7 +10,9 @@ local engine = require "tideway.engine"
 local frame = require "test.support.frame"
 local history = require "tideway.change.history"
 local model = require "tideway.model"
+local native = require "tideway.native"
 local options = require "tideway.options"
+local posix = require "tideway.posix"
 local probation = require "tideway.change.probation"
 local reload = require "tideway.change.reload"
 local Rig = require "test.support.rig"
@@ -82,10 +84,10 @@ describe("a change", function()
 
    before_each(function()
       rig = Rig.new { ports = { "a", "b", "c" } }
-      options.probation = 0
+      options.probation, options.compile = 0, "luajit"
    end)
    after_each(function()
-      options.probation = 1
+      options.probation, options.compile = 1, "native"
       if rig then rig:close() end
       rig = nil
    end)
@@ -120,6 +122,24 @@ describe("a change", function()
       rig:send(rig.a, udp())
       assert.equal("ttl=3 count=4 (removed)=3", counts())
       assert.same({ ttl_low = 1 }, rig:drops())
+   end)
+
+   it("is warm: machine code goes with it, compiled before or then", function()
+      if not native.compiler() then return pending "no C compiler (cc) here" end
+      options.compile = "native"
+      start(ttl {}, rig.b)
+      local function tier() return rig:snapshot().chains[1].tier end
+      native.finish(20)
+      assert.equal("native", tier())
+      for _, least in ipairs { 3, 4, 3, 4 } do
+         local clock = posix.now()
+         reload.set("ttl", { least = least })
+         assert.equal("native", tier())
+         clock = (posix.now() - clock) / 1e9
+         assert.is_true(clock < 2, clock)
+      end
+      rig:send(rig.a, udp())
+      assert.equal("ttl=1", counts())
    end)
 
    it("lists its actions, and does nothing when it is dry", function()
@@ -396,14 +416,14 @@ describe("a reload", function()
       write("script.lua", SCRIPT:format(10))
       rig = Rig.new { ports = {} }
       assert(script.load(path, {}))
-      options.probation = 0
+      options.probation, options.compile = 0, "luajit"
       rig:start()
       rig.a, rig.b = model.ports[1], model.ports[2]
       rig.ports = { rig.a, rig.b }
    end)
    after_each(function()
       rig:close()
-      options.probation = 1
+      options.probation, options.compile = 1, "native"
       model.staged, script.loaded, package.loaded.guard_of_spec = false, nil, nil
       os.execute("rm -r " .. dir)
    end)
@@ -468,9 +488,12 @@ end)
 
 describe("probation", function()
    local rig, up
-   before_each(function() rig = Rig.new { ports = { "a", "b" } } end)
+   before_each(function()
+      rig = Rig.new { ports = { "a", "b" } }
+      options.compile = "luajit"
+   end)
    after_each(function()
-      options.probation = 1
+      options.probation, options.compile = 1, "native"
       if rig then rig:close() end
    end)
 

@@ -238,6 +238,11 @@ describe("headers:", function()
       { head = "local own = tw.header('lang_fit', 'be32 a; be32 b')" })
    gives("one of two views", "local h = pkt:tcp() or pkt:udp() if h then r = h.dst_port end", { [0] = 4500 })
    gives("methods of views", "local ip = pkt:ipv4() if ip then ip.ttl = n % 256 ip:update_checksum() r = ip:valid_checksum() and 1 or 2 end", { [3] = 1 })
+   gives("a view that may be nil is there where another one is that reaches farther", [[
+   local e = pkt:eth()
+   r = e and e.type == 1 and 5 or 0
+   local ip = pkt:ipv4()
+   if ip then r = r + pkt:eth().type end]], { [0] = 0x0800 })
    gives("swap of addresses", "local e = pkt:eth() if e then e:swap() end r = pkt:u32(6) or 1", { [0x01020304] = 0x01020304 })
    gives("numbers at offsets", "r = pkt:u16(n) or 1", { [12] = 0x0800, [62] = 1, [61] = 0x2e2e, [BIG] = 1 })
    gives("numbers of 8 and 48 bits", "local a = pkt:u48(6) local b = pkt:u8(13) r = a and b and a % 65536 + b or 0", { [0] = 0xddee })

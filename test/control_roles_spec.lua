@@ -131,6 +131,12 @@ describe("on the control socket", function()
          and #ask(as(64001), { op = "complete", text = "tw." }).value > 0)
    end)
 
+   it("who may not evaluate sends short requests only", function()
+      local r = ask(as(64001), eval("log(" .. (" "):rep(70000) .. ")"))
+      has(r.error, "a frame of 70", "1 to 65536 are possible")
+      assert.is_true(ask(as(64001), eval("log(" .. (" "):rep(60000) .. ")")).ok)
+   end)
+
    it("who has no role is told so at once, and how to get one", function()
       for _, prefix in ipairs { as(65534), as(64002), as(64002, "64003") } do
          local r = ask(prefix, { op = "hello" })

@@ -87,7 +87,9 @@ describe("jit report", function()
       assert.equal(r.given_up[1].at, health.interpreted_at)
       local text = require("tideway.metrics.families").text(engine.snapshot())
       assert.is_truthy(text:find("tideway_jit_interpreted_functions{cpu=\"0\"} " .. r.interpreted, 1, true))
-      assert.is_truthy(table.concat(rig:log(), "\n"):find("interpreted", 1, true))
+      assert.is_truthy(table.concat(rig:log(), "\n"):find("the first at " .. r.given_up[1].at, 1, true))
+      local _, warnings = require("tideway.cli.top_pages").head { snap = engine.snapshot() }
+      assert.is_truthy(warnings[1]:find("run interpreted, at " .. r.given_up[1].at, 1, true))
    end)
 
    it("is shown as text", function()

@@ -79,9 +79,12 @@ describe("live capture", function()
       local r = with_pings(("capture up icmp -c 6 -w %s --json"):format(path))
       assert.same({ 6, "count" }, { json.decode(r.out).packets, json.decode(r.out).ended })
       local rows = fields(path, "frame.interface_name", "frame.packet_flags_direction", "frame.comment", "ip.ttl")
-      assert.same({ "lan\t0x00000001\tchain up: in from lan\t64", "wan\t0x00000002\tchain up: out to wan\t63" },
-         { rows[1], rows[2] })
-      assert.equal(6, #rows)
+      local into, out = "lan\t0x00000001\tchain up: in from lan\t64", "wan\t0x00000002\tchain up: out to wan\t63"
+      local kinds = { [into] = 0, [out] = 0 }
+      for _, row in ipairs(rows) do kinds[row] = kinds[row] + 1 end
+      assert.equal(6, kinds[into] + kinds[out])
+      assert.equal(into, rows[1])
+      assert.is_true(kinds[out] > 0)
       for _, time in ipairs(fields(path, "frame.time_epoch")) do
          assert.is_true(tonumber(time) >= from - 1 and tonumber(time) <= os.time() + 1, time)
          assert.matches("%.%d%d%d%d%d%d%d%d%d$", time)

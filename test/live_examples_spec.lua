@@ -266,6 +266,6 @@ describe("examples without a lab", function()
             assert.equal(0, r.code, r.err)
          end
       end
-      assert.equal(9, count)
+      assert.equal(10, count)
    end)
 end)

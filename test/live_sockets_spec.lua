@@ -3,7 +3,6 @@
 
 local tw = require "tideway"
 local abi = require "tideway.abi"
-local backing = require "tideway.bpf.backing"
 local engine = require "tideway.engine"
 local hook_chain = require "tideway.hook.chain"
 local posix = require "tideway.posix"
@@ -108,12 +107,16 @@ describe("chains on sockets:", function()
       map:set(1, other)
       assert.equal(4, client:send "sent")
       assert.equal("sent", server:receive())
-      local n, errno = client:send "Dropped"
-      assert.is_nil(n)
-      assert.equal(13, errno) -- EACCES
       assert.equal(8, client:send "Redirect")
       assert.equal("Redirect", far:receive())
       assert.is_nil(server:receive(30))
+      local n, errno = client:send "Dropped"
+      assert.is_nil(n)
+      assert.equal(13, errno) -- EACCES
+      -- The kernel asks no program any more, until the socket comes anew.
+      assert.is_nil((client:send "more"))
+      map:del(0)
+      map:set(0, client)
       assert.equal(5, client:send "after")
       assert.equal("after", server:receive())
       local counts, drops = counted(hook)
@@ -158,14 +161,14 @@ describe("chains on sockets:", function()
       end)
       local client, server = keep(sockets.pair())
       map:set(7, server)
-      client:send "a5xyzD4xyb3x"
-      local got = ""
-      while #got < 8 do
-         local more = server:receive()
-         assert.truthy(more, got)
-         got = got .. more
-      end
-      assert.equal("a5xyzb3x", got)
+      client:send "a5x"
+      assert.is_nil(server:receive(30))
+      client:send "yz"
+      assert.equal("a5xyz", server:receive())
+      client:send "D4xy"
+      assert.is_nil(server:receive(30))
+      client:send "b3x"
+      assert.equal("b3x", server:receive())
       local counts, drops = counted(verdict)
       assert.same({ 3, 2, 1 }, counts)
       assert.same({ unwanted = 1 }, drops)
@@ -227,22 +230,118 @@ describe("chains on sockets:", function()
       assert.equal(0, shell.run("mkdir " .. path).code)
       finally(function() shell.run("rmdir " .. path) end)
       local function ping(options)
-         return shell.run(("sh -c 'echo $$ >%s/cgroup.procs; exec ping -n -i 0.05 -W 0.3 %s 127.0.0.1'"):format(path,
-            options))
+         return shell.run(("sh -c 'echo $$ >%s/cgroup.procs; exec ping -n -i 0.05 -W 0.3 %s'"):format(path, options))
       end
       for _, direction in ipairs { "ingress", "egress" } do
          local reason = "short_" .. direction
          local hook = pin({ cgroup = path, direction = direction }, function(pkt)
             local ip = pkt:ipv4()
-            if ip and ip.ttl == 9 then return pkt:drop(reason) end
+            if ip and (ip.src == 0x7f000007 or ip.dst == 0x7f000007) then return pkt:drop(reason) end
          end)
-         assert.equal(0, ping("-c 3").code)
-         assert.not_equal(0, ping("-c 2 -t 9").code)
+         assert.equal(0, ping("-c 3 127.0.0.1").code)
+         assert.not_equal(0, ping("-c 2 127.0.0.7").code)
          local counts, drops = counted(hook)
          assert.same({ [reason] = 2 }, drops)
          assert.equal(2, counts[3])
          hook:detach()
-         assert.equal(0, ping("-c 1 -t 9").code)
+         assert.equal(0, ping("-c 1 127.0.0.7").code)
       end
+   end)
+
+   local W = ("W"):byte()
+   local function rewrite(pkt)
+      local l = pkt:header(letter, 0)
+      if l and l.first == W then l.second = 33 end -- "!"
+   end
+
+   live("sk_msg and sk_skb change what is sent and received, long messages too", function()
+      local sent, received = tw.sockmap { name = "sent", entries = 2 }, tw.sockmap { name = "received", entries = 2 }
+      local client, server = keep(sockets.pair())
+      local out = pin({ sk_msg = sent }, rewrite)
+      sent:set(0, client)
+      local long = "W." .. ("x"):rep(1500)
+      for _, text in ipairs { "W.1", "n.1", long } do
+         assert.equal(#text, client:send(text))
+         assert.equal(text:gsub("W%.", "W!"), (server:receive()))
+      end
+      assert.same({ 3, 3, 0 }, (counted(out)))
+      out:detach()
+      sent:del(0)
+      local into = pin({ sk_skb = received }, rewrite)
+      received:set(0, server)
+      for _, text in ipairs { "W.1", "n.1", long } do
+         client:send(text)
+         assert.equal(text:gsub("W%.", "W!"), (server:receive()))
+      end
+      assert.same({ 3, 3, 0 }, (counted(into)))
+   end)
+
+   live("NFs are replaced under the sockets, counters go on", function()
+      local receiver, sender = keep(sockets.udp(), sockets.udp())
+      local first = keep(sockets.udp { reuseport = true })
+      local second = keep(sockets.udp { port = first.port, reuseport = true })
+      local group = tw.sockmap { name = "group2", entries = 2 }
+      local filter = pin({ socket_filter = receiver.fd }, function(pkt) return pkt:drop "all" end)
+      local to_first = function() group:select(0) end
+      local chosen = pin({ sk_reuseport = first.fd }, to_first)
+      group:set(0, first)
+      group:set(1, second)
+      sender:send_to(receiver.port, "lost")
+      sender:send_to(first.port, "to first")
+      assert.is_nil(receiver:receive(30))
+      assert.equal("to first", first:receive())
+      local function nf(f) return { tw.nf("new", function() return { packet = f } end) {} } end
+      assert(filter:replace(nf(function(pkt) return pkt:pass() end)))
+      assert(chosen:replace(nf(function() group:select(1) end)))
+      sender:send_to(receiver.port, "comes")
+      sender:send_to(first.port, "to second")
+      assert.equal("comes", receiver:receive())
+      assert.equal("to second", second:receive())
+      local counts, drops = counted(filter)
+      assert.same({ 2, 1, 1 }, counts)
+      assert.same({ all = 1 }, drops)
+      assert.same({ 2, 2, 0 }, (counted(chosen)))
+   end)
+
+   live("socket_filter: frames of a packet socket, longer than what is seen of them", function()
+      local receiver, sender, all = keep(sockets.udp(), sockets.udp(), sockets.packets())
+      local wanted = receiver.port
+      local hook = pin({ socket_filter = all.fd }, function(pkt)
+         local ip, l4 = pkt:ipv4(), pkt:udp()
+         if not ip or not l4 or l4.dst_port ~= wanted then return pkt:drop "others" end
+      end)
+      sender:send_to(receiver.port, ("x"):rep(900))
+      assert.equal(14 + 20 + 8 + 900, #(all:receive() or ""))
+      sender:send_to(sender.port, "not wanted")
+      sender:send_to(receiver.port, "wanted")
+      local got
+      repeat got = all:receive() until not got or #got < 900
+      assert.equal("wanted", got and got:sub(-6))
+      local counts, drops = counted(hook)
+      assert.is_true(drops.others >= 1)
+      assert.equal(counts[1], counts[2] + counts[3])
+   end)
+
+   live("a packet is as long as it is, of which a socket filter sees the start", function()
+      local receiver, sender = keep(sockets.udp(), sockets.udp())
+      local deep = tw.header("deep", "u8 at")
+      local hook = pin({ socket_filter = receiver.fd },
+         function(pkt)
+            if pkt.len > 1008 then return pkt:drop "too_long" end
+         end,
+         function(pkt)
+            local h = pkt:header(deep, 250)
+            if h and h.at == D then return pkt:drop "unwanted" end
+         end)
+      local function text(n, byte) return ("."):rep(242) .. (byte or ".") .. ("."):rep(n - 243) end
+      for _, t in ipairs { text(500), text(500, "D"), text(1000), text(1001), "short" } do
+         sender:send_to(receiver.port, t)
+      end
+      assert.equal(500, #receiver:receive())
+      assert.equal(1000, #receiver:receive())
+      assert.equal("short", receiver:receive())
+      local counts, drops = counted(hook)
+      assert.same({ 5, 3, 2 }, counts)
+      assert.same({ too_long = 1, unwanted = 1 }, drops)
    end)
 end)

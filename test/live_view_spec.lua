@@ -62,6 +62,13 @@ describe("a view of a value", function()
       for _, line in ipairs(view.lines(view.of(records), 12)) do assert.is_true(#line <= 20, line) end
    end)
 
+   it("breaks long headings where there is no room for them", function()
+      local v = view.table({ "src_address", "packets_seen" }, { { "10.0.0.1", 5 } })
+      assert.equal(lines("SRC ADDRESS  PACKETS SEEN", "10.0.0.1                5"), table.concat(view.lines(v, 80), "\n"))
+      assert.equal(lines("SRC       PACKETS", "ADDRESS      SEEN", "10.0.0.1        5"),
+         table.concat(view.lines(v, 22), "\n"))
+   end)
+
    it("shows maps in two columns, short tables in a line, long ones below", function()
       assert.equal(lines("a  1", "b  x", "c  { 1, 2, 3 }", 'd  { k = "v" }'), text {
          a = 1, b = "x", c = { 1, 2, 3 }, d = { k = "v" },
@@ -236,6 +243,12 @@ describe("the live objects", function()
             has(shown, "(role ")
             has(shown, ".lua:") -- the comment was found
          end
+      end)
+
+      it("of every command stands in README", function()
+         local root = require("tideway.abi").root
+         local page = require("tideway.posix").slurp(root .. "/tideway/live/README.md")
+         for name in pairs(require "tideway.live.commands") do has(page, "`" .. name .. "(") end
       end)
 
       it("of every name of tw there is one", function()

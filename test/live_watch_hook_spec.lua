@@ -58,7 +58,7 @@ for _, kind in ipairs { "xdp", "tc" } do
       local function tideway(text) return lab:run("dut", command(text)) end
 
       local function pinging(options)
-         return lab:spawn("client", "ping -n -i 0.02 -W 1 " .. options .. " 10.0.0.3")
+         return lab:spawn("client", "ping -n -i 0.01 -W 1 " .. options .. " 10.0.0.3")
       end
 
       -- Id of the program on tw-lan.
@@ -113,6 +113,28 @@ for _, kind in ipairs { "xdp", "tc" } do
          assert.is_truthy(text:find("ttl 63", 1, true))
          assert.is_nil(text:find("ttl 64", 1, true))
          assert.equal(0, ping:wait(10))
+      end)
+
+      live("goes on through a change of the chain", function()
+         local before, file = program(), lab.files .. "/on.pcapng"
+         local ping = pinging "-c 200"
+         local client = lab:spawn("dut", command(("capture up:in 'icmp and ip[8] = 64' -c 80 -w %s"):format(file)))
+         assert.is_truthy(labs.eventually(5, function() return program() ~= before end))
+         shell.write(path, (SCRIPT:gsub("ip.ttl == 1 then", "ip.ttl <= 1 then"):format(kind, kind)))
+         local r = tideway "repl -e 'reload()'"
+         shell.write(path, SCRIPT:format(kind, kind))
+         assert.equal(0, r.code, r.err)
+         assert.is_truthy(r.out:find "applied to 1 hook", r.out)
+         assert.equal(0, client:wait(10), client:read "err")
+         local last, n = nil, 0
+         for line in shell.run("tcpdump -nn -r " .. file).out:gmatch "[^\n]+" do
+            local seq = tonumber(line:match "seq (%d+)")
+            assert.is_true(not last or seq == last + 1, line)
+            last, n = seq, n + 1
+         end
+         assert.equal(80, n)
+         assert.equal(0, ping:wait(10))
+         assert.is_truthy(ping:read("out"):find(" 0%% packet loss"))
       end)
 
       live("those who look are killed, or the engine ends", function()

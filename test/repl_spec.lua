@@ -8,6 +8,7 @@ local terminal = require "test.support.terminal"
 
 local SCRIPT = [[
 local tw = require "tideway"
+tw.control { view = { 65534 } }
 local lan, wan = tw.port("lan", "wire0"), tw.port("wan", "wire1")
 local guard = tw.nf("guard", function(cfg)
    return {
@@ -118,6 +119,18 @@ describe("tideway repl", function()
          assert.equal("x\n", r.err)
          assert.same({ name = "packets", count = 9 }, json.decode(values[5])[1])
          assert.equal(5, #values)
+      end)
+
+      it("calls commands for those who may only look, and says what they may not", function()
+         local as_nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups"
+         local command = ("%s env TIDEWAY_RUN_DIR=%s/run HOME=/ %s repl -e"):format(as_nobody, dir, shell.binary)
+         local r = shell.run(command .. " 'drops()' -e 'rows \"count.totals\"'")
+         assert.equal(0, r.code, r.err)
+         has(r.out, "up     guard  no_arp      3\n")
+         has(r.out, "packets             9")
+         r = shell.run(command .. " '1 + 1'")
+         assert.equal(1, r.code)
+         has(r.err, "tideway: evaluating Lua needs role admin and user nobody (uid 65534) has role view")
       end)
 
       it("names the instances when there is no such one", function()

@@ -272,6 +272,12 @@ describe("the run directory", function()
       assert.equal("edge", name)
    end)
 
+   it("takes over an empty directory, when nobody can be about to fill it", function()
+      os.execute(("mkdir -p %s/new %s/old && touch -d '1 minute ago' %s/old"):format(dir, dir, dir))
+      assert.equal("new-2", select(2, rundir.claim "new"))
+      assert.equal("old", select(2, rundir.claim "old"))
+   end)
+
    it("leaves a directory alone that is not an instance's", function()
       shell.write(dir .. "/lab/state", "x")
       local _, name = rundir.claim "lab"

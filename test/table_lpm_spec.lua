@@ -53,8 +53,8 @@ end
 describe("lpm table, IPv4", function()
    after_each(support.free)
 
-   it("finds the longest prefix, down to /32 and up to /0", function()
-      local t = make.lpm { value = "u32", entries = 16 }
+   local function longest(type)
+      local t = make.lpm { value = type, entries = 16 }
       assert.is_nil(t:get(0x0a000001))
       t:set("0.0.0.0/0", 1)
       t:set("10.0.0.0/8", 2)
@@ -70,6 +70,33 @@ describe("lpm table, IPv4", function()
       assert.is_true(t:del("0.0.0.0/0"))
       assert.is_false(t:del("0.0.0.0/0"))
       assert.is_nil(t:get(0xc0000001))
+   end
+
+   it("finds the longest prefix, down to /32 and up to /0", function() longest "u32" end)
+
+   -- The trie itself holds these.
+   it("does so with values of two bytes", function()
+      longest "u16"
+      local t = make.lpm { value = "u16", entries = 8 }
+      t:set("10.0.0.0/8", 0)
+      t:set("10.1.0.0/16", 65535)
+      t:set("10.1.2.0/25", 0)
+      assert.same({ 0, 65535, 0 }, { t:get(0x0a000001), t:get(0x0a010001), t:get(0x0a010203) })
+      t:set("10.0.0.0/8", 65535)
+      t:set("10.1.0.0/16", 1)
+      assert.same({ 65535, 1 }, { t:get(0x0a000001), t:get(0x0a010001) })
+      assert.equal(1, t:find "10.1.0.0/16")
+      assert.is_nil(t:get(0x0b000001))
+      t:set("0.0.0.0/0", 0)
+      assert.equal(0, t:get(0x0b000001))
+   end)
+
+   it("keeps structs of two bytes apart", function()
+      local t = make.lpm { value = "u16 hop", entries = 8 }
+      t:set("10.0.0.0/8", 7)
+      t:set("11.0.0.0/8", 7)
+      t:get(0x0a000001).hop = 8
+      assert.same({ 8, 7 }, { t:get(0x0a000001).hop, t:get(0x0b000001).hop })
    end)
 
    it("ignores the bits behind the length", function()

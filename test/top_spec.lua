@@ -127,6 +127,24 @@ describe("pages of top", function()
 
    it("keep the names and rates when it is narrow", function()
       row(text_of(pages.page(state, ""), 80), "CHAIN / NF", "IN pkt/s", "DROP/s", "DROPS/s BY REASON", "denied 12")
+      row(text_of(pages.page(state, ""), 56), "CHAIN / NF", "IN pkt/s", "DROP/s DROPS/s BY", "denied 12")
+   end)
+
+   it("can be seen to their end on a small terminal", function()
+      local s = screen.new({ names = {} }, { interval = 1 })
+      s.state.snap, s.state.rates = state.snap, state.rates
+      local seen = table.concat(s:render(12, 80), "\n")
+      assert.is_nil(seen:find("adds up", 1, true))
+      for _ = 1, 40 do
+         s:press "down"
+         seen = table.concat(s:render(12, 80), "\n")
+      end
+      has(seen, "adds up", "count.totals")
+      for _ = 1, 60 do
+         s:press "up"
+         seen = table.concat(s:render(12, 80), "\n")
+      end
+      has(seen, "IN pkt/s")
    end)
 
    it("fill exactly the rows of a terminal, with the chosen row in sight", function()
@@ -136,11 +154,38 @@ describe("pages of top", function()
          for _ = 1, 30 do
             assert.equal(rows, #s:render(rows, 80))
             local shown = table.concat(s:render(rows, 80), "\n")
-            assert.is_truthy(shown:find("\27[7m" .. s.lines[s:here().at].text, 1, true), shown)
+            assert.is_truthy(s.loose or shown:find("\27[7m" .. s.lines[s:here().at].text, 1, true), shown)
             s:press "down"
          end
          s:press "home"
       end
+   end)
+end)
+
+describe("bursts that are timed", function()
+   it("are one in 16, by size and time", function()
+      local rig = Rig.new { ports = { "a", "b" } }
+      rig:chain("c", rig.a, tw.nf.count {}, rig.b)
+      rig:start()
+      for _ = 1, 32 do
+         rig:send(rig.a, udp(1), udp(1), udp(1), udp(1), udp(1))
+         rig:collect(rig.b)
+      end
+      local timed, times = engine.snapshot().chains[1].sample, 0
+      rig:close()
+      assert.equal(10, timed.packets)
+      assert.same({ 0, 0, 0, 2, 0, 0, 0 }, timed.size) -- two of at most 8
+      for _, n in ipairs(timed.ns) do times = times + n end
+      assert.equal(2, times)
+   end)
+
+   it("have bounds that a share of them does not pass", function()
+      local quantile = require("tideway.stats_sample").quantile
+      assert.equal(2, quantile({ 0, 3, 1 }, 0.5))
+      assert.equal(2, quantile({ 0, 3, 1 }, 0.75))
+      assert.equal(4, quantile({ 0, 3, 1 }, 0.99))
+      assert.equal(4, quantile({ 0, 3, 1 }, 1))
+      assert.is_nil(quantile({ 0, 0, 0 }, 0.5))
    end)
 end)
 

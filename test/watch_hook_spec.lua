@@ -462,6 +462,24 @@ describe("a watched chain on a hook", function()
       end
    end)
 
+   rooted("is watched on routes", function()
+      for _, at in ipairs { "in", "out", "xmit" } do
+         load({ lwt = "198.18.7.0/24 dev " .. IFACE, at = at }, { function(pkt)
+            local ip = pkt:ipv4()
+            if ip and ip.ttl == 1 then return pkt:drop("old_" .. "age") end
+         end, ports })
+         assert(open { follow = true, filter = "ip[8] < 9" })
+         run(udp(9), udp(8), udp(1))
+         assert.same({ "in next", "nf1 next", "nf2 next", "out pass", "in next", "nf1 old_age", "drop1 old_age" },
+            texts(read()))
+         part:close()
+         hook:detach()
+         hook:close()
+         fresh()
+      end
+      hook = nil
+   end)
+
    rooted("takes a packet function as its filter", function()
       load { tc = true }
       assert(open { edges = IN, fn = function(pkt)

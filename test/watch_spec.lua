@@ -1,58 +1,16 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Watches on lcores that are turned by hand: which packets are copied out at which edge, exactly how many, and what
--- trace() says of each NF.
+-- Watches on lcores that are turned by hand: which packets are copied out at which edge, and exactly how many.
 
 local edges = require "tideway.live.edge"
 local frame = require "test.support.frame"
 local loop = require "tideway.loop"
 local posix = require "tideway.posix"
 local rigs = require "test.support.rig"
-local trace = require "tideway.live.trace"
 local tw = require "tideway"
-local view = require "tideway.live.view"
 local watch = require "tideway.live.watch"
+local watched = require "test.support.watched"
 
-local A, B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
-
-local function udp(ttl, dport, data)
-   return frame.udp4({ src = A, dst = B }, { src = "10.0.0.1", dst = "10.0.0.2", ttl = ttl or 64 },
-      { sport = 1000, dport = dport or 53 }, data or "hello")
-end
-
-local ttl = tw.nf("ttl", function()
-   return {
-      packet = function(pkt)
-         local ip = pkt:ipv4()
-         if not ip then return end
-         if ip.ttl <= 1 then return pkt:drop "ttl_expired" end
-         ip.ttl = ip.ttl - 1
-         ip:update_checksum()
-      end,
-   }
-end)
-
-local guard = tw.nf("guard", function()
-   return {
-      packet = function(pkt)
-         local l4 = pkt:udp()
-         if l4 and l4.dst_port == 7 then return pkt:drop "echo" end
-         if l4 and l4.dst_port == 9 then pkt.mark = 5 end
-      end,
-   }
-end)
-
-
--- A burst NF: it sees its packets together.
-local bulk = tw.nf("bulk", function()
-   return {
-      burst = function(batch)
-         for i = 0, batch.count - 1 do
-            local pkt = batch.pkts[i]
-            if pkt.verdict == 0 then pkt.mark = 7 end
-         end
-      end,
-   }
-end)
+local udp, ttl, guard, bulk, fields = watched.udp, watched.ttl, watched.guard, watched.bulk, watched.fields
 
 describe("watch", function()
    local rig, open
@@ -96,12 +54,6 @@ describe("watch", function()
       end
       while w:read(note) do loop.turn(0) end
       return list
-   end
-
-   local function fields(list, name)
-      local out = {}
-      for i, item in ipairs(list) do out[i] = item[name] end
-      return out
    end
 
    local function many(n, ...)
@@ -321,18 +273,21 @@ describe("watch", function()
          tw.chain("b", rig.dmz, ttl {}, rig.wan):pin { lcore = 1 }
          rig:start()
          local w = at("wan:tx", { count = 1000 })
-         local from, last, ordered = {}, 0, true
-         local deadline = os.time() + 10
+         local from, last, ordered, sent = { lan = 0, dmz = 0 }, 0, true, 0
+         local deadline = os.time() + 20
          repeat
             for _ = 1, 20 do
                rig.lan:inject(udp(64))
                rig.dmz:inject(udp(64))
             end
-            rig:collect(rig.wan)
-            loop.turn(1)
+            sent = sent + 40
+            repeat -- each of them has its turn
+               loop.turn(1)
+               sent = sent - #rig:collect(rig.wan)
+            until sent == 0 or os.time() > deadline
             w:read(function(record, _, part)
                local name = part:ways(record)
-               from[name] = (from[name] or 0) + 1
+               from[name] = from[name] + 1
                ordered, last = ordered and record.time >= last, record.time
             end)
          until w.over or os.time() > deadline
@@ -357,6 +312,45 @@ describe("watch", function()
          assert.equal(3000, #list + counts.missed)
          for _, item in ipairs(list) do assert.equal(#f, item.len) end
       end)
+   end)
+
+   describe("knows where headers end:", function()
+      local IP = { src = "10.0.0.1", dst = "10.0.0.2" }
+      local IP6 = { src = "2001:db8::1", dst = "2001:db8::2" }
+      local payload = ("p"):rep(40)
+      local function tcp(words) return ("\0"):rep(12) .. string.char(words * 16) .. ("\0"):rep(words * 4 - 13) .. payload end
+      local function ip4(proto, rest, more)
+         local ip = { src = IP.src, dst = IP.dst, proto = proto }
+         for k, v in pairs(more or {}) do ip[k] = v end
+         return frame.ipv4(ip, rest)
+      end
+      local function ip6(proto, rest) return frame.ipv6({ src = IP6.src, dst = IP6.dst, next = proto }, rest) end
+      local VLAN = { vlan = { { 0x8100, 5 } } }
+      local cases = {
+         { "TCP", frame.eth({}, ip4(6, tcp(5))), 54 },
+         { "TCP with options", frame.eth({}, ip4(6, tcp(8))), 66 },
+         { "IPv4 with options", frame.eth({}, ip4(17, ("\0"):rep(8) .. payload, { options = "\1\1\1\0" })), 46 },
+         { "VLAN", frame.eth(VLAN, ip4(17, ("\0"):rep(8) .. payload)), 46 },
+         { "a later fragment", frame.eth({}, ip4(17, payload, { frag = 100 })), 34 },
+         { "an unknown protocol", frame.eth({}, ip4(89, payload)), 34 },
+         { "ICMP", frame.eth({}, ip4(1, ("\0"):rep(8) .. payload)), 42 },
+         { "IPv6 UDP", frame.eth({ type = 0x86dd }, ip6(17, ("\0"):rep(8) .. payload)), 62 },
+         { "IPv6 extensions", frame.eth({ type = 0x86dd }, ip6(0, "\60\0" .. ("\0"):rep(6) .. "\17\1" .. ("\0"):rep(14 + 8)
+            .. payload)), 14 + 40 + 8 + 16 + 8 },
+         { "neighbour discovery", frame.eth({ type = 0x86dd }, ip6(58, "\135" .. ("\0"):rep(23))), 78 },
+         { "an echo over IPv6", frame.eth({ type = 0x86dd }, ip6(58, "\128" .. ("\0"):rep(7) .. payload)), 62 },
+         { "ARP", frame.eth({ type = 0x0806 }, ("\0"):rep(28) .. payload), 42 },
+         { "an unknown type", frame.eth({ type = 0x88b5 }, payload), 14 },
+         { "a short frame", "\1\2\3", 3 },
+         { "a frame cut inside a header", frame.eth({}, ip4(6, tcp(5))):sub(1, 40), 40 },
+      }
+      for _, case in ipairs(cases) do
+         it(case[1], function()
+            rig = rigs.new { ports = {} }
+            local C = require("tideway.abi").C
+            assert.equal(case[3], C.tw_header_length(case[2], #case[2]))
+         end)
+      end
    end)
 
    describe("costs", function()
@@ -454,158 +448,5 @@ describe("watch", function()
             assert.is_truthy(err:find(case[2], 1, true), err)
          end)
       end
-   end)
-
-   -- ---- trace ----
-
-   -- Runs trace(...) while these frames come in, a burst each turn of the loop.
-   local function traced(frames, n, ...)
-      local at_frame = 0
-      local function feed()
-         at_frame = at_frame + 1
-         if frames[at_frame] then rig:send(rig.lan, unpack(frames[at_frame])) end
-         return 0.001
-      end
-      loop.duty(feed)
-      local ok, result = pcall(trace.trace, n, ...)
-      loop.off_duty(feed)
-      assert(ok, result)
-      return result.data.packets, result
-   end
-
-   local function changes_of(step)
-      local list = {}
-      for i, c in ipairs(step.changes) do list[i] = ("%s %s %s"):format(c.field, c.before, c.after) end
-      table.sort(list)
-      return list
-   end
-
-   describe("trace", function()
-      it("follows a packet through every NF, with what each changed and how long it took", function()
-         start(function(r) return guard {}, bulk {}, ttl {}, r.wan end)
-         local packets, result = traced({ { udp(64, 9) } }, 1)
-         local p = packets[1]
-         assert.same({ "up", "lan", "sent", "wan" }, { p.chain, p.from, p.result, p.to })
-         assert.equal("10.0.0.1:1000 > 10.0.0.2:9 udp", p.summary)
-         assert.same({ "guard", "bulk", "ttl" }, fields(p.steps, "nf"))
-         assert.same({ "next", "next", "next" }, fields(p.steps, "verdict"))
-         assert.same({ "mark 0 5" }, changes_of(p.steps[1]))
-         assert.same({ "mark 5 7" }, changes_of(p.steps[2]))
-         local last = changes_of(p.steps[3])
-         assert.equal("ipv4.ttl 64 63", last[2])
-         assert.matches("^ipv4.checksum 0x%x+ 0x%x+$", last[1])
-         for _, step in ipairs(p.steps) do assert.is_true(step.ns > 0 and step.ns < 1e6) end
-         local text = table.concat(view.lines(result), "\n")
-         assert.matches("ipv4.ttl 64 %-> 63", text)
-         assert.matches("sent to wan", text)
-         assert.matches("cost: ", text)
-         assert.matches("as plain Lua", text)
-      end)
-
-      it("gives exactly as many as asked for, of those that match", function()
-         start_usual()
-         local frames = {}
-         for i = 1, 5 do frames[i] = { udp(64), udp(64, 9), udp(10 + i), udp(20, 9) } end
-         local packets = traced(frames, 3, "udp port 9")
-         assert.equal(3, #packets)
-         for _, p in ipairs(packets) do assert.matches(":9 udp", p.summary) end
-      end)
-
-      it("ends at the NF that drops, and finds those that are dropped for a reason", function()
-         start_usual()
-         rig:send(rig.lan, udp(1), udp(64, 7))
-         local packets = traced({ { udp(64), udp(1), udp(64, 7), udp(1, 9) } }, 2, nil, { reason = "ttl_expired" })
-         assert.equal(2, #packets)
-         for _, p in ipairs(packets) do
-            assert.same({ "dropped", "ttl", "ttl_expired" }, { p.result, p.by, p.reason })
-            assert.same({ "guard", "ttl" }, fields(p.steps, "nf"))
-         end
-         assert.matches(":9 udp", packets[2].summary)
-      end)
-
-      it("ends with what there is when its time is over", function()
-         start_usual()
-         local packets, result = traced({ { udp(64) } }, 5, nil, { seconds = 0.1 })
-         assert.equal(1, #packets)
-         assert.matches("1 of 5 packets: the time is over", table.concat(view.lines(result), "\n"))
-      end)
-
-      it("follows into punt() and what comes behind it", function()
-         start(function(r)
-            return tw.nf("slow", function()
-               return {
-                  packet = function(pkt) return pkt:punt() end,
-                  punt = function(pkt) pkt:ipv4().dscp = 3 end,
-               }
-            end) {}, ttl {}, r.wan
-         end)
-         local p = traced({ { udp(64) } }, 1)[1]
-         assert.same({ "slow", "slow", "ttl" }, fields(p.steps, "nf"))
-         assert.same({ "punt", "next", "next" }, fields(p.steps, "verdict"))
-         assert.is_true(p.steps[2].punt)
-         assert.same({ "ipv4.dscp 0 3" }, changes_of(p.steps[2]))
-         assert.equal("sent", p.result)
-      end)
-
-      it("says of a packet that waits that it is held", function()
-         start(function(r)
-            local queue = tw.hold_queue { timeout = 0.1 }
-            return tw.nf("wait", function()
-               return { packet = function(pkt) return pkt:hold(queue, 1) end }
-            end) {}, r.wan
-         end)
-         local p = traced({ { udp(64) } }, 1)[1]
-         assert.same({ "held", "wait" }, { p.result, p.by })
-         rig:advance(1)
-      end)
-
-      it("shows headers that come and go, lengths and payload", function()
-         start(function(r)
-            return tw.nf("tag", function()
-               return { packet = function(pkt) pkt:push_vlan(100) end }
-            end) {}, tw.nf("scribble", function()
-               return { packet = function(pkt) pkt:set_u8(pkt:payload_offset(), 0x58) end }
-            end) {}, r.wan
-         end)
-         local p = traced({ { udp(64) } }, 1)[1]
-         local first, second = changes_of(p.steps[1]), changes_of(p.steps[2])
-         assert.is_truthy(table.concat(first, "\n"):find("vlan.vid nil 100", 1, true))
-         assert.is_truthy(table.concat(first, "\n"):find("length 47 51", 1, true))
-         assert.same({ "payload nil 1 bytes differ" }, second)
-      end)
-
-      it("does what the compiled chain does: verdicts, bytes, counters", function()
-         start(function(r) return guard {}, bulk {}, ttl {}, r.wan end)
-         local frames = { udp(64), udp(1), udp(30, 7), udp(20, 9) }
-         rig:send(rig.lan, unpack(frames))
-         local plain, before = rig:collect(rig.wan), rig:drops()
-         traced({ frames }, 4)
-         assert.same(plain, rig:collect(rig.wan))
-         local after = rig:drops()
-         assert.same({ before.echo * 2, before.ttl_expired * 2 }, { after.echo, after.ttl_expired })
-         local nf = rig:snapshot().chains[1].nfs
-         assert.same({ 8, 6, 6 }, fields(nf, "received"))
-      end)
-
-      it("goes on when an NF faults", function()
-         start(function(r)
-            return guard {}, tw.nf("bad", function()
-               return { packet = function(pkt) if pkt:ipv4().ttl == 13 then error "no" end end }
-            end) {}, r.wan
-         end)
-         local packets = traced({ { udp(64), udp(13), udp(12) }, { udp(64) } }, 3)
-         assert.same({ "sent", "dropped", "dropped" }, fields(packets, "result"))
-         assert.equal("nf_fault", packets[2].reason)
-         assert.equal("nf_quarantined", packets[3].reason)
-         rig:log()
-      end)
-
-      it("refuses what makes no sense", function()
-         start_usual()
-         for _, args in ipairs { { 0 }, { 1.5 }, { "x" }, { 1, "tcp", { chain = "uo" } }, { 1, nil, { reason = "no" } },
-            { 1, nil, { colour = "red" } } } do
-            assert.is_false((pcall(trace.trace, unpack(args, 1, 3))))
-         end
-      end)
    end)
 end)

@@ -25,9 +25,12 @@ local taken = ""
 ---@return integer[]
 function M.cpus() return { unpack(allowed) } end
 
-local function is_lcore(task)
-   local name = posix.slurp(("%s/%s/comm"):format(TASKS, task))
-   return not name or name:find "^tw%-lcore%-" ~= nil
+-- An lcore's thread has the name of one, and a moment before that it has one CPU only, as no other is started with.
+local function is_lcore(task, busy)
+   local status = posix.slurp(("%s/%s/status"):format(TASKS, task))
+   if not status then return true end -- it has ended
+   local only = tonumber(status:match "\nCpus_allowed_list:%s*(%d+)\n")
+   return status:find "^Name:%s*tw%-lcore%-" ~= nil or only and busy[only] and tonumber(task) ~= posix.getpid() or false
 end
 
 --- Move all threads but lcores to CPUs without an lcore, if there are any, else to all. Threads and programs that
@@ -41,12 +44,13 @@ function M.keep_off(lcores)
    end
    local wanted = table.concat(names, ",")
    if wanted == taken then return end
-   taken = wanted
+   local done = true
    for task in lfs.dir(TASKS) do
-      if tonumber(task) and not is_lcore(task) then
-         scheduler.set_cpus(tonumber(task), #free > 0 and free or allowed)
+      if tonumber(task) and not is_lcore(task, busy) then
+         done = scheduler.set_cpus(tonumber(task), #free > 0 and free or allowed) and done
       end
    end
+   if done then taken = wanted end -- else a thread has ended meanwhile: once more, next time
 end
 
 return M

@@ -47,7 +47,7 @@ function M.step()
    return moved
 end
 
---- Messages of lcores since the last call.
+--- Messages since the last call. One that begins with "<3>" is an error, with "<6>" no trouble; others are warnings.
 ---@return string[]
 function M.log()
    local line, list = ffi.new "char[512]", native.log()

@@ -58,14 +58,15 @@ local function forget_traces(info)
    ffi.fill(info.trace, ffi.sizeof(info.trace))
 end
 
--- Where recordings began that failed. A function that is kept from being compiled on purpose looks as if LuaJIT had
--- given it up, but none was begun there.
-local failed, failures, FAILED_MAX = {}, 0, 1000
+-- The functions that packets go through, and where recordings of them began that failed.
+local hot, failed, FAILED_MAX = nil, {}, 1000
 
-local function note_failed(place)
-   if place and not failed[place] and failures < FAILED_MAX then
-      failed[place], failures = true, failures + 1
+local function note_failed(start)
+   if not hot[start.fn] or #failed == FAILED_MAX then return end
+   for _, known in ipairs(failed) do
+      if known.fn == start.fn and known.pc == start.pc then return end
    end
+   failed[#failed + 1] = start
 end
 
 --- Note every trace and abort from here on.
@@ -73,13 +74,17 @@ end
 function M.attach(info)
    local started = {}
    jit.attach(function(what, trace, fn, pc, code, operand)
+      local start = started[trace]
       if what == "start" then
-         started[trace] = where(fn, pc)
+         started[trace] = { fn = fn, pc = pc, place = where(fn, pc) }
       elseif what == "stop" then
-         add_trace(info, trace, started[trace])
+         add_trace(info, trace, start and start.place)
+         started[trace] = nil
       elseif what == "abort" then
+         started[trace] = nil
+         if not hot then return end -- while the VM is built, which happens once
          add_abort(info, where(fn, pc), reason(code, operand))
-         note_failed(started[trace])
+         if start then note_failed(start) end
       elseif what == "flush" then
          info.flushes = info.flushes + 1
          forget_traces(info)
@@ -89,27 +94,12 @@ end
 
 -- ---- functions that LuaJIT gave up ----
 
--- It notes in the bytecode that a loop, or the whole function, is to be interpreted for good.
-local GIVEN_UP = { IFORL = true, ILOOP = true, IITERL = true, IFUNCF = true, IFUNCV = true }
-
--- file:line of the first such place in a function.
-local function given_up(fn)
-   for pc = 0, util.funcinfo(fn).bytecodes - 1 do
-      local op = bit.band(util.funcbc(fn, pc), 0xff) * 6
-      if GIVEN_UP[vmdef.bcnames:sub(op + 1, op + 6):match "%S+"] then
-         local place = where(fn, pc)
-         if failed[place] then return place end
-      end
-   end
-end
-
 local FUNCTIONS_MAX, FIELDS_MAX = 1000, 100
 
 -- A Lua function and those it can reach by its upvalues.
-local function collect(fn, list, seen)
-   if type(fn) ~= "function" or seen[fn] or #list == FUNCTIONS_MAX or not util.funcinfo(fn).bytecodes then return end
-   seen[fn] = true
-   list[#list + 1] = fn
+local function collect(fn, set, seen)
+   if type(fn) ~= "function" or set[fn] or set.count == FUNCTIONS_MAX or not util.funcinfo(fn).bytecodes then return end
+   set[fn], set.count = true, set.count + 1
    for i = 1, 250 do
       local name, value = debug.getupvalue(fn, i)
       if not name then break end
@@ -119,24 +109,32 @@ local function collect(fn, list, seen)
          for _, field in next, value do
             n = n + 1
             if n > FIELDS_MAX then break end
-            collect(field, list, seen)
+            collect(field, set, seen)
          end
       else
-         collect(value, list, seen)
+         collect(value, set, seen)
       end
    end
 end
 
 jit.off(collect) -- once in the life of a VM
 
+-- LuaJIT notes in the bytecode that a loop, or the whole function, is to be interpreted for good. So does jit.off(),
+-- but then no recording was begun.
+local GIVEN_UP = { IFORL = true, ILOOP = true, IITERL = true, IFUNCF = true, IFUNCV = true }
+
+local function is_given_up(start)
+   local op = bit.band(util.funcbc(start.fn, start.pc), 0xff) * 6
+   return GIVEN_UP[vmdef.bcnames:sub(op + 1, op + 6):match "%S+"]
+end
+
 -- Only after an abort can there be more of them.
-local function look_for_given_up(info, functions, looked)
+local function look_for_given_up(info, looked)
    if info.aborts == looked then return looked end
    local n = 0
-   for i = 1, #functions do
-      local place = given_up(functions[i])
-      if place then
-         if n < C.TW_INTERPRETED_MAX then put(info.interpreted_at[n], place) end
+   for i = 1, #failed do
+      if is_given_up(failed[i]) then
+         if n < C.TW_INTERPRETED_MAX then put(info.interpreted_at[n], failed[i].place) end
          n = n + 1
       end
    end
@@ -159,8 +157,9 @@ local function flush(info)
 end
 
 -- jit.on() lets LuaJIT try a function again that it gave up.
-local function rewarm(info, functions)
-   for i = 1, #functions do jit.on(functions[i]) end
+local function rewarm(info)
+   for i = 1, #failed do jit.on(failed[i].fn) end
+   failed = {}
    flush(info)
    info.settled, info.interpreted, info.warned = 0, 0, 0
    ffi.fill(info.interpreted_at, ffi.sizeof(info.interpreted_at))
@@ -170,19 +169,20 @@ end
 --- The tick of a VM: that of its NFs, then what is to be done about its traces.
 ---@param tick fun() of the NFs
 ---@param info ffi.cdata* struct tw_jit *
----@param roots function[] what LuaJIT should compile; functions that these can reach are looked at too
+---@param roots function[] what packets go through; functions that these can reach belong to it
 ---@return fun()
 function M.make_tick(tick, info, roots)
-   local functions, seen_functions = {}, {}
-   for _, fn in ipairs(roots) do collect(fn, functions, seen_functions) end
+   hot = { count = 0 }
+   local tables = {}
+   for _, fn in ipairs(roots) do collect(fn, hot, tables) end
    local seen, still, looked = 0, 0, 0
    local function settle()
       tick()
       if info.rewarm_asked ~= info.rewarmed then
-         rewarm(info, functions)
+         rewarm(info)
          still = 0
       end
-      looked = look_for_given_up(info, functions, looked)
+      looked = look_for_given_up(info, looked)
       local wanted = SETTLED_TICKS[info.settled + 1]
       if not wanted then return end
       still = info.traces == seen and still + 1 or 0
@@ -192,7 +192,7 @@ function M.make_tick(tick, info, roots)
          info.settled, still = info.settled + 1, 0
       end
    end
-   for _, fn in ipairs { settle, given_up, look_for_given_up, rewarm } do jit.off(fn) end -- too seldom
+   for _, fn in ipairs { settle, is_given_up, look_for_given_up, rewarm } do jit.off(fn) end -- too seldom
    return settle
 end
 

@@ -33,8 +33,8 @@ local function call(what, drop, fn, ...)
    local ok, value = xpcall(fn, debug.traceback, ...)
    if ok then return value end
    drop()
-   messages[#messages + 1] = ("%s of the control thread failed and is taken off; this is a bug, please report it: %s")
-      :format(what, tostring(value))
+   messages[#messages + 1] = ("<3>%s of the control thread failed and is taken off; this is a bug, please report it: "
+      .. "%s"):format(what, tostring(value))
 end
 
 -- ---- descriptors ----

@@ -91,7 +91,8 @@ end
 function M.command_line(list)
    local c = abi.C.tw_options()
    for key, value in pairs(list) do
-      set(c, key, value, 1)
+      local ok, err = pcall(set, c, key, value, 1)
+      if not ok then error("--" .. key:gsub("_", "-") .. ": " .. err:gsub("^.-tw%.options: ", ""), 0) end
       from_command_line[key] = true
    end
 end

@@ -45,10 +45,11 @@ function M.on_lcores()
    return list
 end
 
--- The ports that DPDK opens: all but those that only chains on hooks name.
+-- The ports that DPDK opens: all but those that only chains on hooks name, and in a change those that none names now.
 local function needed_ports(chains)
-   if #chains == 0 and #model.chains > 0 then return {} end
+   if #chains == 0 and (#model.chains > 0 or model.live) then return {} end
    local lcores, hooks, list = {}, {}, {}
+   for _, port in ipairs(model.live and model.running.ports or {}) do hooks[port] = not port.opened end
    for _, chain in ipairs(model.chains) do
       local set = chain.place and hooks or lcores
       for _, source in ipairs(chain.sources) do set[source] = true end
@@ -111,7 +112,7 @@ end
 function M.validate()
    local chains = M.on_lcores()
    if not model.dry then open_ports(chains) end
-   if #model.chains == 0 then
+   if #model.chains == 0 and not model.live then
       error("the script declares no chain; the smallest is tw.chain(\"c\", tw.port \"net_null0\", tw.nf.count {})", 0)
    end
    for _, chain in ipairs(chains) do

@@ -96,6 +96,7 @@ local function serve(opts, say, hangup, repl)
    if repl then repl:on_end(function() done = true end) end
    if opts.duration then loop.after(opts.duration, function() done = true end) end
    if opts.stats then print_rates(opts.stats, say) end
+   if opts.watch then require("tideway.change.watch").start() end
    loop.every(HOUSEKEEPING, function()
       native.poll()
       affinity.keep_off(engine.lcores)
@@ -144,6 +145,7 @@ local function run(path, args, opts, hangup)
       complain_of(err)
       return 2
    end
+   affinity.keep_off(engine.lcores)
    for _, line in ipairs(describe()) do say("%s", line) end
    if options.metrics then
       ok, err = metrics.start(options.metrics)

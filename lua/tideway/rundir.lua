@@ -58,12 +58,18 @@ end
 ---@field alive boolean
 ---@field started number modification time of the directory, seconds
 
+-- Anybody can make a directory of this name in /tmp, and pretend to be our engine in it.
+local function somebody_elses(base)
+   local found = base:find "^/tmp/tideway%-%d+$" and lfs.symlinkattributes(base)
+   return found and (found.mode ~= "directory" or found.uid ~= posix.geteuid()) or false
+end
+
 --- All instances with a run directory, dead ones too, youngest first.
 ---@return tideway.instance[]
 function M.instances()
    local list = {}
    for _, base in ipairs(M.bases()) do
-      if lfs.attributes(base, "mode") == "directory" then
+      if lfs.attributes(base, "mode") == "directory" and not somebody_elses(base) then
          for name in lfs.dir(base) do
             local dir = base .. "/" .. name
             local stats = dir .. "/stats"
@@ -97,11 +103,18 @@ end
 -- A directory as claim() finds it: "free" (does not exist), "dead" (its instance is gone),
 -- "taken" (it runs, starts at this moment, or is not an instance's directory at all).
 local function state(dir)
-   if not lfs.attributes(dir) then return "free" end
-   if lfs.attributes(dir .. "/stats", "mode") ~= "file" then return "taken" end
-   local pid = read_header(dir .. "/stats")
-   if pid then return posix.alive(pid) and pid ~= posix.getpid() and "taken" or "dead" end
-   local age = os.time() - lfs.attributes(dir, "modification")
+   local found = lfs.attributes(dir)
+   if not found then return "free" end
+   if found.mode ~= "directory" then return "taken" end
+   if lfs.attributes(dir .. "/stats", "mode") == "file" then
+      local pid = read_header(dir .. "/stats")
+      if pid then return posix.alive(pid) and pid ~= posix.getpid() and "taken" or "dead" end
+   else -- an empty one is what is left of an instance that was killed when it had just made it
+      for name in lfs.dir(dir) do
+         if name ~= "." and name ~= ".." then return "taken" end
+      end
+   end
+   local age = os.time() - found.modification
    return age < 2 and "taken" or "dead"
 end
 
@@ -136,6 +149,9 @@ function M.claim(name, exact)
    if lfs.attributes(base, "mode") ~= "directory" then
       local ok, err = lfs.mkdir(base)
       if not ok then return nil, ("cannot make %s: %s; set TIDEWAY_RUN_DIR"):format(base, err) end
+   end
+   if somebody_elses(base) then
+      return nil, ("%s belongs to somebody else; remove it, or set TIDEWAY_RUN_DIR"):format(base)
    end
    sweep(base)
    for n = 1, 1000 do

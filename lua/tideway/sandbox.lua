@@ -2,8 +2,8 @@
 -- NFs from files that are not trusted: loaded and constructed with a handful of names, within limits of memory and
 -- time, and run only as what the compiler makes of them.
 --
--- Nothing of such a file runs as Lua once its constructor has returned. So its functions may then be shown the engine's
--- own objects in place of the handles they were made with, which is what the compiler looks at.
+-- The file works with handles of the engine's objects. Its packet function never runs: the compiler reads it, and sees
+-- the objects themselves there.
 
 local abi = require "tideway.abi"
 local api = require "tideway.sandbox.api"
@@ -22,21 +22,25 @@ local M = {}
 local DEFAULT = { memory_mb = 32, seconds = 2, instructions = 1e8, entries = 1e6 }
 local HOOK_EVERY = 200
 local TEXT_MOST = 2 ^ 20
+local format = string.format -- methods of strings are the file's while it runs
 local OFFERS = { packet = true, on_fault = true }
 
 -- ---- running something of the file ----
 
 -- The box's way into and out of it: limits, and what methods of strings are.
 local function borders(box, strings)
-   local meta, used, deadline = debug.getmetatable "", 0, nil
-   local left, before, over, away = box.limits.memory_mb * 2 ^ 20, collectgarbage "count", nil, true
-   local function count()
+   local meta, away = debug.getmetatable "", true
+   local used, deadline, left, before, over
+   local function tally()
       used = used + HOOK_EVERY
       if used > box.limits.instructions then
-         over = ("more than %.0f instructions"):format(box.limits.instructions)
+         over = format("more than %.0f instructions", box.limits.instructions)
       elseif os.clock() > deadline then
-         over = ("more than %g s of CPU time"):format(box.limits.seconds)
+         over = format("more than %g s of CPU time", box.limits.seconds)
       end
+   end
+   local function count()
+      tally()
       -- At every instruction of the file from here on, so that no pcall of it helps.
       if over then
          debug.sethook(count, "", 1)
@@ -48,7 +52,7 @@ local function borders(box, strings)
       away = false
       left = left - math.max(0, collectgarbage "count" - before) * 1024
       meta.__index = strings
-      deadline = deadline or os.clock() + box.limits.seconds
+      tally() -- the hook begins to count anew
       debug.sethook(count, "", over and 1 or HOOK_EVERY)
       C.tw_control_memory(math.max(1, left))
    end
@@ -61,6 +65,11 @@ local function borders(box, strings)
       before = collectgarbage "count"
    end
    function box.over() return over end
+   -- Before each call of something of the file.
+   function box.begin()
+      used, over, left, before = 0, nil, box.limits.memory_mb * 2 ^ 20, collectgarbage "count"
+      deadline, box.entries = os.clock() + box.limits.seconds, 0
+   end
 end
 
 local function text_of(box, err)
@@ -81,6 +90,7 @@ jit.off(entered)
 local function inside(box, fn, ...)
    local hook, mask, every = debug.gethook()
    collectgarbage()
+   box.begin()
    local ok, result = pcall(entered, box, fn, ...)
    box.leave() -- nothing is allocated before: there may be nothing left
    debug.sethook(hook, mask, every)
@@ -110,7 +120,8 @@ end
 -- Runs the file: its box, the NF's name, its constructor.
 local function load_box(text, path, limits)
    local box = {
-      path = path, limits = limits, real = setmetatable({}, { __mode = "k" }), handle = {}, entries = 0, declared = {},
+      path = path, limits = limits, real = setmetatable({}, { __mode = "k" }), handle = {}, order = {}, entries = 0,
+      declared = {},
    }
    local function declare(name, construct)
       if type(name) ~= "string" or not name:find "^[%a_][%w_.-]*$" or #name > 40 then
@@ -122,8 +133,7 @@ local function load_box(text, path, limits)
       box.declared[handle] = { name = name, construct = construct }
       return handle
    end
-   local env, strings, reveal = api.environment(box, declare)
-   box.reveal = reveal
+   local env, strings = api.environment(box, declare)
    local chunk, err = load(text, "@" .. path, "t", env)
    if not chunk then error(err, 0) end
    jit.off(chunk, true)
@@ -138,27 +148,23 @@ end
 
 -- ---- the NF ----
 
--- The engine's own objects in place of handles, in everything a function reaches.
-local function reveal(box, value, seen)
+-- Marks the handles that a function reaches.
+local function reach(box, value, seen)
    local kind = type(value)
-   if kind ~= "table" and kind ~= "function" then return value end
-   local real = box.real[value]
-   if real ~= nil then return real end
-   if seen[value] then return value end
+   if kind ~= "table" and kind ~= "function" or seen[value] then return end
    seen[value] = true
-   if kind == "table" then
-      local changed = {}
-      for k, v in next, value do changed[reveal(box, k, seen)] = reveal(box, v, seen) end
-      for k in next, value do rawset(value, k, nil) end
-      for k, v in next, changed do rawset(value, k, v) end
-   elseif strict.is(getfenv(value)) then
+   if kind == "function" and strict.is(getfenv(value)) then
       for i = 1, 255 do
          local name, up = debug.getupvalue(value, i)
          if not name then break end
-         debug.setupvalue(value, i, (reveal(box, up, seen)))
+         reach(box, up, seen)
+      end
+   elseif kind == "table" and box.real[value] == nil then
+      for k, v in next, value do
+         reach(box, k, seen)
+         reach(box, v, seen)
       end
    end
-   return value
 end
 
 -- What the engine sees instead of the NF's own function: a place and the tables it uses. It runs on no packet: an lcore
@@ -169,10 +175,14 @@ local function stand_in(tables)
    end
 end
 
-local function tables_of(box)
-   local list = {}
-   for object in pairs(box.handle) do
-      if type(object) == "table" and rawget(object, "kind") then list[#list + 1] = object end
+-- The tables that a packet function uses, in the order in which they were made.
+local function tables_of(box, packet)
+   local seen, list = {}, {}
+   reach(box, packet, seen)
+   for _, object in ipairs(box.order) do
+      if seen[box.handle[object]] and type(object) == "table" and rawget(object, "kind") then
+         list[#list + 1] = object
+      end
    end
    return list
 end
@@ -195,15 +205,15 @@ local function check(box, made)
    return packet, made.on_fault
 end
 
-local function construct(text, path, limits, cfg)
-   local box, _, constructor = load_box(text, path, limits)
+local function construct(box, text, constructor, cfg)
    local packet, policy = check(box, inside(box, constructor, api.inwards(box, cfg)))
-   reveal(box, packet, {})
-   box.reveal()
-   local info = debug.getinfo(packet, "S")
-   local shown = stand_in(tables_of(box))
+   local shown = stand_in(tables_of(box, packet))
    strict.code[shown] = packet
-   return { packet = shown, on_fault = policy, sandboxed = true, where = ("%s:%d"):format(path, info.linedefined) }
+   -- The text and the configuration are what tells this NF from another one (tideway.change).
+   return {
+      packet = shown, on_fault = policy, sandboxed = text, config = cfg,
+      where = ("%s:%d"):format(box.path, debug.getinfo(packet, "S").linedefined),
+   }
 end
 
 --- The constructor of an NF from a file that is not trusted. The file has no ffi, io, os, debug or modules but tideway,
@@ -225,9 +235,8 @@ function M.sandbox(path, limits)
    end
    local text, found = read(path)
    if not text then error("tw.sandbox: " .. tostring(found), 2) end
-   local ok, _, name = pcall(load_box, text, found, all)
-   if not ok then error(_, 0) end
-   return nfs.nf(name, function(cfg) return construct(text, found, all, cfg) end)
+   local box, name, constructor = load_box(text, found, all)
+   return nfs.nf(name, function(cfg) return construct(box, text, constructor, cfg) end)
 end
 
 --- On hooks, packets that an NF punts go on in the control thread, through Lua; raises when that would be a sandbox's.
@@ -236,8 +245,8 @@ function M.check_hook(stages)
    local punting
    for _, nf in ipairs(stages) do
       if nf.sandboxed and punting then
-         error(("%s: NF %s is in a sandbox and stands behind %s, whose punted packets go on as Lua on a hook; put it in "
-            .. "front, or pin the chain to an lcore"):format(nf.where, nf.name, punting.name), 0)
+         error(("%s: NF %s is in a sandbox and stands behind %s, whose punted packets go on as Lua on a hook; put it "
+            .. "in front, or pin the chain to an lcore"):format(nf.where, nf.name, punting.name), 0)
       end
       punting = punting or nf.punt and nf
    end

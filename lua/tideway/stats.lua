@@ -74,7 +74,9 @@ local function read_links(s, lcores, chain, info)
    for i = 0, s.ports - 1 do
       local n = 0
       for _, l in ipairs(lcores) do n = n + tonumber(l.sent_to[chain.index][i]) end
-      if n > 0 and s.port[i].name[0] ~= 0 then chain.sent_to[#chain.sent_to + 1] = { port = text(s.port[i].name), packets = n } end
+      if n > 0 and s.port[i].name[0] ~= 0 then
+         chain.sent_to[#chain.sent_to + 1] = { port = text(s.port[i].name), packets = n }
+      end
    end
 end
 
@@ -168,10 +170,12 @@ local function is_used(lcores, list, index, ...)
 end
 
 local TABLE_COUNTERS = { "count", "capacity", "full", "evictions", "expired", "bytes" }
+local GROWING = { hash = true, lru = true, lpm = true } -- the others have all their entries always
 
 local function read_table(info)
    local out = { name = text(info.name), kind = text(info.kind) }
    for _, key in ipairs(TABLE_COUNTERS) do out[key] = tonumber(info[key]) end
+   if GROWING[out.kind] and out.capacity > 0 then out.fill = out.count / out.capacity end
    return out
 end
 

@@ -57,6 +57,9 @@ end
 ---@param o? table  { port = 0, reuseport = bool }
 function M.udp(o) return new(bound(DGRAM, o and o.port, o and o.reuseport)) end
 
+--- A packet socket: IPv4 packets of all interfaces, with their Ethernet headers.
+function M.packets() return new(check(C.tw_test_socket(17, 3, 0x0008), "socket")) end -- AF_PACKET, SOCK_RAW, ETH_P_IP
+
 --- A listening TCP socket on 127.0.0.1.
 function M.listener()
    local fd = bound(STREAM)

@@ -99,6 +99,9 @@ function Terminal:clear()
    tmux(self, "clear-history")
 end
 
+--- Forget what has scrolled away.
+function Terminal:clear_scrollback() tmux(self, "clear-history") end
+
 --- End everything in it.
 function Terminal:close() tmux(self, "kill-server") end
 

@@ -60,7 +60,7 @@ local function index_of(list, value)
    end
 end
 
--- new instance -> the running one that it stands for: that of the same name in the same chain, else an equal one there.
+-- new instance -> the running one that it stands for: an equal one in the same chain, else that of the same name.
 local function partners(base, draft)
    local kept, list, taken = instances(draft), {}, {}
    local function pair(new, old)
@@ -73,8 +73,8 @@ local function partners(base, draft)
             if not list[nf] and not index_of(old.stages, nf) then
                local at = index_of(old.stage_names, new.stage_names[i])
                for k, candidate in ipairs(old.stages) do
-                  local fits = pass == 1 and k == at and candidate.name == nf.name
-                     or pass == 2 and M.print_of(candidate).text == M.print_of(nf).text
+                  local fits = pass == 1 and M.print_of(candidate).text == M.print_of(nf).text
+                     or pass == 2 and k == at and candidate.name == nf.name
                   if fits and not kept[candidate] and not taken[candidate] and not list[nf] then
                      pair(nf, candidate)
                   end

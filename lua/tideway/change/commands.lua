@@ -10,22 +10,27 @@ local view = require "tideway.live.view"
 
 local M = {}
 
+-- In a change of several things it is that which reports.
+local function said(report)
+   if report then return report end
+end
+
 --- Run the script again, or read the file of one NF again. Only what is different changes, nothing is lost; when
 --- something is wrong all stays as it is: `reload()`, `reload "ttl"`, `reload "up.ttl"`.
 ---@param what? string an NF, by its name or by chain and name
 ---@return string? report
-function M.reload(what) return reload.reload(what) end
+function M.reload(what) return said(reload.reload(what)) end
 
 --- Give an NF other parameters; those that are not named stay: `set("up.ttl", { least = 9 })`.
 ---@param what string the NF, by its name or by chain and name
 ---@param parameters table<string, any>
 ---@return string? report
-function M.set(what, parameters) return reload.set(what, parameters) end
+function M.set(what, parameters) return said(reload.set(what, parameters)) end
 
 --- Take back the last change, or the last so many.
 ---@param levels? integer default 1
 ---@return string? report
-function M.undo(levels) return reload.undo(levels) end
+function M.undo(levels) return said(reload.undo(levels)) end
 
 local function chunk_of(code)
    local chunk, err = loadstring(code, session.CHUNK)

@@ -84,7 +84,7 @@ local function who_is(who) return who or select(2, M.operator()) end
 ---@param fn fun(): T
 ---@param who? string who asks, for the list of changes
 ---@return T value what fn returned
----@return string? report what was done; nil when nothing changed
+---@return string? report what was done; nil when nothing changed and nothing was asked to be
 function M.transaction(fn, who)
    if not model.live or model.current().own then return fn() end
    local mine = M.operator()
@@ -107,7 +107,7 @@ function M.transaction(fn, who)
       draft_lib.discard(draft)
       error(conflict, 0)
    end
-   return value, apply_draft(draft, who_is(who))
+   return value, apply_draft(draft, who_is(who)) or (draft.label and "nothing changed" or nil)
 end
 
 --- Is something else declared in a draft than in what runs?
@@ -155,7 +155,7 @@ function M.make(fn)
    local inside = M.draft() ~= nil or edits[M.operator() or 0] ~= nil
    local _, report = M.transaction(function() fn(M.draft()) end)
    if inside then return nil end
-   return report or "nothing changed"
+   return report
 end
 
 -- ---- edit ----

@@ -36,6 +36,7 @@ return {
          .. "running and stopping need, keep gives up nothing.",
          value = "WHAT", choices = { "drop", "least", "keep" },
       },
+      { "--watch", "Run SCRIPT again when it or one of its modules is saved; only what is different changes." },
       { "--repl", "Start in the REPL; the engine stops when it ends. May stand behind SCRIPT and ARGS, too." },
       { "--json", "Print the final counters as JSON; everything else goes to standard error." },
       { "-q --quiet", "Print nothing but errors and the final JSON." },

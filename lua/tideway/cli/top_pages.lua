@@ -191,15 +191,21 @@ local function rings_section(state)
    return section({ { "RING" }, right "USED", right "SIZE" }, rows)
 end
 
+-- Those that can become full first, the fullest before the others.
 local function tables_section(state)
-   local rows = {}
-   for _, t in ipairs(state.snap.tables) do
+   local list, place, rows = { unpack(state.snap.tables) }, {}, {}
+   for i, t in ipairs(list) do place[t] = i end
+   table.sort(list, function(a, b)
+      local fill_a, fill_b = a.fill or -1, b.fill or -1
+      if fill_a ~= fill_b then return fill_a > fill_b end
+      return place[a] < place[b]
+   end)
+   for _, t in ipairs(list) do
       if matches(state, t.name) then
          rows[#rows + 1] = {
             cells = {
-               t.name, t.kind, count(t.count), count(t.capacity),
-               t.capacity > 0 and percent(t.count / t.capacity) or "-", count(t.full), count(t.evictions),
-               count(t.expired), bytes(t.bytes),
+               t.name, t.kind, count(t.count), count(t.capacity), t.fill and percent(t.fill) or "-", count(t.full),
+               count(t.evictions), count(t.expired), bytes(t.bytes),
             },
          }
       end

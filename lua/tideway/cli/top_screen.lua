@@ -99,6 +99,7 @@ function Screen:page()
 end
 
 function Screen:go(path)
+   self.loose = false
    self:here().filter = self.state.filter
    self.trail[#self.trail + 1], self.state.filter = { path = path }, nil
    self.top = 1
@@ -110,6 +111,7 @@ function Screen:leave()
 end
 
 function Screen:back()
+   self.loose = false
    if self.help then
       self.help = false
    elseif #self.trail > 1 then
@@ -153,6 +155,17 @@ function Screen:type(key)
    self.top = 1
 end
 
+-- The cursor goes to another row; where there is none, what is below or above comes into sight.
+function Screen:move(here, step)
+   local at = layout.move(self.lines, here.at, step)
+   self.loose = at == here.at
+   if self.loose then
+      self.top = self.top + step
+   else
+      here.at, here.target = at, self.lines[at].target
+   end
+end
+
 local MOVES = { up = -1, down = 1, pageup = -10, pagedown = 10, home = -1e6, ["end"] = 1e6 }
 
 --- What a key does.
@@ -167,9 +180,7 @@ function Screen:press(key)
    if key == "q" then
       return true
    elseif MOVES[key] and self.lines then
-      local at = layout.move(self.lines, here.at, MOVES[key])
-      if at then here.at, here.target = at, self.lines[at].target end
-      if not at then self.top = math.max(1, self.top + MOVES[key]) end
+      self:move(here, MOVES[key])
    elseif key == "enter" then
       if here.target and not self.help then self:go(here.target) end
    elseif key == "back" or key == "escape" then
@@ -229,7 +240,7 @@ function Screen:render(rows, cols)
    here.at = not self.help and layout.cursor(lines, here.target, here.at) or nil
    here.target = here.at and lines[here.at].target
    local height = rows - #out - 1
-   self.top = layout.scroll(lines, here.at, self.top, height)
+   self.top = layout.scroll(lines, not self.loose and here.at or nil, self.top, height)
    for i = self.top, self.top + height - 1 do
       local line = lines[i]
       local s = line and line.text or ""

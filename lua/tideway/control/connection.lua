@@ -42,14 +42,15 @@ local function now() return tonumber(C.tw_now()) / 1e9 end
 ---@param fd integer its socket, that does not wait
 ---@param peer table
 ---@param user string name of its user
----@param events { request: fun(connection, message: table), closed: fun(connection, why: string) }
+---@param events { request: fun(connection, message: table), closed: fun(connection, why: string), longest: integer? }
+--- longest: bytes of a request, default those of a frame
 ---@return tideway.control.connection
 function M.new(fd, peer, user, events)
    local time = now()
    local self = setmetatable({
-      fd = fd, peer = peer, user = user, uid = peer.uid, pid = peer.pid, events = events, decoder = protocol.decoder(),
-      out = {}, first = 1, last = 0, sent = 0, waiting = 0, active = {}, busy = 0, lost = {}, requests = 0, dropped = 0,
-      since = time, moved = time,
+      fd = fd, peer = peer, user = user, uid = peer.uid, pid = peer.pid, events = events,
+      decoder = protocol.decoder(events.longest), out = {}, first = 1, last = 0, sent = 0, waiting = 0,
+      active = {}, busy = 0, lost = {}, requests = 0, dropped = 0, since = time, moved = time,
    }, Connection)
    self.on_ready = function(_, readable, writable) self:ready(readable, writable) end
    self:update()

@@ -50,8 +50,9 @@ local Decoder = {}
 Decoder.__index = Decoder
 
 --- Takes bytes as they come and gives messages.
+---@param limit? integer longest frame that is taken; default M.LIMIT
 ---@return tideway.control.decoder
-function M.decoder() return setmetatable({ bytes = buffer.new() }, Decoder) end
+function M.decoder(limit) return setmetatable({ bytes = buffer.new(), limit = limit or M.LIMIT }, Decoder) end
 
 --- Bytes that have come.
 ---@param data ffi.cdata* const char *
@@ -73,7 +74,7 @@ function Decoder:partial() return #self.bytes > 0 and not self:complete() end
 ---@return boolean
 function Decoder:complete()
    local n = length(self.bytes)
-   return n ~= nil and (n == 0 or n > M.LIMIT or #self.bytes >= HEAD + n)
+   return n ~= nil and (n == 0 or n > self.limit or #self.bytes >= HEAD + n)
 end
 
 --- Bytes that wait.
@@ -95,9 +96,9 @@ end
 function Decoder:next()
    local n = length(self.bytes)
    if not n then return nil end
-   if n == 0 or n > M.LIMIT then
+   if n == 0 or n > self.limit then
       return nil, ("a frame of %.0f bytes came and 1 to %d are possible; a frame is its length in four bytes, "
-         .. "big endian, 'J', JSON"):format(n, M.LIMIT)
+         .. "big endian, 'J', JSON"):format(n, self.limit)
    end
    if #self.bytes < HEAD + n then return nil end
    self.bytes:skip(HEAD)

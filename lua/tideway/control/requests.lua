@@ -123,15 +123,27 @@ end
 
 local function results(...) return { view = view.results(select("#", ...), { ... }) } end
 
+-- So that NFs typed here can be compiled.
+local function remember(text)
+   if text:find "function" then require("tideway.compiler.syntax.source").given(session.CHUNK, text) end
+end
+
+-- Text only: bytecode can write anywhere.
+local function load_text(text)
+   local chunk, err = load(text, session.CHUNK, "t")
+   if chunk then remember(text) end
+   return chunk, err
+end
+
 -- An expression or statements. Not `return CODE`: errors of a tail call have no position.
 local function load_code(code)
-   if loadstring("return " .. code) then
-      -- What closes it stands on the last line of the code, whose number errors would have.
+   if load("return " .. code, session.CHUNK, "t") then
+      -- On the last line of the code, which errors would have: a line of its own only behind a comment.
       local close = code:find "%-%-[^\n]*$" and "\n)" or ")"
-      local chunk = loadstring("return (...)(" .. code .. close, session.CHUNK)
+      local chunk = load_text("return (...)(" .. code .. close)
       if chunk then return function() return chunk(results) end, nil, chunk end
    end
-   local chunk, err = loadstring(code, session.CHUNK)
+   local chunk, err = load_text(code)
    if not chunk then return nil, err end
    return function() return results(chunk()) end, nil, chunk
 end

@@ -8,14 +8,16 @@ local posix = require "tideway.posix"
 local protocol = require "tideway.control.protocol"
 local requests = require "tideway.control.requests"
 local roles = require "tideway.control.roles"
+local session = require "tideway.live.session"
 local socket = require "tideway.posix.socket"
 local user = require "tideway.posix.user"
 
 local M = {
    limits = {
       clients = 128,
-      others = 96,   -- those who are no admins: somebody who can put things right always gets in
-      each_user = 32, -- clients of one user who is no admin
+      others = 96,         -- those who are no admins: somebody who can put things right always gets in
+      each_user = 32,      -- clients of one user who is no admin
+      request = 64 * 1024, -- bytes of a request of one who is no admin: a command and literals
    },
 }
 
@@ -23,15 +25,15 @@ local ACCEPT_TURN, PAUSE = 32, 0.5
 
 local listener, path, timer, paused
 local clients, count = {}, 0
-local complained = 0
+local complained = {}
 
 local function now() return tonumber(abi.C.tw_now()) / 1e9 end
 
--- At most one line in ten seconds: who makes trouble must not fill the log.
-local function complain(...)
-   if now() < complained then return end
-   complained = now() + 10
-   loop.note("control: " .. string.format(...))
+-- At most one line of a kind in a second: who makes trouble must not fill the log.
+local function complain(kind, ...)
+   if now() < (complained[kind] or 0) then return end
+   complained[kind] = now() + 1
+   loop.note("control: " .. string.format(kind, ...))
 end
 
 local function too_many(peer, role)
@@ -71,7 +73,9 @@ local function admit(fd)
       complain("a client of uid %d (pid %d) is refused: %s", peer.uid, peer.pid, why)
       return turn_away(fd, why)
    end
-   local client = connection.new(fd, peer, user.name(peer.uid), { request = requests.request, closed = closed })
+   local client = connection.new(fd, peer, user.name(peer.uid), {
+      request = requests.request, closed = closed, longest = role ~= "admin" and M.limits.request or nil,
+   })
    clients[client], count = true, count + 1
 end
 
@@ -126,6 +130,7 @@ function M.stop()
    if not listener then return end
    roles.changed = nil
    for client in pairs(clients) do client:close "the engine stops" end
+   session.stop()
    loop.cancel(timer)
    loop.cancel(paused)
    loop.unwatch(listener)

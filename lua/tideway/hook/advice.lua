@@ -1,9 +1,11 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- What a user should know of a program that was attached: interfaces that will drop what is redirected to them.
+-- What a user should know of a program that was attached: interfaces that will drop what is redirected to them, or hand
+-- to another CPU what is passed on.
 
 local ffi = require "ffi"
 local abi = require "tideway.abi"
 local bit = require "bit"
+local lfs = require "lfs"
 local posix = require "tideway.posix"
 
 local C = abi.C
@@ -59,6 +61,23 @@ function M.of_native_xdp(exits, interfaces, flood, ingress)
       end
    end
    table.sort(list)
+   return list
+end
+
+--- A passed frame that another CPU takes over (RPS) comes to the program when nobody waits for it any more.
+---@param chain string
+---@param iface string
+---@return string[]
+function M.of_steering(chain, iface)
+   local queues, list = ("/sys/class/net/%s/queues"):format(iface), {}
+   if lfs.attributes(queues, "mode") ~= "directory" then return list end
+   for queue in lfs.dir(queues) do
+      local cpus = queue:find "^rx" and posix.slurp(("%s/%s/rps_cpus"):format(queues, queue)) or ""
+      if cpus:find "[1-9a-f]" then
+         list[#list + 1] = ("chain %s: %s of %s has receive packet steering: what punt() passes to the kernel is "
+            .. "punted again and again; echo 0 >%s/%s/rps_cpus"):format(chain, queue, iface, queues, queue)
+      end
+   end
    return list
 end
 

@@ -222,4 +222,29 @@ function M.refresh(index, runs, stages, punts, renumbered)
    write(index, row, renumbered)
 end
 
+local function move(to, from, key)
+   to[key], from[key] = to[key] + from[key], 0
+end
+
+--- The chain runs on no hook any more: what it has counted goes to the counts of chains that are gone. What it received
+--- and sent was no port's; from now on it is that of ports that are gone.
+---@param index integer
+function M.retire(index)
+   local slot = C.tw_stats().lcore[SLOT]
+   local from, to, port = slot.chain[index], slot.chain[C.TW_CHAIN_GONE], slot.port[C.TW_PORT_GONE]
+   port.rx_packets, port.rx_bytes = port.rx_packets + from.rx, port.rx_bytes + from.rx_bytes
+   port.tx_packets, port.tx_bytes = port.tx_packets + from.sent, port.tx_bytes + from.sent_bytes
+   for _, key in ipairs(CHAIN) do move(to, from, key) end
+   for s = 0, C.TW_STAGES_MAX - 1 do
+      local stage = s == C.TW_STAGE_ENGINE and s or GONE
+      slot.stage_in[C.TW_CHAIN_GONE][stage] = slot.stage_in[C.TW_CHAIN_GONE][stage] + slot.stage_in[index][s]
+      for id = 0, C.tw_stats().reasons - 1 do
+         local drops = slot.drops[C.TW_CHAIN_GONE][stage]
+         drops[id] = drops[id] + slot.drops[index][s][id]
+      end
+   end
+   ffi.fill(slot.stage_in[index], ffi.sizeof(slot.stage_in[index]))
+   ffi.fill(slot.drops[index], ffi.sizeof(slot.drops[index]))
+end
+
 return M

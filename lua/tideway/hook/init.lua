@@ -2,6 +2,7 @@
 -- The chains of a script that are pinned to hooks: started, turned and stopped by the control thread.
 
 local abi = require "tideway.abi"
+local counters = require "tideway.hook.counters"
 local hook_chain = require "tideway.hook.chain"
 local hook_tables = require "tideway.hook.tables"
 local loop = require "tideway.loop"
@@ -206,6 +207,7 @@ function M.finish(hook)
    forget(hook)
    hook.punts:close "nf_removed"
    hook:refresh()
+   counters.retire(hook.chain.index)
    last_call(hook, "stop")
    hook:close()
 end

@@ -118,7 +118,7 @@ end
 ---@param hook tideway.hook.chain
 ---@param w tideway.place.watch
 ---@return boolean? ok
----@return any err why the observation is still in the program; it finds nobody who looks
+---@return string? err why the observation is still in the program
 function M.stop(hook, w)
    local o = observed[hook.chain]
    if not o or not without(o.watches, w) then return true end
@@ -126,7 +126,8 @@ function M.stop(hook, w)
    local ok, err
    if #o.watches == 0 then ok, err = put_back(hook, o) else ok, err = renew(hook, o) end
    if ok then return true end
-   return nil, ("chain %s: %s"):format(hook.chain.name, tostring(err))
+   return nil, ("chain %s is watched no more, but its program goes on copying packets, which costs time; reload it: %s")
+      :format(hook.chain.name, tostring(err))
 end
 
 local function same_list(a, b)
@@ -141,7 +142,10 @@ local function correct(hook)
    local o = observed[hook.chain]
    if has_ended(hook) or same_list(hook.parts[1].observed, M.watches(hook.chain)) then return end
    if o then
-      renew(hook, o)
+      local ok, err = renew(hook, o)
+      for _, w in ipairs(ok and {} or o.watches) do
+         w.lost = ("chain %s was changed, and can't be watched now: %s"):format(hook.chain.name, tostring(err))
+      end
    else
       local before = exchange(hook)
       if before then hook:forget(before, true) end

@@ -7,13 +7,13 @@
 local bit = require "bit"
 local ffi = require "ffi"
 local abi = require "tideway.abi"
+local advice = require "tideway.hook.advice"
 local backing = require "tideway.bpf.backing"
 local counters = require "tideway.hook.counters"
 local frames = require "tideway.hook.frame"
 local hold = require "tideway.hold"
 local observe = require "tideway.hook.observe"
 local place = require "tideway.compiler.place.punt"
-local posix = require "tideway.posix"
 local ringbuf = require "tideway.bpf.ringbuf"
 local way_out = require "tideway.hook.way_out"
 
@@ -320,22 +320,6 @@ function Punts:open_late()
    end
 end
 
--- A passed frame that another CPU takes over (RPS) comes to the program when nobody waits for it any more.
-function Punts:warn_of_rps(part)
-   local iface = part.target.interface
-   if not iface or not M.options(self.hook.chain, part.target).again then return end
-   local queues = ("/sys/class/net/%s/queues"):format(iface)
-   if require("lfs").attributes(queues, "mode") ~= "directory" then return end
-   for queue in require("lfs").dir(queues) do
-      local cpus = queue:find "^rx" and posix.slurp(("%s/%s/rps_cpus"):format(queues, queue)) or ""
-      if cpus:find "[1-9a-f]" then
-         self.messages[#self.messages + 1] = ("chain %s: %s of %s has receive packet steering: what punt() passes to "
-            .. "the kernel is punted again and again; echo 0 >%s/%s/rps_cpus"):format(self.hook.chain.name, queue,
-            iface, queues, queue)
-      end
-   end
-end
-
 --- The programs are attached. One that the driver could not take sees again what is passed, and has to know.
 function Punts:attached()
    self:open()
@@ -350,7 +334,13 @@ function Punts:attached()
       local ok, err = self.hook:replace(self.hook.stages)
       if not ok then error(err, 0) end
    end
-   for _, part in ipairs(self.hook.parts) do self:warn_of_rps(part) end
+   for _, part in ipairs(self.hook.parts) do
+      if M.options(self.hook.chain, part.target).again and part.target.interface then
+         for _, text in ipairs(advice.of_steering(self.hook.chain.name, part.target.interface)) do
+            self.messages[#self.messages + 1] = text
+         end
+      end
+   end
 end
 
 --- The table by which a program knows a packet that it sees again when it is passed; nil when it does not.

@@ -20,6 +20,7 @@ local C = abi.C
 local M = {}
 
 local CHUNK = 64 * 1024
+local RECORDS = 1000 -- at a time
 local ROOM = 512 * 1024 -- what a client must be able to take before more is read
 
 local OPTIONS = {
@@ -226,7 +227,7 @@ local function sink_for(edge, filter, o)
    return new_writer(edge.name, type(filter) == "string" and filter ~= "" and filter or nil, o.bytes, o.snaplen)
 end
 
--- Reads until it is over.
+-- Packets until it is over.
 local function pump(w, sink)
    local packets, full = 0, false
    local function take(record, frame, part)
@@ -234,15 +235,11 @@ local function pump(w, sink)
       full = not sink:packet(record, frame, part)
       if not full then packets = packets + 1 end
    end
-   while true do
-      local more = sink.room() and w:read(take, 1000)
+   w:run(take, RECORDS, function()
       sink:flush()
       if full then w.over = "bytes" end
-      if w.over then break end
-      if not more and not w:wait() then w:stop() end
-   end
-   w:stop()
-   while w.over ~= "count" and w.over ~= "bytes" and w:read(take, 1000) do sink:flush() end
+      return sink.room()
+   end)
    return packets
 end
 

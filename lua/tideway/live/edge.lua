@@ -60,12 +60,14 @@ local function port_edge(text, port, way)
    local edge = { name = text, chains = {}, edges = way == "rx" and C.TW_EDGE_IN or C.TW_EDGE_OUT }
    edge[way == "rx" and "in_port" or "out_port"] = port
    for _, chain in ipairs(model.chains) do
-      local reads = way == "tx" and not chain.place
-      for _, source in ipairs(chain.sources) do reads = reads or way == "rx" and source == port end
-      if reads then edge.chains[#edge.chains + 1] = chain end
+      local of_it = false
+      for _, source in ipairs(chain.sources) do of_it = of_it or source == port end
+      -- On lcores every NF may send to any port.
+      if way == "tx" then of_it = of_it or chain.sink == port or not chain.place end
+      if of_it then edge.chains[#edge.chains + 1] = chain end
    end
    if #edge.chains == 0 then
-      fail("%s: no chain %s port %s", text, way == "rx" and "reads from" or "on an lcore sends to", port.name)
+      fail("%s: no chain %s port %s", text, way == "rx" and "reads from" or "sends to", port.name)
    end
    return edge
 end

@@ -87,37 +87,26 @@ local function nfs_of(c)
    return list
 end
 
--- Chains that ports feed first, then those behind their rings.
+-- Each chain behind those that fill its rings.
 local function in_order(chains)
-   local done, order, rank = {}, {}, {}
-   for _, c in ipairs(chains) do rank[#rank + 1] = c end
-   while #rank > 0 do
-      local later = {}
-      for _, c in ipairs(rank) do
-         local ready = true
-         for _, source in ipairs(c.from) do
-            if source.kind == "ring" then
-               for _, other in ipairs(rank) do
-                  for _, to in ipairs(other.to) do
-                     if to.kind == "ring" and to.name == source.name and not done[other] and other ~= c then
-                        ready = false
-                     end
-                  end
-               end
-            end
-         end
-         if ready then
-            done[c], order[#order + 1] = true, c
-         else
-            later[#later + 1] = c
+   local feeders, done, order = {}, {}, {}
+   for _, c in ipairs(chains) do
+      for _, to in ipairs(c.to) do
+         if to.kind == "ring" then
+            feeders[to.name] = feeders[to.name] or {}
+            table.insert(feeders[to.name], c)
          end
       end
-      if #later == #rank then -- rings in a circle
-         order[#order + 1] = table.remove(later, 1)
-         done[order[#order]] = true
-      end
-      rank = later
    end
+   local function visit(c)
+      if done[c] then return end
+      done[c] = true
+      for _, source in ipairs(c.from) do
+         for _, feeder in ipairs(source.kind == "ring" and feeders[source.name] or {}) do visit(feeder) end
+      end
+      order[#order + 1] = c
+   end
+   for _, c in ipairs(chains) do visit(c) end
    return order
 end
 

@@ -15,6 +15,8 @@ local M = {}
 
 local str = ffi.string
 
+local function bytes(n) return (text.si(n):gsub("%d$", "%0 ")) .. "B" end
+
 -- ---- whose line is it? ----
 
 -- { file, first, last, name } of the functions of all NFs; a place in none of them is the engine's or a library's.
@@ -39,8 +41,9 @@ end
 
 -- "chain up_1:12" is code that was made for the chain; "guard.lua:12" a line of an NF.
 local function owner_of(place, list)
-   local chain = place:match "^chain (.-):%d+$"
-   if chain then return "chain " .. chain:gsub("_%d+$", "") end
+   local chain, made = place:match "^chain (.-):%d+$", place:match "^%((table .-)%):"
+   if chain then return "chain " .. (model.find(model.chains, "name", chain) and chain or chain:gsub("_%d+$", "")) end
+   if made then return made end
    local file, line = place:match "([^/]*):(%d+)$"
    line = tonumber(line)
    for _, range in ipairs(line and list or {}) do
@@ -159,9 +162,9 @@ end
 
 local function view_of(lcore, r)
    local items = {
-      view.text(("cpu %s: %d traces now (%d made), %sB of machine code, %d aborts, %d flushes for lack of room, "
-         .. "Lua heap %sB%s"):format(tostring(lcore.cpu), r.traces, r.traces_made, text.si(r.machine_code), r.aborts,
-         r.flushes, text.si(r.heap), r.interpreted > 0 and ("\nINTERPRETED: %d hot function(s) that LuaJIT gave up; "
+      view.text(("cpu %s: %d traces now (%d made), %s of machine code, %d aborts, %d flushes for lack of room, "
+         .. "Lua heap %s%s"):format(tostring(lcore.cpu), r.traces, r.traces_made, bytes(r.machine_code), r.aborts,
+         r.flushes, bytes(r.heap), r.interpreted > 0 and ("\nINTERPRETED: %d hot function(s) that LuaJIT gave up; "
          .. "rewarm(%s) lets it try again"):format(r.interpreted, tostring(lcore.cpu)) or "")),
       titled("chains", view.table({ "chain", "runs as", "NFs" }, chains_of(lcore))),
    }

@@ -62,31 +62,60 @@ local function fit(widths, aligns, width)
    end
 end
 
-local function table_lines(v, width)
-   local rows, widths, aligns = {}, {}, {}
-   if not v.headless then
-      rows[1] = {}
-      for i, column in ipairs(v.columns) do rows[1][i] = harmless(column.name):upper():gsub("_", " ") end
+-- A heading as wide as its longest word at least, in as many lines as that takes.
+local function wrapped(heading, width)
+   local longest = 0
+   for word in heading:gmatch "%S+" do longest = math.max(longest, text.width(word)) end
+   return text.wrap(heading, math.max(width, longest)), math.max(width, longest)
+end
+
+local function headings_of(v, widths, width)
+   local total, headings, height = GAP * (#v.columns - 1), {}, 1
+   for i, column in ipairs(v.columns) do
+      headings[i] = { (harmless(column.name):upper():gsub("_", " ")) }
+      total = total + math.max(widths[i], text.width(headings[i][1]))
    end
-   for _, row in ipairs(v.rows) do
-      local cells = {}
-      for i, column in ipairs(v.columns) do cells[i] = cell_text(row[i], column) end
-      rows[#rows + 1] = cells
+   for i, heading in ipairs(headings) do
+      if width and total > width then
+         headings[i], widths[i] = wrapped(heading[1], widths[i])
+      else
+         widths[i] = math.max(widths[i], text.width(heading[1]))
+      end
+      height = math.max(height, #headings[i])
+   end
+   local rows = {}
+   for n = 1, height do
+      rows[n] = {}
+      for i, heading in ipairs(headings) do rows[n][i] = heading[n - height + #heading] or "" end
+   end
+   return rows
+end
+
+local function line_of(row, widths, aligns)
+   local cells = {}
+   for i, cell in ipairs(row) do
+      cell = cut(cell, widths[i])
+      local pad = (" "):rep(widths[i] - text.width(cell))
+      cells[i] = aligns[i] == "right" and pad .. cell or cell .. pad
+   end
+   return (table.concat(cells, (" "):rep(GAP)):gsub("%s+$", ""))
+end
+
+local function table_lines(v, width)
+   local cells, widths, aligns, lines = {}, {}, {}, {}
+   for n, row in ipairs(v.rows) do
+      cells[n] = {}
+      for i, column in ipairs(v.columns) do cells[n][i] = cell_text(row[i], column) end
    end
    for i, column in ipairs(v.columns) do
       aligns[i], widths[i] = align_of(column, i, v.rows), 0
-      for _, row in ipairs(rows) do widths[i] = math.max(widths[i], text.width(row[i])) end
+      for _, row in ipairs(cells) do widths[i] = math.max(widths[i], text.width(row[i])) end
    end
+   local rows = v.headless and {} or headings_of(v, widths, width)
+   for _, row in ipairs(cells) do rows[#rows + 1] = row end
    if width then fit(widths, aligns, width) end
-   local lines = {}
    for n, row in ipairs(rows) do
-      local cells = {}
-      for i, cell in ipairs(row) do
-         cell = cut(cell, widths[i])
-         local pad = (" "):rep(widths[i] - text.width(cell))
-         cells[i] = aligns[i] == "right" and pad .. cell or cell .. pad
-      end
-      lines[n] = table.concat(cells, (" "):rep(GAP)):gsub("%s+$", "")
+      lines[n] = line_of(row, widths, aligns)
       if width then lines[n] = cut(lines[n], width) end
    end
    return lines

@@ -47,7 +47,8 @@ local function resumed(session, ok, ...)
 end
 
 local function resume(session)
-   session.due = nil
+   if session.cancelled and not session.begun then return finish(session, false, CANCELLED) end
+   session.due, session.begun = nil, true
    resumed(session, fence.resume(session))
 end
 
@@ -96,8 +97,8 @@ end
 --- Evaluate fn in a session of its own, from the next turn of the loop on.
 ---@param fn fun(): ...
 ---@param options { sink: tideway.live.sink, role: string?, client: table?, done: fun(ok: boolean, ...),
---- library: boolean?, trusted: boolean? } done: called with what fn returned or the error it raised; library: fn is no user's code;
---- trusted: and changes nothing and soon comes to its end
+--- library: boolean?, trusted: boolean? } done: called with what fn returned or the error it raised; library: fn is
+--- no user's code; trusted: and changes nothing and soon comes to its end
 ---@return tideway.live.session
 function M.start(fn, options)
    local session = {
@@ -112,6 +113,15 @@ end
 --- Ask a session to stop: its next wait returns early, the one after that raises; what computes is ended.
 ---@param session tideway.live.session
 function M.cancel(session) session.cancelled = session.cancelled or now() end
+
+--- End all sessions; what they left to be done is done.
+function M.stop()
+   local list = ready
+   for session in pairs(waiting) do list[#list + 1] = session end
+   ready, waiting = {}, {}
+   for _, session in ipairs(list) do finish(session, false, "the engine stops") end
+   loop.off_duty(duty)
+end
 
 -- ---- what runs in one may call ----
 

@@ -71,6 +71,8 @@ local number = render.number
 function M.chain(chain)
    local c = M.counters(chain.name)
    local head = ("chain %s: %s, declared at %s"):format(chain.name, M.path_of(chain), chain.where)
+   local draft = model.current().own
+   if draft and next(draft) then return view.text(head, { name = chain.name, where = chain.where }) end
    if not c then return view.text(head .. "; it does not run", { name = chain.name, where = chain.where }) end
    local list = {}
    for i, nf in ipairs(c.nfs) do

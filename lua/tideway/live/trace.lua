@@ -19,6 +19,8 @@ local M = {}
 
 local PACKETS_MAX = 1000
 local SNAPLEN = 256
+local SURE = 1000 -- packets that make a mean of their times
+local RECORDS = 100 -- at a time: each is taken apart
 local EDGES = bit.bor(C.TW_EDGE_IN, C.TW_EDGE_NF, C.TW_EDGE_OUT, C.TW_EDGE_DROP)
 
 local OPTIONS = {
@@ -135,15 +137,13 @@ local function assembler(w, done)
       open[part] = of_part
       local number = record.packet
       if record.edge == C.TW_EDGE_IN then
-         of_part[number] = begin(record, frame, part)
-         of_part[number].refused = w.fn and not w.fn(filters.packet(record, frame))
+         if w:accepts(record, frame) then of_part[number] = begin(record, frame, part) end
       elseif of_part[number] and record.edge == C.TW_EDGE_NF then
          add_step(of_part[number], record, frame, part)
       elseif of_part[number] then
          local packet = finish(of_part[number], record, part)
-         local refused = of_part[number].refused
          of_part[number] = nil
-         if not refused then done(packet) end
+         done(packet)
       end
    end
 end
@@ -176,7 +176,7 @@ local function view_of(p, number)
    local v = view.table({ "NF", "verdict", { name = "ns", align = "right" }, "changed" }, rows_of(p), p)
    v.title = ("packet %d: %s, %d bytes%s, chain %s on %s: %s%s"):format(number, p.summary, p.length,
       p.from and " from " .. p.from or "", p.chain, p.place, result_text(p),
-      p.incomplete and " (an NF faulted: not all steps are here)" or "")
+      p.incomplete and " (not all of its steps are here)" or "")
    return v
 end
 
@@ -187,7 +187,7 @@ local function usual(packets, before)
    local lines, seen = {}, {}
    for _, p in ipairs(packets) do seen[p.chain] = true end
    for _, c in ipairs(before.chains) do
-      if seen[c.name] and c.cycles_per_packet and not c.hook then
+      if seen[c.name] and c.rx >= SURE and not c.hook then
          local ns = c.cycles_per_packet * 1e9 / tonumber(C.tw_tsc_hz())
          lines[#lines + 1] = ("chain %s otherwise runs as %s, in %.0f ns a packet"):format(c.name, c.tier, ns)
       end
@@ -209,7 +209,11 @@ end
 -- ---- the command ----
 
 local function chains_of(name)
-   if not name then return { unpack(model.chains) } end
+   local list = {}
+   for _, c in ipairs(model.chains) do
+      if watch.can(c) then list[#list + 1] = c end
+   end
+   if not name then return list end
    local chain = model.find(model.chains, "name", name)
    if chain then return { chain } end
    local known = {}
@@ -244,10 +248,7 @@ function M.trace(n, filter, options)
       w.taken = #packets
       if #packets == n then w.over = "count" end
    end)
-   repeat
-      if not w:read(take) and not w.over and not w:wait() then w:stop() end
-   until w.over
-   if w.over ~= "count" then w:read(take) end
+   w:run(take, RECORDS)
    local result = shown(packets, w, n, before)
    w:close()
    return result

@@ -18,6 +18,8 @@ local M = {}
 local FRAME_MAX = 65535
 local SETTLE_NS = 2e6       -- records this old have no earlier one to come from another lcore
 local REFRESH_NS = 100e6
+local SOON, PAUSE = 0.001, 0.01 -- seconds between two looks
+local LAST_NS = 20e6
 local ALL = ffi.new("uint64_t", -1)
 
 ---@class tideway.live.watch.wanted what a source is asked for
@@ -58,6 +60,15 @@ Watch.__index = Watch
 ---@return table
 function M.source_for(chain)
    return require(chain.place and "tideway.live.watch_hook" or "tideway.live.watch_lcore")
+end
+
+--- Can the packets of a chain be looked at? On some hooks they have no headers.
+---@param chain tideway.chain
+---@return boolean
+function M.can(chain)
+   if not chain.place then return true end
+   local starts = require("tideway.compiler.target.kernel").hook(chain.place.hook).starts
+   return starts == "l2" or starts == "l3"
 end
 
 --- How much of packets one who calls from here may see: admins all, others headers.
@@ -183,7 +194,9 @@ end
 
 -- ---- reading ----
 
-local function accepted(self, record, frame)
+--- Does the function that filters, if there is one, want it?
+---@return boolean
+function Watch:accepts(record, frame)
    if not self.fn then return true end
    return self.fn(filters.packet(record, frame)) and true or false
 end
@@ -191,7 +204,7 @@ end
 -- One record that counts by itself.
 local function take(self, record, frame, part, fn)
    if self.stop_at and record.time >= self.stop_at then return end
-   if not accepted(self, record, frame) then return end
+   if not self:accepts(record, frame) then return end
    self.taken = self.taken + 1
    fn(record, frame, part)
    if self.options.count and self.taken >= self.options.count then self.over = "count" end
@@ -232,10 +245,21 @@ function Watch:read(fn, most)
    return false
 end
 
---- Wait for more; false when the user wants it to end.
----@return boolean
-function Watch.wait()
-   return session.sleep(0.01)
+--- Read and let the engine's other work go on, until it is over.
+---@param fn fun(record: ffi.cdata*, frame: ffi.cdata*, part: table)
+---@param most integer records at a time
+---@param between? fun(): boolean called in between; false: whoever takes them has no room for more now
+function Watch:run(fn, most, between)
+   while not self.over do
+      local more = (not between or between()) and self:read(fn, most)
+      if not self.over and not session.sleep(more and SOON or PAUSE) then self:stop() end
+   end
+   if self.over == "count" or self.over == "bytes" then return end
+   -- What came before the end; nobody can wait any more.
+   local deadline = posix.now() + LAST_NS
+   while self:read(fn, most) and posix.now() < deadline do
+      if between then between() end
+   end
 end
 
 --- Watch no more; what is recorded can still be read.

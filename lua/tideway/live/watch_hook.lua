@@ -253,13 +253,17 @@ end
 
 --- To be called now and then.
 ---@return string? over why nothing comes any more
-function Part:refresh() return self.failed end
+function Part:refresh()
+   for _, entry in ipairs(self.hooks) do
+      if entry.watch.lost then return entry.watch.lost end
+   end
+end
 
 --- Watch no more: the programs are again what they were. What was recorded can still be read.
 function Part:stop()
    for _, entry in ipairs(self.hooks) do
       local ok, err = observe.stop(entry.hook, entry.watch)
-      if not ok then self.failed = tostring(err) end
+      if not ok then table.insert(entry.hook.punts.messages, err) end
    end
 end
 

@@ -237,9 +237,10 @@ local function tables(text, snap)
    text:sample("", snap.tables_hidden)
    rows(text, TABLE, snap.tables, function(t) return labels("table", t.name, "kind", t.kind) end)
    if #snap.tables == 0 then return end
-   text:family("gauge", "tideway_table_fill_ratio", "ratio", "Entries of the table per entry it has room for.")
+   text:family("gauge", "tideway_table_fill_ratio", "ratio",
+      "Entries of the table per entry it has room for; of tables that entries are added to.")
    for _, t in ipairs(snap.tables) do
-      text:sample(labels("table", t.name, "kind", t.kind), t.capacity > 0 and t.count / t.capacity or 0)
+      if t.fill then text:sample(labels("table", t.name, "kind", t.kind), t.fill) end
    end
 end
 

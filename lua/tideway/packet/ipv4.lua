@@ -87,8 +87,7 @@ end
 function ipv4:valid_checksum()
    if self.raw_version == 0x45 then
       local w = cast(words_p, self)
-      local value = cast(u64, w.a) + cast(u64, w.b) + cast(u64, w.d) + cast(u64, w.e) +
-         cast(u64, tobit(self.ttl + lshift(self.protocol, 8) + self.raw_checksum))
+      local value = cast(u64, w.a) + cast(u64, w.b) + cast(u64, w.c) + cast(u64, w.d) + cast(u64, w.e)
       -- All ones after folding means: divisible by 0xffff, and not 0. That is so when the product with
       -- the inverse of 0xffff modulo 2^64 is at most (2^64 - 1) / 0xffff.
       return value * 0xfffefffefffeffffULL <= 0x0001000100010001ULL

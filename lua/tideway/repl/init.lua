@@ -20,11 +20,23 @@ local function pieces(client, list, options)
    return 0
 end
 
+local ENOENT, ECONNREFUSED, STARTING = 2, 111, 5e9
+
+-- An instance that has just been started listens in a moment.
+local function open(name)
+   local due = posix.now() + STARTING
+   while true do
+      local client, err, errno = control.open(name)
+      if client or (errno ~= ENOENT and errno ~= ECONNREFUSED) or posix.now() > due then return client, err end
+      posix.poll({}, 50)
+   end
+end
+
 --- Run a REPL.
 ---@param options { instance: string?, code: string[]?, json: boolean?, timeout: number?, here: boolean? }
 ---@return integer exit code
 function M.run(options)
-   local client, err = control.open(options.instance)
+   local client, err = open(options.instance)
    if not client then
       output.complain(err)
       return 1

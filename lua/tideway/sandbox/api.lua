@@ -47,8 +47,9 @@ local SEARCH_MOST = 1e7 -- comparisons of find()
 ---@class tideway.sandbox.box one file that is loaded
 ---@field path string
 ---@field limits tideway.sandbox.limits
----@field real table handle or gate -> what it stands for
+---@field real table handle -> what it stands for; and what is the sandbox's own and passes as it is
 ---@field handle table object of the engine -> handle
+---@field order table[] these objects, as they came
 ---@field entries integer of tables so far
 ---@field leave fun() trusted code runs from here on
 ---@field enter fun() and no more
@@ -82,6 +83,8 @@ local function handle_of(box, object)
    end
    local handle = shown("an object of the engine", methods)
    box.handle[object], box.real[handle] = handle, object
+   strict.stands_for(handle, object)
+   table.insert(box.order, object)
    return handle
 end
 
@@ -128,11 +131,11 @@ local function each(box, convert, n, ...)
 end
 
 local function finish(box, ok, ...)
+   local err = not ok and ... or nil
+   if not ok then err = type(err) == "string" and err:gsub("^%S-sandbox[/%w]*%.lua:%d+: ", "") end
    box.enter()
    if ok then return ... end
-   local err = ...
-   -- With the file's position, not with ours.
-   error(type(err) == "string" and err:gsub("^%S-sandbox[/%w]*%.lua:%d+: ", "") or "the engine refuses it", 2)
+   error(err or "the engine refuses it", 2) -- with the file's position, not with ours
 end
 
 local function converted(box, n, ...) return unpack(each(box, inwards, n, ...), 1, n) end
@@ -156,7 +159,7 @@ function M.gate(box, fn, check)
       box.leave()
       return finish(box, pcall(through, box, fn, check, ...))
    end
-   box.real[gate] = fn
+   strict.stands_for(gate, fn)
    return gate
 end
 
@@ -250,13 +253,11 @@ local function engine_library(box, declare)
    return list
 end
 
---- The environment of a box. When the file has run, `reveal` puts the engine's own functions behind its names: it never
---- runs again, and the compiler knows these.
+--- The environment of a box.
 ---@param box tideway.sandbox.box
 ---@param declare fun(name: string, construct: function): any what tw.nf is
 ---@return table env
 ---@return table strings what methods of strings are
----@return fun() reveal
 function M.environment(box, declare)
    local names, strings = pick(_G, M.PLAIN._G), string_library(box)
    local engine = engine_library(box, declare)
@@ -271,10 +272,7 @@ function M.environment(box, declare)
       return names[module == "bit" and "bit" or "tw"]
    end)
    for _, api in ipairs { tw, names.math, names.bit, names.table, names.string } do box.real[api] = api end
-   local env = shown("a global variable", names)
-   return env, strings, function()
-      for name, value in pairs(engine) do engine[name] = box.real[value] or value end
-   end
+   return shown("a global variable", names), strings
 end
 
 return M

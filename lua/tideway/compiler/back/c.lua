@@ -396,7 +396,8 @@ function Printer:fetch_far(order)
          if steps then
             done[v.args[1]] = true
             self:say "{\nconst uint8_t *const later = mbufs[i + TW_MBUFS_AHEAD];"
-            self:say "uint8_t *const data = (uint8_t *)load64(later + TW_MBUF_BUF_ADDR) + load16(later + TW_MBUF_DATA_OFF);"
+            self:say "uint8_t *const data ="
+            self:say "(uint8_t *)load64(later + TW_MBUF_BUF_ADDR) + load16(later + TW_MBUF_DATA_OFF);"
             letter = "a"
             for _, step in ipairs(steps) do self:say("%s %s;", TYPES[step.type], operand(step)) end
             for _, step in ipairs(steps) do self:instruction(step) end

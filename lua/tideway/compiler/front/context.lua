@@ -246,6 +246,24 @@ local function recall(self, state, p, depth)
    end
 end
 
+--- Can a parameter that tells paths apart not be `v` here? What was known on all paths that gave it this value is known
+--- to be otherwise.
+---@param p tideway.ir.value
+---@param v integer
+function Context:excluded(p, v)
+   local facts = self.implied[p] and self.implied[p][v]
+   if not facts then return false end
+   for other, range in pairs(facts.range) do
+      local lo, hi = self:range(other)
+      if lo and (lo > range[2] or hi < range[1]) then return true end
+   end
+   for other, is in pairs(facts.nonnil) do
+      local known = self.state.nonnil[other]
+      if known ~= nil and known ~= is then return true end
+   end
+   return false
+end
+
 --- End the block with a comparison of two values of one type; the points behind it, nil for one that can't be reached.
 ---@return table? yes
 ---@return table? no

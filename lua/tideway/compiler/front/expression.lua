@@ -44,7 +44,10 @@ function M.resolve(cx, fv)
    local lo, hi = cx:range(fv.tag)
    local set = fv.set
    for tag = TAG_NIL, TAG_VALUE do
-      if tag < lo or tag > hi then set = bit.band(set, bit.bnot(bit.lshift(1, tag))) end
+      local one = bit.lshift(1, tag)
+      if tag < lo or tag > hi or (bit.band(set, one) ~= 0 and lo < hi and cx:excluded(fv.tag, tag)) then
+         set = bit.band(set, bit.bnot(one))
+      end
    end
    if set == 8 then return fv.val end
    if set == 1 then return NIL end
@@ -314,7 +317,7 @@ local function name_value(cx, frame, node)
       if v == nil then cx:refuse(("there is no '%s'"):format(node.name),
             "a local variable or function stands before the function that uses it") end
    end
-   return value.host(v)
+   return value.host(frame.strict and strict.real(v) or v)
 end
 
 -- ---- indexing ----
@@ -428,7 +431,7 @@ function EVAL.Index(cx, frame, node)
    strict.index(cx, object, key)
    local fv = M.index(cx, object, key)
    strict.read(cx, object, fv)
-   return fv
+   return fv.k == "host" and strict.real(fv.v) and value.host(strict.real(fv.v)) or fv
 end
 
 function EVAL.Unary(cx, frame, node)

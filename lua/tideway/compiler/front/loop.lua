@@ -6,6 +6,7 @@ local ir = require "tideway.compiler.ir"
 local number = require "tideway.compiler.front.number"
 local rounds = require "tideway.compiler.front.rounds"
 local statement = require "tideway.compiler.front.statement"
+local strict = require "tideway.compiler.front.strict"
 local value = require "tideway.compiler.front.value"
 
 local M = {}
@@ -169,11 +170,12 @@ function M.over_list(cx, frame, node, list)
    frame.breaks = breaks
    for i, v in ipairs(list) do
       if cx:dead() then break end
+      local shown = value.host(frame.strict and strict.real(v) or v)
       local labels = frame.labels
       frame.labels = setmetatable({}, { __index = labels })
       statement.block(cx, frame, node.body, function()
          statement.declare(cx, frame, node.names[1].var, value.host(i))
-         if node.names[2] then statement.declare(cx, frame, node.names[2].var, value.host(v)) end
+         if node.names[2] then statement.declare(cx, frame, node.names[2].var, shown) end
       end)
       frame.labels = labels
    end

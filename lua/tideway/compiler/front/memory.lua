@@ -37,7 +37,7 @@ function M.data_end(cx)
 end
 
 function M.length(cx)
-   if cx.copied then return cx.copied.length end
+   if cx.copied then return cx.copied.frame_length end
    return remembered(cx, "len", function() return cx:emit("pktlen", "num", {}, { lo = 0, hi = 65535 }) end)
 end
 
@@ -154,8 +154,8 @@ local function reach_copy(cx, p, off, size)
    if not inside then cx:refuse(("a socket filter sees the first %d bytes only"):format(cx.copied.size)) end
    cx:go(inside)
    if not index then return root, off end
-   -- The verifier wants the bound of the index itself.
-   local yes, no = cx:split("ule", index, cx:const(cx.copied.size - off - size))
+   -- The verifier wants the bound of the index itself; behind the copy there is as much room again.
+   local yes, no = cx:split("ult", index, cx:const(cx.copied.size))
    if no then
       cx:go(no)
       cx.target.trap(cx)

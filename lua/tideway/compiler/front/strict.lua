@@ -24,6 +24,19 @@ M.code = setmetatable({}, weak)
 ---@param env table
 function M.add(env) environments[env] = true end
 
+-- handle or gate -> what it stands for
+local reals = setmetatable({}, weak)
+
+--- A sandbox was given this in place of something of the engine's.
+---@param shown table|function
+---@param what any
+function M.stands_for(shown, what) reals[shown] = what end
+
+--- What it stands for; nil: it is what it is.
+---@param value any
+---@return any
+function M.real(value) return value ~= nil and reals[value] or nil end
+
 ---@param env table
 ---@return boolean
 function M.is(env) return environments[env] == true end

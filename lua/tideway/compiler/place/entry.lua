@@ -55,11 +55,12 @@ local COPIED = 256
 
 local scratch
 
--- A place per CPU for the copy: the stack takes no unaligned access.
+-- A place per CPU for the copy: the stack takes no unaligned access. It is twice as long, so that whatever begins
+-- inside the copy and is no longer than it can be read as far as the verifier is concerned.
 local function scratch_table()
    if not scratch then
       local fields = {}
-      for i = 1, COPIED / 8 do fields[i] = "u64 w" .. i end
+      for i = 1, 2 * COPIED / 8 do fields[i] = "u64 w" .. i end
       scratch = { kind = "percpu_array", name = "frame", key_type = types.parse "u32",
          value_type = types.parse(table.concat(fields, "; ")), entries = 1, internal = true }
    end

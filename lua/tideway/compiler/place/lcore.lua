@@ -190,13 +190,17 @@ local function lpm4(cx, t, address, none)
    cx:go(there)
    cx:jump(join, { value.int(masked(cx, default, LPM_SLOT)) })
    local slot = cx:enter(join)[1].ir
+   if view.number then
+      return nil, value.int(cx:emit("sub", "num", { slot, cx:const(1) }, { lo = 0, hi = 65535 }))
+   end
    local offset = make(cx, "mul", slot, view.value_stride, LPM_SLOT * view.value_stride)
    local p = cx:emit("ptradd", "ptr", { cx:memory_const(view.values, "value"), offset }, { space = "value" })
    cx.state.nonnil[p] = true
    return p
 end
 
---- The value of the longest prefix; `none` is called on paths that have none.
+--- The value of the longest prefix, as a pointer or, when the trie itself holds it, as such; `none` is called on paths
+--- that have none.
 function T.lpm(cx, t, fv, none)
    if t.family == 6 then
       local p = cx:alloca(16, 8)

@@ -209,10 +209,23 @@ function M.remember(path)
    if #list > TEXTS_MAX then table.remove(list, 1) end
 end
 
--- The same function in what its file said earlier.
+local GIVEN_MAX = 64
+
+--- Remember the text of a chunk that has a name instead of a file, such as what a user typed: its functions are looked
+--- for there. The last of a name are remembered.
+---@param source string the name, as given to loadstring: "=eval"
+---@param text string
+function M.given(source, text)
+   local list = texts[source] or {}
+   texts[source] = list
+   list[#list + 1] = text
+   if #list > GIVEN_MAX then table.remove(list, 1) end
+end
+
+-- The same function in what its file said earlier, or in a text that was given.
 local function find_earlier(fn, info)
-   local name = info.source:sub(2)
-   local list = info.source:sub(1, 1) == "@" and info.what ~= "main" and texts[name] or {}
+   local name, kind = info.source:sub(2), info.source:sub(1, 1)
+   local list = info.what ~= "main" and texts[kind == "@" and name or kind == "=" and info.source] or {}
    for i = #list, 1, -1 do
       local ok, chunk = pcall(parsed, info.source, list[i], name, info.source .. "\0earlier")
       local nodes = ok and candidates(fn, info, chunk) or {}

@@ -342,8 +342,8 @@ function lpm.get(cx, t, args)
    local expression = require "tideway.compiler.front.expression"
    local fv = expression.resolve(cx, args[1] or value.NIL)
    local join = cx:join()
-   local p = cx.target.tables.lpm(cx, t, fv, function() cx:jump(join, { value.NIL }) end)
-   cx:jump(join, { found(cx, t.value_type, p) })
+   local p, direct = cx.target.tables.lpm(cx, t, fv, function() cx:jump(join, { value.NIL }) end)
+   cx:jump(join, { direct or found(cx, t.value_type, p) })
    return { cx:enter(join)[1] }
 end
 
