@@ -267,7 +267,8 @@ struct tw_options {
 	/* times a full tx queue is tried again before dropping (before start) */
 	uint32_t tx_retries;
 	uint32_t stall_ms;     /* CPU time an NF may take for one burst before the fence acts */
-	uint32_t probation_ms; /* the same for an NF that comes nowhere while an older plan is kept */
+	uint32_t probation_ms; /* the same for an NF that comes nowhere while an older plan is kept
+	                        */
 	uint32_t vm_memory_mb; /* Lua heap limit of an lcore VM */
 	uint32_t tick_ms;      /* interval of tick() */
 	bool no_huge;          /* do not use hugepages */
@@ -305,9 +306,9 @@ int tw_wire_collect(int port, void *frame, uint32_t size); /* length, 0 when non
 int tw_ring_open(const char *name, uint32_t size); /* ring index or -errno */
 int tw_ring_close(int ring); /* as tw_port_close(); what is in it is dropped */
 
-int tw_engine_stop(void);                  /* stops lcores, drains rings, closes nothing else */
-void tw_engine_close(void);                /* closes ports, rings, tables; counters go on */
-int tw_lcore_step(int slot);               /* one loop iteration; packets moved or -errno */
+int tw_engine_stop(void);    /* stops lcores, drains rings, closes nothing else */
+void tw_engine_close(void);  /* closes ports, rings, tables; counters go on */
+int tw_lcore_step(int slot); /* one loop iteration; packets moved or -errno */
 
 int tw_stats_open(const char *dir, const char *instance, const char *script);
 void tw_stats_close(void);

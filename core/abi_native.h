@@ -12,10 +12,10 @@
 /* Runs packets 0..count-1 of the burst through a segment of a chain. */
 typedef void (*tw_native_fn)(struct tw_burst *burst, int32_t count);
 
-/* The same for a whole chain, straight on the mbufs that one port gave: of pkts[] it writes verdict,
- * out and port, also mark, stage and resume of packets that do not go on to the chain's end, and mark
- * when the chain has a use for it; burst.odd also when packets leave by different ports. mbufs has
- * TW_MBUFS_AHEAD more entries. */
+/* The same for a whole chain, straight on the mbufs that one port gave: of pkts[] it writes
+ * verdict, out and port, also mark, stage and resume of packets that do not go on to the chain's
+ * end, and mark when the chain has a use for it; burst.odd also when packets leave by different
+ * ports. mbufs has TW_MBUFS_AHEAD more entries. */
 typedef void (*tw_native_mbufs_fn)(struct tw_burst *burst, void *const *mbufs, int32_t count,
                                    uint16_t port);
 
@@ -38,9 +38,8 @@ struct tw_native;
 struct tw_native *tw_native_compile(const char *text, size_t len);
 /* 0: still at it; 1: loaded; -errno: the compiler refused, its first words are in tw_error(). */
 int tw_native_poll(struct tw_native *native);
-/* Lets all lcores that use the word's bank call a function of the library, and NAME_mbufs where there
- * is one, from their next burst on.
- * A library may be published in any number of banks. */
+/* Lets all lcores that use the word's bank call a function of the library, and NAME_mbufs where
+ * there is one, from their next burst on. A library may be published in any number of banks. */
 int tw_native_publish(struct tw_native *native, const char *name, struct tw_native_word *word);
 /* The caller needs it no more. Banks go with the plans that use them. */
 void tw_native_free(struct tw_native *native);

@@ -381,12 +381,12 @@ static void settle_each(struct tw_lcore *lcore, unsigned chain, bool resumed)
 		run_punts(lcore, chain);
 		count = lcore->burst.count; /* fewer when the lcore falls back */
 	}
-	if (tw_watching())
+	if (tw_watching(lcore))
 		tw_watch_verdicts(lcore, chain);
 	for (unsigned i = 0; i < count; i++)
 		settle(lcore, chain, &pkts[i]);
 	tw_send_flush(lcore, chain);
-	if (tw_watching())
+	if (tw_watching(lcore))
 		tw_watch_end(lcore);
 	if (lcore->n_emits)
 		tw_dispatch_emits(lcore);
@@ -403,7 +403,7 @@ static void settle_all(struct tw_lcore *lcore, unsigned chain, unsigned port,
 	for (unsigned s = 0; s < spec->stages; s++)
 		in[s] += count;
 	tw_send_port(lcore, chain, port, mbufs, count, bytes);
-	if (tw_watching())
+	if (tw_watching(lcore))
 		tw_watch_end(lcore);
 }
 
@@ -436,7 +436,7 @@ void tw_dispatch_burst(struct tw_lcore *lcore, unsigned chain, struct rte_mbuf *
 	uint32_t odd;
 
 	tw_dispatch_begin(lcore, chain);
-	step_by_step = tw_watching() && tw_watch_begin(lcore, chain, !mbufs);
+	step_by_step = tw_watching(lcore) && tw_watch_begin(lcore, chain, !mbufs);
 	enter_chain(lcore, chain, !mbufs || step_by_step);
 	if (__builtin_expect(step_by_step, 0))
 		tw_watch_ran(lcore);

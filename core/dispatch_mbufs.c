@@ -100,7 +100,7 @@ bool tw_dispatch_mbufs(struct tw_lcore *lcore, unsigned chain, uint16_t port,
 	int fault;
 
 	if (!plan->word[chain] || plan->quarantine[chain] || !plan->vm || lcore->falling ||
-	    tw_watching())
+	    tw_watching(lcore))
 		return false;
 	call.on_mbufs = tw_native_mbufs_of(plan->word[chain]);
 	if (!call.on_mbufs)

@@ -12,6 +12,7 @@
  */
 #include "error.h"
 #include "lcore.h"
+#include "native.h"
 #include "table.h"
 #include "watchdog.h"
 
@@ -67,6 +68,9 @@ static int note_object(struct dl_phdr_info *info, size_t size, void *data)
 {
 	(void)size;
 	(void)data;
+	/* Machine code of chains (native.c) may be left at any time, and be there already. */
+	if (!strncmp(info->dlpi_name, TW_NATIVE_PATH, strlen(TW_NATIVE_PATH)))
+		return 0;
 	for (int i = 0; i < info->dlpi_phnum && n_objects < OBJECTS_MAX; i++) {
 		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
 

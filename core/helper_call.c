@@ -123,10 +123,11 @@ void tw_helper_stop(void)
 	for (int i = 0; i < ANSWER_MS / 2; i++) {
 		if (waitpid(pid, NULL, WNOHANG) != 0)
 			return;
-		tw_sleep_ms(2);
+		usleep(2000);
 	}
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
+	/* An engine without rights may signal nobody; the end of this one will then. */
+	if (kill(pid, SIGKILL) == 0)
+		waitpid(pid, NULL, 0);
 }
 
 /* ---- messages ---- */

@@ -90,10 +90,10 @@ static inline unsigned receive(const struct tw_input_spec *in, struct rte_mbuf *
 static inline void run_direct(struct tw_lcore *lcore, unsigned chain, uint16_t port,
                               struct rte_mbuf **mbufs, unsigned n, uint64_t bytes)
 {
-	if (tw_watching())
+	if (tw_watching(lcore))
 		tw_watch_direct(lcore, chain, port, mbufs, n);
 	tw_dispatch_direct(lcore, chain, mbufs, n, bytes);
-	if (tw_watching())
+	if (tw_watching(lcore))
 		tw_watch_end(lcore);
 }
 
@@ -233,6 +233,7 @@ unsigned tw_lcore_turn(struct tw_lcore *lcore)
 {
 	unsigned moved = 0, chain;
 
+	tw_watch_turn(lcore);
 	if (!lcore->turn_moved || lcore->turn++ % TSC_TURNS == 0)
 		take_time(lcore);
 	for (unsigned i = 0; i < lcore->n_inputs && !lcore->falling; i++)
@@ -243,6 +244,7 @@ unsigned tw_lcore_turn(struct tw_lcore *lcore)
 		tw_swap_fall_back(lcore);
 	if (lcore->n_dead)
 		tw_dispatch_bury(lcore);
+	lcore->watches = NULL;
 	lcore->stats->heartbeat++;
 	lcore->turn_moved += moved;
 	return moved;

@@ -120,6 +120,8 @@ struct tw_lcore {
 	uint32_t n_emits;
 	uint16_t emit_chain[TW_EMIT_MAX];
 	struct tw_pkt emit[TW_EMIT_MAX];
+	/* those of this turn, NULL: nothing is watched */
+	const struct tw_watch_set *watches;
 	bool resized;    /* the length of a packet of this burst changed */
 	uint32_t n_dead; /* dropped packets, to be freed together */
 	struct rte_mbuf *dead[TW_BURST_MAX];

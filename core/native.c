@@ -63,7 +63,7 @@ static int load(struct tw_native *native)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", native->file);
+	snprintf(path, sizeof(path), TW_NATIVE_PATH "%d", native->file);
 	/* Bound at once: a fault inside of the loader would not be the NF's. */
 	native->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	return native->library ? 1

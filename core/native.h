@@ -18,3 +18,6 @@ int tw_native_bank_new(void); /* held once; -ENOSPC */
 void tw_native_bank_hold(unsigned bank);
 /* The last one to let go empties it; no lcore may be in its code any more. */
 void tw_native_bank_release(unsigned bank);
+
+/* How the names begin under which the loader has machine code of chains. */
+#define TW_NATIVE_PATH "/proc/self/fd/"

@@ -14,6 +14,7 @@ struct tw_plan_entry {
 struct tw_plan {
 	uint32_t n_lcores, bank;
 	bool ran;
+	bool others_mapped; /* counters of lcores that do not take it are where it has them */
 	struct tw_plan_entry entry[TW_LCORES_MAX];
 	uint64_t without, ports; /* bit per port: not to be sent to; that can be */
 	struct tw_swap swap;     /* from the plan before */

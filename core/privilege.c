@@ -81,9 +81,13 @@ static _Atomic int failed; /* -errno of the last thread that could not */
 
 static void on_request(int sig)
 {
-	int saved = errno, rc = capabilities_keep(atomic_load(&wanted));
+	uint64_t keep = atomic_load(&wanted);
+	int saved = errno, rc = 0;
 
 	(void)sig;
+	/* Asked twice: the filter may be there already, which refuses it. */
+	if (tw_privileges_capabilities() & ~keep)
+		rc = capabilities_keep(keep);
 	if (rc < 0)
 		atomic_store(&failed, rc);
 	errno = saved;

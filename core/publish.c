@@ -314,9 +314,13 @@ static void park_leaving(struct exchange *x)
  * moved, and those that do not run. */
 static void map_others(struct exchange *x)
 {
+	struct tw_plan *later = x->backward ? x->from : x->to;
 	struct tw_stats *stats = tw_stats();
 
-	for (uint32_t slot = 0; x->swap && slot < stats->lcores; slot++) {
+	if (!x->swap || later->others_mapped == !x->backward)
+		return;
+	later->others_mapped = !x->backward;
+	for (uint32_t slot = 0; slot < stats->lcores; slot++) {
 		struct tw_lcore *lcore = tw_lcore_table[slot];
 
 		if (x->mapped >> slot & 1)
@@ -670,6 +674,7 @@ int tw_engine_stop(void)
 	tw_plan_free(tw_plan_running);
 	tw_plan_free(tw_plan_before);
 	tw_plan_running = tw_plan_before = NULL;
+	rollback_due = false;
 	tw_lcores_free();
 	atomic_store(&tw_lcore_draining, false);
 	tw_watches_close();

@@ -30,7 +30,7 @@ void tw_dispatch_drop_seen(struct tw_lcore *lcore, unsigned chain, unsigned stag
 void tw_dispatch_drop(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsigned reason,
                       struct rte_mbuf *mbuf)
 {
-	if (tw_watching())
+	if (tw_watching(lcore))
 		tw_watch_drop(lcore, chain, stage, reason, mbuf);
 	tw_dispatch_drop_seen(lcore, chain, stage, reason, mbuf);
 }
@@ -55,7 +55,7 @@ void tw_send_port(struct tw_lcore *lcore, unsigned chain, unsigned index, struct
 	unsigned sent, retries = lcore->plan->tx_retries;
 	uint64_t lost = 0;
 
-	if (tw_watching())
+	if (tw_watching(lcore))
 		tw_watch_leaving(lcore, chain, index, 0, mbufs, n);
 	if (shared)
 		rte_spinlock_lock(&port->tx_lock[queue]);
@@ -64,7 +64,7 @@ void tw_send_port(struct tw_lcore *lcore, unsigned chain, unsigned index, struct
 		sent += rte_eth_tx_burst(port->ethdev, queue, mbufs + sent, n - sent);
 	if (shared)
 		rte_spinlock_unlock(&port->tx_lock[queue]);
-	if (tw_watching())
+	if (tw_watching(lcore))
 		tw_watch_left(lcore, chain, index, 0, mbufs, sent);
 	for (unsigned i = sent; i < n; i++) {
 		lost += mbufs[i]->pkt_len;
@@ -88,10 +88,10 @@ void tw_send_ring(struct tw_lcore *lcore, unsigned chain, unsigned index, struct
 	/* After the enqueue the other side owns them: take the lengths first. */
 	for (unsigned i = 0; i < n; i++)
 		len[i] = mbufs[i]->pkt_len;
-	if (tw_watching())
+	if (tw_watching(lcore))
 		tw_watch_leaving(lcore, chain, index, TW_WATCH_RING, mbufs, n);
 	sent = rte_ring_enqueue_burst(tw_ring_table[index].ring, (void **)mbufs, n, NULL);
-	if (tw_watching())
+	if (tw_watching(lcore))
 		tw_watch_left(lcore, chain, index, TW_WATCH_RING, mbufs, sent);
 	for (unsigned i = 0; i < sent; i++)
 		stats->sent_bytes += len[i]; /* cppcheck-suppress uninitvar */

@@ -2,15 +2,11 @@
 /* watch.h - watches as lcores see them: the hooks in the data path, and what a watch consists of.
  */
 #pragma once
-#include "abi.h"
-
-#include <stdatomic.h>
+#include "lcore.h"
 
 #define TW_WATCHES_MAX 16
 
-struct rte_mbuf;
 struct bpf_insn;
-struct tw_lcore;
 
 /* One lcore's part of a watch. */
 struct tw_watch_lane {
@@ -52,14 +48,21 @@ struct tw_watch_set {
 	uint64_t token;
 };
 
-/* What every hook below asks first: NULL when nothing is watched. Written by the control thread. */
+/* NULL when nothing is watched. Written by the control thread, read once a turn, so that what is
+ * watched does not change under way. */
 extern _Atomic(struct tw_watch_set *) tw_watches;
 
 #define TW_SCRATCH_BYTES (256 * 1024)
 
-static inline bool tw_watching(void)
+static inline void tw_watch_turn(struct tw_lcore *lcore)
 {
-	return __builtin_expect(atomic_load_explicit(&tw_watches, memory_order_acquire) != NULL, 0);
+	lcore->watches = atomic_load_explicit(&tw_watches, memory_order_acquire);
+}
+
+/* To be asked before each hook below. */
+static inline bool tw_watching(const struct tw_lcore *lcore)
+{
+	return __builtin_expect(lcore->watches != NULL, 0);
 }
 
 /* Out of the way of the code that they are called from. */

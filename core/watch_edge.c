@@ -8,16 +8,15 @@
 
 /* The burst that an lcore has in hand. Only its lcore looks at it. */
 struct in_hand {
-	TW_ALIGNED(64) const struct tw_watch_set *set; /* NULL: none */
-	uint64_t gone;      /* bit per packet: sent or dropped, its buffer may be another's */
-	uint64_t ran_from;  /* TSC */
-	uint64_t mark;      /* TSC */
-	uint64_t recording; /* TSC cycles in tw_watch_step() */
-	uint64_t empty;     /* TSC cycles between mark and step of an NF that does nothing */
-	int32_t count;      /* packets of the burst */
-	uint16_t direct;    /* ingress port of a chain without NFs */
-	uint32_t stepping;  /* stages whose steps are recorded */
-	const struct tw_watch_set *leaving;
+	TW_ALIGNED(64) bool live; /* there is one */
+	uint64_t gone;            /* bit per packet: sent or dropped, its buffer may be another's */
+	uint64_t ran_from;        /* TSC */
+	uint64_t mark;            /* TSC */
+	uint64_t recording;       /* TSC cycles in tw_watch_step() */
+	uint64_t empty;           /* TSC cycles between mark and step of an NF that does nothing */
+	int32_t count;            /* packets of the burst */
+	uint16_t direct;          /* ingress port of a chain without NFs */
+	uint32_t stepping;        /* stages whose steps are recorded */
 };
 
 static struct in_hand hands[TW_LCORES_MAX];
@@ -43,7 +42,7 @@ static unsigned find(const struct tw_lcore *lcore, const struct in_hand *hand,
 {
 	const struct tw_burst *burst = &lcore->burst;
 
-	if (!hand->set || !mbuf)
+	if (!hand->live || !mbuf)
 		return TW_NO_PACKET;
 	if (hint < (unsigned)burst->count && burst->pkts[hint].mbuf == mbuf &&
 	    !(hand->gone >> hint & 1))
@@ -118,18 +117,18 @@ static void received(struct tw_watch *watch, struct tw_watch_lane *lane, struct 
 bool tw_watch_begin(struct tw_lcore *lcore, unsigned chain, bool resumed)
 {
 	struct in_hand *hand = &hands[lcore->slot];
-	const struct tw_watch_set *set = atomic_load_explicit(&tw_watches, memory_order_acquire);
+	const struct tw_watch_set *set = lcore->watches;
 	struct tw_sight sight = { .tsc = rte_rdtsc(),
 		                  .chain = chain_id(lcore, chain),
 		                  .edge = TW_EDGE_IN,
 		                  .stage = TW_STAGE_ENGINE };
 
-	hand->set = set;
+	hand->live = true;
 	hand->count = lcore->burst.count;
 	hand->gone = hand->recording = 0;
 	hand->stepping = 0;
 	hand->direct = TW_PORT_NONE;
-	for (unsigned i = 0; set && i < set->count; i++) {
+	for (unsigned i = 0; i < set->count; i++) {
 		struct tw_watch *watch = set->watch[i];
 		struct tw_watch_lane *lane = lane_of(watch, lcore, sight.chain);
 		uint64_t from = rte_rdtsc();
@@ -159,11 +158,11 @@ bool tw_watch_begin(struct tw_lcore *lcore, unsigned chain, bool resumed)
  * which ones were followed is not known any more. */
 static void mind_leaving(struct tw_lcore *lcore, struct in_hand *hand)
 {
-	if (!hand->set || hand->count == lcore->burst.count)
+	if (!hand->live || hand->count == lcore->burst.count)
 		return;
 	hand->count = lcore->burst.count;
-	for (unsigned i = 0; i < hand->set->count; i++) {
-		struct tw_watch_lane *lane = lane_of(hand->set->watch[i], lcore,
+	for (unsigned i = 0; i < lcore->watches->count; i++) {
+		struct tw_watch_lane *lane = lane_of(lcore->watches->watch[i], lcore,
 		                                     chain_id(lcore, lcore->burst.chain));
 
 		if (!lane)
@@ -180,8 +179,8 @@ void tw_watch_ran(struct tw_lcore *lcore)
 
 	mind_leaving(lcore, hand);
 	lcore->burst.odd = 1;
-	for (unsigned i = 0; hand->set && i < hand->set->count; i++) {
-		struct tw_watch *watch = hand->set->watch[i];
+	for (unsigned i = 0; i < lcore->watches->count; i++) {
+		struct tw_watch *watch = lcore->watches->watch[i];
 		struct tw_watch_lane *lane = lane_of(watch, lcore,
 		                                     chain_id(lcore, lcore->burst.chain));
 
@@ -216,10 +215,10 @@ static void held(struct tw_watch_lane *lane, const struct tw_watch *watch, struc
 void tw_watch_end(struct tw_lcore *lcore)
 {
 	struct in_hand *hand = &hands[lcore->slot];
-	const struct tw_watch_set *set = hand->set;
+	const struct tw_watch_set *set = lcore->watches;
 
 	mind_leaving(lcore, hand);
-	for (unsigned w = 0; set && w < set->count; w++) {
+	for (unsigned w = 0; hand->live && w < set->count; w++) {
 		struct tw_watch *watch = set->watch[w];
 		struct tw_watch_lane *lane = lane_of(watch, lcore,
 		                                     chain_id(lcore, lcore->burst.chain));
@@ -239,7 +238,7 @@ void tw_watch_end(struct tw_lcore *lcore)
 		lane->followed = 0;
 		lane->counts.cycles += rte_rdtsc() - from;
 	}
-	hand->set = NULL;
+	hand->live = false;
 	hand->direct = TW_PORT_NONE;
 }
 
@@ -249,7 +248,7 @@ void tw_watch_direct(struct tw_lcore *lcore, unsigned chain, uint16_t port, stru
                      unsigned n)
 {
 	struct in_hand *hand = &hands[lcore->slot];
-	const struct tw_watch_set *set = atomic_load_explicit(&tw_watches, memory_order_acquire);
+	const struct tw_watch_set *set = lcore->watches;
 	struct tw_sight sight = { .tsc = rte_rdtsc(),
 		                  .chain = chain_id(lcore, chain),
 		                  .out = TW_PORT_NONE,
@@ -257,9 +256,9 @@ void tw_watch_direct(struct tw_lcore *lcore, unsigned chain, uint16_t port, stru
 		                  .edge = TW_EDGE_IN,
 		                  .stage = TW_STAGE_ENGINE };
 
-	hand->set = NULL;
+	hand->live = false;
 	hand->direct = port;
-	for (unsigned w = 0; set && w < set->count; w++) {
+	for (unsigned w = 0; w < set->count; w++) {
 		struct tw_watch *watch = set->watch[w];
 		struct tw_watch_lane *lane = lane_of(watch, lcore, sight.chain);
 		uint64_t from = rte_rdtsc();
@@ -281,14 +280,12 @@ void tw_watch_leaving(struct tw_lcore *lcore, unsigned chain, uint16_t out, uint
                       struct rte_mbuf **mbufs, unsigned n)
 {
 	struct in_hand *hand = &hands[lcore->slot];
-	const struct tw_watch_set *set =
-		hand->set ? hand->set : atomic_load_explicit(&tw_watches, memory_order_acquire);
+	const struct tw_watch_set *set = lcore->watches;
 	struct tw_sight sight = {
 		.tsc = rte_rdtsc(), .chain = chain_id(lcore, chain), .out = out, .edge = TW_EDGE_OUT
 	};
 
-	hand->leaving = set;
-	for (unsigned w = 0; set && w < set->count; w++) {
+	for (unsigned w = 0; w < set->count; w++) {
 		struct tw_watch *watch = set->watch[w];
 		struct tw_watch_lane *lane = lane_of(watch, lcore, sight.chain);
 		uint64_t from = rte_rdtsc();
@@ -303,7 +300,7 @@ void tw_watch_leaving(struct tw_lcore *lcore, unsigned chain, uint16_t out, uint
 			sight.ref = i;
 			sight.verdict = sight.pkt ? sight.pkt->verdict : 0;
 			sight.stage = sight.pkt ? sight.pkt->stage : TW_STAGE_ENGINE;
-			sight.flags = flags | (hand->set && !sight.pkt ? TW_WATCH_MADE : 0);
+			sight.flags = flags | (hand->live && !sight.pkt ? TW_WATCH_MADE : 0);
 			tw_record_copy(watch, lane, lcore, &sight);
 		}
 		lane->counts.cycles += rte_rdtsc() - from;
@@ -314,7 +311,7 @@ void tw_watch_left(struct tw_lcore *lcore, unsigned chain, uint16_t out, uint8_t
                    struct rte_mbuf **mbufs, unsigned sent)
 {
 	struct in_hand *hand = &hands[lcore->slot];
-	const struct tw_watch_set *set = hand->leaving;
+	const struct tw_watch_set *set = lcore->watches;
 	struct tw_sight sight = { .tsc = rte_rdtsc(),
 		                  .chain = chain_id(lcore, chain),
 		                  .out = out,
@@ -322,7 +319,7 @@ void tw_watch_left(struct tw_lcore *lcore, unsigned chain, uint16_t out, uint8_t
 		                  .flags = flags };
 	uint64_t gone = 0;
 
-	for (unsigned w = 0; set && w < set->count; w++) {
+	for (unsigned w = 0; w < set->count; w++) {
 		struct tw_watch *watch = set->watch[w];
 		struct tw_watch_lane *lane = lane_of(watch, lcore, sight.chain);
 		uint64_t from = rte_rdtsc();
@@ -356,8 +353,7 @@ static void dropped(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsi
                     struct rte_mbuf *mbuf, unsigned hint)
 {
 	struct in_hand *hand = &hands[lcore->slot];
-	const struct tw_watch_set *set =
-		hand->set ? hand->set : atomic_load_explicit(&tw_watches, memory_order_acquire);
+	const struct tw_watch_set *set = lcore->watches;
 	struct tw_sight sight = { .tsc = rte_rdtsc(),
 		                  .chain = chain_id(lcore, chain),
 		                  .verdict = TW_DROP | reason << 8,
@@ -366,7 +362,7 @@ static void dropped(struct tw_lcore *lcore, unsigned chain, unsigned stage, unsi
 		                  .stage = stage };
 
 	see(&sight, lcore, hand, mbuf, hint);
-	for (unsigned w = 0; set && w < set->count; w++) {
+	for (unsigned w = 0; w < set->count; w++) {
 		struct tw_watch *watch = set->watch[w];
 		struct tw_watch_lane *lane = lane_of(watch, lcore, sight.chain);
 		uint64_t from = rte_rdtsc();
@@ -415,10 +411,10 @@ uint32_t tw_watch_stepping(void)
 {
 	const struct in_hand *hand;
 
-	if (!tw_watching() || !tw_self)
+	if (!tw_self || !tw_watching(tw_self))
 		return 0;
 	hand = &hands[tw_self->slot];
-	return hand->set ? hand->stepping : 0;
+	return hand->live ? hand->stepping : 0;
 }
 
 void tw_watch_mark(void)
@@ -453,12 +449,12 @@ void tw_watch_step(struct tw_pkt *pkt, uint32_t stage, uint32_t flags)
 		                  .stage = stage,
 		                  .flags = flags };
 
-	if (!hand->set || i >= (unsigned)lcore->burst.count)
+	if (!hand->live || i >= (unsigned)lcore->burst.count)
 		return;
 	spent = spent > hand->empty ? spent - hand->empty : 0;
 	sight.spent = (uint64_t)(((unsigned __int128)spent * lcore->clock_mult) >> TW_CLOCK_SHIFT);
-	for (unsigned w = 0; w < hand->set->count; w++) {
-		struct tw_watch *watch = hand->set->watch[w];
+	for (unsigned w = 0; w < lcore->watches->count; w++) {
+		struct tw_watch *watch = lcore->watches->watch[w];
 		struct tw_watch_lane *lane = lane_of(watch, lcore, sight.chain);
 		uint64_t from = rte_rdtsc();
 

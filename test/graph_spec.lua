@@ -159,9 +159,11 @@ describe("graph of chains in the kernel", function()
       finally(function() lab:down() end)
       shell.write(lab.files .. "/hooked.lua", [[
 local tw = require "tideway"
+local seen = tw.hash { name = "seen", key = "u32", value = "u64", entries = 100 }
 tw.chain("look", {}, tw.nf("odd", function()
    return { packet = function(pkt)
       local ip = pkt:ipv4()
+      if ip then seen:add(ip.src, 1) end
       if ip and ip.ttl == 9 then return pkt:drop "ttl" end
    end }
 end) {}):pin { xdp = "tw-lan", mode = "generic" }
@@ -179,6 +181,12 @@ end) {}):pin { xdp = "tw-lan", mode = "generic" }
       local metrics = shell.tideway("metrics", "env TIDEWAY_RUN_DIR=" .. lab.run_dir).out
       assert.is_truthy(metrics:find 'tideway_hook_verdict_packets_total{chain="look",place="[^"]*",verdict="pass"} [1-9]',
          metrics)
+      -- Its table is a map of the kernel, whose entries are counted now and then.
+      local counted = Lab.eventually(5, function()
+         metrics = shell.tideway("metrics", "env TIDEWAY_RUN_DIR=" .. lab.run_dir).out
+         return metrics:find('tideway_table_entries{table="seen",kind="hash"} 1\n', 1, true)
+      end)
+      assert.is_truthy(counted or nil, metrics)
       engine_run:stop()
    end)
 end)

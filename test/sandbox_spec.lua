@@ -132,7 +132,7 @@ describe("tw.sandbox", function()
 
    it("shows the names of the list and no others", function()
       local box = {
-         path = "x", limits = { entries = 1e6 }, real = {}, handle = {}, order = {}, entries = 0, enter = function() end,
+         path = "x", limits = { entries = 1e6 }, real = {}, handle = {}, order = {}, made = 0, entries = 0, enter = function() end,
          leave = function() end,
       }
       local env, strings = api.environment(box, function() end)

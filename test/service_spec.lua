@@ -95,6 +95,21 @@ describe("service", function()
       assert.is_true(fed >= 3 and fed <= 9, fed .. " times")
    end)
 
+   it("feeds it when a change took an lcore away", function()
+      local cpus = require("tideway.plan").cpus()
+      if #cpus < 2 then return pending "there is one CPU only" end
+      local function on(cpu) return (IDLE:gsub("\n$", (":pin { lcore = %d }\n"):format(cpu))) end
+      start(on(cpus[1]), "WATCHDOG_USEC=600000")
+      shell.write(dir .. "/served.lua", on(cpus[2]))
+      run:signal "HUP"
+      assert.is_truthy(m:hears("STATUS=reload: applied", 3), run:read "err")
+      posix.poll({}, 700)
+      m:listen()
+      local fed = m:count "WATCHDOG=1"
+      posix.poll({}, 1000)
+      assert.is_true(m:count "WATCHDOG=1" > fed, run:read "err")
+   end)
+
    it("does not feed it for another process", function()
       start(IDLE, "WATCHDOG_USEC=300000 WATCHDOG_PID=1")
       posix.poll({}, 600)

@@ -2,7 +2,6 @@
 -- tw.acl: the first rule that matches, for every kind of field, against trying one after the other.
 
 local tw = require "tideway"
-local abi = require "tideway.abi"
 
 describe("acl table", function()
    local random = math.random

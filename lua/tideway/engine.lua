@@ -62,7 +62,7 @@ end
 function M.refresh()
    C.tw_ports_refresh()
    hooks.refresh()
-   published.refresh()
+   published.refresh(hooks.list)
 end
 
 --- Counters now.

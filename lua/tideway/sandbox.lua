@@ -119,9 +119,10 @@ end
 
 -- Runs the file: its box, the NF's name, its constructor.
 local function load_box(text, path, limits)
+   local weak = { __mode = "k" }
    local box = {
-      path = path, limits = limits, real = setmetatable({}, { __mode = "k" }), handle = {}, order = {}, entries = 0,
-      declared = {},
+      path = path, limits = limits, real = setmetatable({}, weak), handle = setmetatable({}, { __mode = "kv" }),
+      order = setmetatable({}, weak), made = 0, entries = 0, declared = setmetatable({}, weak),
    }
    local function declare(name, construct)
       if type(name) ~= "string" or not name:find "^[%a_][%w_.-]*$" or #name > 40 then
@@ -179,11 +180,11 @@ end
 local function tables_of(box, packet)
    local seen, list = {}, {}
    reach(box, packet, seen)
-   for _, object in ipairs(box.order) do
-      if seen[box.handle[object]] and type(object) == "table" and rawget(object, "kind") then
-         list[#list + 1] = object
-      end
+   for value in pairs(seen) do
+      local object = box.real[value]
+      if type(object) == "table" and object ~= value and rawget(object, "kind") then list[#list + 1] = object end
    end
+   table.sort(list, function(a, b) return box.order[a] < box.order[b] end)
    return list
 end
 

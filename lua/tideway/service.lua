@@ -35,13 +35,14 @@ end
 local turned
 
 local function look_at_lcores(now)
-   local counters = C.tw_stats()
+   local counters, seen = C.tw_stats(), {}
    for _, lcore in ipairs(engine.lcores or {}) do
       local at = turned[lcore.slot] or { beat = -1, since = now }
       local beat = tonumber(counters.lcore[lcore.slot].heartbeat)
       if beat ~= at.beat or lcore.cpu == "step" then at.beat, at.since, at.said = beat, now, nil end
-      at.cpu, turned[lcore.slot] = lcore.cpu, at
+      at.cpu, seen[lcore.slot] = lcore.cpu, at
    end
+   turned = seen -- without those that a change took away
 end
 
 -- One that sleeps until packets come turns at every tick still.

@@ -170,7 +170,8 @@ local function is_used(lcores, list, index, ...)
 end
 
 local TABLE_COUNTERS = { "count", "capacity", "full", "evictions", "expired", "bytes" }
-local GROWING = { hash = true, lru = true, lpm = true } -- the others have all their entries always
+-- The others have all their entries always.
+local GROWING = { hash = true, lru = true, lpm = true, percpu_hash = true, lru_percpu = true }
 
 local function read_table(info)
    local out = { name = text(info.name), kind = text(info.kind) }

@@ -239,7 +239,7 @@ function Screen:render(rows, cols)
    self.lines = lines
    here.at = not self.help and layout.cursor(lines, here.target, here.at) or nil
    here.target = here.at and lines[here.at].target
-   local height = rows - #out - 1
+   local height = math.max(0, rows - #out - 1)
    self.top = layout.scroll(lines, not self.loose and here.at or nil, self.top, height)
    for i = self.top, self.top + height - 1 do
       local line = lines[i]
@@ -250,6 +250,7 @@ function Screen:render(rows, cols)
    end
    local more = #lines > self.top + height - 1 and "v " or self.top > 1 and "^ " or ""
    out[#out + 1] = REVERSE .. text.cut(more .. self:status(), cols) .. PLAIN
+   while #out > rows do table.remove(out, 1) end -- a terminal of hardly any rows
    return out
 end
 

@@ -29,7 +29,7 @@ local RECORD = ffi.typeof("const $ *", place.record)
 
 ---@class tideway.live.watch_hook
 ---@field wanted tideway.live.watch.wanted
----@field hooks table[] { hook, watch, received }
+---@field hooks table[] { hook, watch, received before, received now }
 ---@field maps table of tideway.place.watch
 ---@field reader table of the ring
 ---@field queue tideway.live.step[] to be given out
@@ -111,7 +111,9 @@ local function hook_of(index)
    error("this chain runs on no hook", 0)
 end
 
+-- Packets that a chain received so far; nil when it is gone, and its counters are perhaps another's.
 local function received(hook)
+   if not hook_engine.has(hook) then return nil end
    hook:refresh()
    return tonumber(C.tw_stats().lcore[C.TW_LCORES_MAX - 1].chain[hook.chain.index].rx)
 end
@@ -246,7 +248,8 @@ function Part:counts()
    local filter = sum.timed > 0 and tonumber(sum.clocked) / tonumber(sum.timed) * list.looked or 0
    list.ns, list.stepped, list.stepped_ns, list.chain_packets = tonumber(sum.spent) + filter, 0, 0, 0
    for _, entry in ipairs(self.hooks) do
-      list.chain_packets = list.chain_packets + received(entry.hook) - entry.received
+      entry.now = received(entry.hook) or entry.now or entry.received
+      list.chain_packets = list.chain_packets + entry.now - entry.received
    end
    return list
 end

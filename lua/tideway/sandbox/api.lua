@@ -48,8 +48,9 @@ local SEARCH_MOST = 1e7 -- comparisons of find()
 ---@field path string
 ---@field limits tideway.sandbox.limits
 ---@field real table handle -> what it stands for; and what is the sandbox's own and passes as it is
----@field handle table object of the engine -> handle
----@field order table[] these objects, as they came
+---@field handle table object of the engine -> handle; neither keeps the other
+---@field order table<any, integer> these objects, as they came
+---@field made integer how many that were
 ---@field entries integer of tables so far
 ---@field leave fun() trusted code runs from here on
 ---@field enter fun() and no more
@@ -84,7 +85,8 @@ local function handle_of(box, object)
    local handle = shown("an object of the engine", methods)
    box.handle[object], box.real[handle] = handle, object
    strict.stands_for(handle, object)
-   table.insert(box.order, object)
+   box.made = box.made + 1
+   box.order[object] = box.made
    return handle
 end
 
