@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -203,6 +204,29 @@ static void quiet_libxdp(void)
 	dlclose(lib);
 }
 
+/* Devices that know no IOMMU want physical addresses. Everything else does without, and so can take
+ * more hugepages later, when the engine has no right to ask the kernel for frame numbers any more.
+ */
+static bool physical_addresses(void)
+{
+	static const char *const drivers[] = { "igb_uio", "uio_pci_generic" };
+	char path[96];
+	int fd, mode = 0;
+
+	for (unsigned i = 0; i < RTE_DIM(drivers); i++) {
+		snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s", drivers[i]);
+		if (access(path, F_OK) == 0)
+			return true;
+	}
+	fd = open("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	if (read(fd, &mode, 1) != 1)
+		mode = 0;
+	close(fd);
+	return mode == 'Y' || mode == '1';
+}
+
 int tw_eal_ensure(void)
 {
 	char prefix[64], memory[32], lcores[64], level[32];
@@ -236,6 +260,8 @@ int tw_eal_ensure(void)
 		argv[argc++] = (char *)"-m";
 		argv[argc++] = memory;
 	}
+	if (!physical_addresses())
+		argv[argc++] = (char *)"--iova-mode=va";
 	if (!options.verbose)
 		libbpf_set_print(quiet_libbpf);
 	/* libxdp's dispatcher shares an interface among programs where the kernel lets it, with a

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* plan.h - what a plan consists of: made in plan.c, exchanged in publish.c. */
+/* plan.h - what a plan consists of: made in plan.c, exchanged in publish.c, ended in stop.c. */
 #pragma once
 #include "abi.h"
 #include "lcore.h"
@@ -37,6 +37,14 @@ static inline struct tw_plan_entry *tw_plan_find(struct tw_plan *plan, int slot)
 void tw_lcore_retire(struct tw_lcore *lcore);
 void tw_lcores_free(void); /* no watchdog runs */
 void tw_lcores_reap(void); /* frees the VMs that the fence has given up */
+
+/* The NFs of one that was stopped and does not come back say what they have to; nothing leaves. */
+void tw_lcore_dismiss(struct tw_lcore *lcore);
+void tw_plans_free(void); /* both; no lcore runs */
+
+/* plan_maps.c: fills the swap of a plan that comes after `from`, or the first one (NULL). Stages of a
+ * chain that `from` does not have are all new. */
+int tw_plan_make_maps(struct tw_plan *from, struct tw_plan *plan);
 
 /* tx queues and ports of the lcores of both plans, so that lcores of one do not disturb those of
  * the other; what lcores that run have to know they know when this returns. */

@@ -1,141 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* publish.c - lcores exchange the plan they run for another one: publication, probation, roll-back,
- * and the end of it all. */
-#include "eal.h"
+/* publish.c - lcores exchange the plan they run for another one: publication, probation, roll-back.
+ */
 #include "error.h"
 #include "plan.h"
-#include "port.h"
-#include "rcu.h"
 #include "stats.h"
-#include "table.h"
-#include "watch.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #define ACK_TIMEOUT_NS 5000000000ull
-#define DRAIN_NS 200000000ull
 
 static uint64_t generation;
 static bool fell_told;
 static bool rollback_due; /* one has failed: an lcore did not answer */
-
-/* ---- maps ---- */
-
-static const struct tw_chain_spec *chain_of(const struct tw_plan *plan, unsigned chain)
-{
-	for (uint32_t i = 0; plan && i < plan->n_lcores; i++)
-		for (uint32_t c = 0; c < plan->entry[i].lcore->n_chains; c++)
-			if (plan->entry[i].lcore->chain[c].chain == chain)
-				return &plan->entry[i].lcore->chain[c];
-	return NULL;
-}
-
-/* The engine's own slot and that of what is gone stay; stages that nothing continues are gone. */
-static void clear_map(struct tw_stage_map *map)
-{
-	memset(map->to, TW_STAGE_GONE, sizeof(map->to));
-	map->to[TW_STAGE_ENGINE] = TW_STAGE_ENGINE;
-}
-
-static bool is_identity(const struct tw_stage_map *map, unsigned stages)
-{
-	for (unsigned s = 0; s < stages; s++)
-		if (map->to[s] != s)
-			return false;
-	return true;
-}
-
-static int map_chain(struct tw_swap *swap, const struct tw_chain_spec *old,
-                     const struct tw_chain_spec *new)
-{
-	struct tw_stage_map *forward = &swap->forward[new->chain];
-	struct tw_stage_map *backward = &swap->backward[new->chain];
-
-	for (unsigned s = 0; s < new->stages; s++) {
-		if (new->from[s] == TW_STAGE_NEW)
-			continue;
-		if (new->from[s] >= old->stages || forward->to[new->from[s]] != TW_STAGE_GONE)
-			return tw_fail(
-				EINVAL,
-				"stage %u of chain number %u continues stage %u, which the plan that "
-				"runs does not have, or which another one continues",
-				s, new->chain, new->from[s]);
-		forward->to[new->from[s]] = s;
-		backward->to[s] = new->from[s];
-	}
-	if (!is_identity(forward, old->stages) || !is_identity(backward, new->stages))
-		swap->moved |= 1u << new->chain;
-	for (unsigned s = 0; s < old->stages; s++) {
-		if (forward->to[s] != TW_STAGE_GONE)
-			continue;
-		swap->left_at[swap->n_left].chain = new->chain;
-		swap->left_at[swap->n_left++].stage = s;
-	}
-	return 0;
-}
-
-/* A chain that the plan before does not have continues nothing. */
-static void all_new(struct tw_plan *plan, unsigned chain)
-{
-	for (uint32_t i = 0; i < plan->n_lcores; i++) {
-		struct tw_lcore_plan *lp = plan->entry[i].lcore;
-
-		for (uint32_t c = 0; c < lp->n_chains && !plan->entry[i].kept; c++)
-			if (lp->chain[c].chain == chain)
-				memset(lp->chain[c].from, TW_STAGE_NEW, sizeof(lp->chain[c].from));
-	}
-}
-
-/* A kept lcore's chains must not have moved under it. */
-static int check_kept(const struct tw_plan *plan)
-{
-	for (uint32_t i = 0; i < plan->n_lcores; i++) {
-		const struct tw_lcore_plan *lp = plan->entry[i].lcore;
-
-		for (uint32_t c = 0; c < lp->n_chains && plan->entry[i].kept; c++)
-			if (plan->swap.moved & 1u << lp->chain[c].chain)
-				return tw_fail(
-					EINVAL,
-					"chain number %u has other NFs in this plan, and the "
-					"lcore in slot %d that runs it is to be kept",
-					lp->chain[c].chain, plan->entry[i].slot);
-	}
-	return 0;
-}
-
-static int make_maps(struct tw_plan *from, struct tw_plan *plan)
-{
-	for (unsigned chain = 0; chain < TW_CHAINS_MAX; chain++) {
-		const struct tw_chain_spec *old = chain_of(from, chain), *new = NULL;
-		int err;
-
-		clear_map(&plan->swap.forward[chain]);
-		clear_map(&plan->swap.backward[chain]);
-		for (uint32_t i = 0; i < plan->n_lcores && !new; i++)
-			for (uint32_t c = 0; c < plan->entry[i].lcore->n_chains; c++)
-				if (!plan->entry[i].kept &&
-				    plan->entry[i].lcore->chain[c].chain == chain)
-					new = &plan->entry[i].lcore->chain[c];
-		if (!new)
-			continue;
-		if (!old)
-			all_new(plan, chain);
-		else if ((err = map_chain(&plan->swap, old, new)) < 0)
-			return err;
-	}
-	for (uint32_t i = 0; i < plan->n_lcores; i++)
-		if (!plan->entry[i].kept)
-			plan->entry[i].lcore->swap = from ? &plan->swap : NULL;
-	plan->swap.left = calloc((size_t)TW_LCORES_MAX * plan->swap.n_left + 1,
-	                         sizeof(*plan->swap.left));
-	if (!plan->swap.left)
-		return tw_fail(ENOMEM, "no memory to exchange plans");
-	return check_kept(plan);
-}
 
 /* ---- orders ---- */
 
@@ -419,7 +298,7 @@ static int prepare(struct tw_plan *plan)
 	if (err == 0 && stale(plan))
 		err = tw_fail(EINVAL, "an lcore that the plan keeps does not run any more");
 	if (err == 0)
-		err = make_maps(tw_plan_running, plan);
+		err = tw_plan_make_maps(tw_plan_running, plan);
 	return err == 0 ? tw_tx_assign(tw_plan_running, plan) : err;
 }
 
@@ -510,7 +389,7 @@ static bool disarm(void)
 }
 
 /* What the NFs of an lcore that does not come back have to say; nothing leaves any more. */
-static void dismiss(struct tw_lcore *lcore)
+void tw_lcore_dismiss(struct tw_lcore *lcore)
 {
 	lcore->thread = pthread_self();
 	pthread_getcpuclockid(lcore->thread, &lcore->cpu_clock);
@@ -538,7 +417,7 @@ static int settle(struct tw_plan *next)
 		struct tw_plan_entry *heir = tw_plan_find(tw_plan_running, old->entry[i].slot);
 
 		if (!heir)
-			dismiss(tw_lcore_table[old->entry[i].slot]);
+			tw_lcore_dismiss(tw_lcore_table[old->entry[i].slot]);
 		if (!heir && !tw_plan_find(next, old->entry[i].slot))
 			tw_lcore_retire(tw_lcore_table[old->entry[i].slot]);
 		if (!heir || !heir->kept)
@@ -598,99 +477,10 @@ int tw_plan_rollback(struct tw_publish *out)
 	return 0;
 }
 
-/* ---- the end ---- */
-
-static bool rings_empty(void)
+void tw_plans_free(void)
 {
-	for (int i = 0; i < TW_RINGS_MAX; i++)
-		if (tw_ring_table[i].used && rte_ring_count(tw_ring_table[i].ring))
-			return false;
-	return true;
-}
-
-/* What is left in rings after the lcores have stopped: received by the chain behind, dropped. */
-static void drop_ring_rest(struct tw_lcore *lcore)
-{
-	struct tw_lcore_plan *plan = lcore->plan;
-
-	for (uint32_t i = 0; plan && i < plan->n_inputs; i++) {
-		const struct tw_input_spec *in = &plan->input[i];
-		void *mbuf;
-
-		if (in->kind != TW_END_RING)
-			continue;
-		while (rte_ring_dequeue(tw_ring_table[in->index].ring, &mbuf) == 0) {
-			lcore->stats->chain[plan->chain[in->chain].chain].rx++;
-			tw_dispatch_drop(lcore, in->chain, TW_STAGE_ENGINE, TW_R_STOPPED, mbuf);
-		}
-	}
-	tw_dispatch_bury(lcore);
-}
-
-static void stop_lcores(void)
-{
-	for (int i = 0; i < TW_LCORES_MAX; i++) {
-		struct tw_lcore *lcore = tw_lcore_table[i];
-
-		if (lcore)
-			atomic_store(&lcore->stop, true);
-		if (lcore)
-			tw_lcore_wake(lcore);
-	}
-	for (int i = 0; i < TW_LCORES_MAX; i++) {
-		struct tw_lcore *lcore = tw_lcore_table[i];
-
-		if (!lcore)
-			continue;
-		if (lcore->threaded) {
-			pthread_join(lcore->thread, NULL);
-		} else if (lcore->parked) {
-			dismiss(lcore);
-			tw_lcore_retire(lcore);
-		} else if (lcore->plan) {
-			tw_self = lcore;
-			tw_lcore_leave(lcore, TW_R_STOPPED);
-			tw_self = NULL;
-		}
-	}
-}
-
-int tw_engine_stop(void)
-{
-	uint64_t end = tw_now() + DRAIN_NS;
-
-	if (!tw_stats()->running)
-		return 0;
-	atomic_store(&tw_lcore_draining, true);
-	while (!rings_empty() && tw_now() < end)
-		usleep(200);
-	stop_lcores();
-	tw_fence_stop();
-	for (int i = 0; i < TW_LCORES_MAX; i++)
-		if (tw_lcore_table[i])
-			drop_ring_rest(tw_lcore_table[i]);
-	tw_ports_refresh();
-	tw_lcores_reap();
 	tw_plan_free(tw_plan_running);
 	tw_plan_free(tw_plan_before);
 	tw_plan_running = tw_plan_before = NULL;
 	rollback_due = false;
-	tw_lcores_free();
-	atomic_store(&tw_lcore_draining, false);
-	tw_watches_close();
-	tw_stats()->running = 0;
-	return 0;
-}
-
-void tw_engine_close(void)
-{
-	tw_engine_stop();
-	for (int i = 0; i < TW_PORTS_MAX; i++)
-		if (tw_port_table[i].used)
-			tw_port_close(i);
-	for (int i = 0; i < TW_RINGS_MAX; i++)
-		tw_ring_close(i);
-	tw_holds_close();
-	tw_tables_free_all();
-	tw_pools_free();
 }

@@ -93,6 +93,28 @@ describe("tideway ls", function()
       has(r.err, "tideway ls: cannot connect to instance 'closed'", "you may not")
    end)
 
+   it("does not believe a directory that somebody else made in /tmp", function()
+      if posix.geteuid() ~= 0 or not shell.has "setpriv" then return pending "needs root and setpriv" end
+      local uid = 64009
+      local base = "/tmp/tideway-" .. uid
+      local prefix = ("env -u TIDEWAY_RUN_DIR -u XDG_RUNTIME_DIR setpriv --reuid %d --regid %d --clear-groups"):format(
+         uid, uid)
+      local words = require("ffi").new("uint32_t[2]", 1, posix.getpid())
+      shell.write(base .. "/fake/stats", "tideway\0" .. require("ffi").string(words, 8))
+      local believed, script = shell.tideway("ls --json", prefix), shell.directory()
+      shell.write(script .. "/s.lua", instances.IDLE)
+      os.execute("chmod -R a+rX " .. script)
+      local started_in_it = shell.tideway("run " .. script .. "/s.lua", prefix)
+      os.execute(("chown -R %d %s"):format(uid, base))
+      local own = shell.tideway("ls --json", prefix)
+      shell.remove(base)
+      shell.remove(script)
+      assert.is_nil(believed.out:find "fake", believed.out)
+      assert.equal(1, started_in_it.code)
+      has(started_in_it.err, base .. " belongs to somebody else", "TIDEWAY_RUN_DIR")
+      has(own.out, '"fake"')
+   end)
+
    it("gives up on an instance that does not answer", function()
       local a = start "stuck"
       a.process:signal "STOP"

@@ -10,6 +10,7 @@
 local affinity = require "tideway.affinity"
 local client = require "tideway.control.client"
 local instances = require "test.support.instance"
+local labs = require "test.support.lab"
 local posix = require "tideway.posix"
 local protocol = require "tideway.control.protocol"
 local scheduler = require "tideway.posix.scheduler"
@@ -130,13 +131,17 @@ describe("an lcore beside a hundred hostile clients", function()
             assert.equal(thread.name:find "^tw%-lcore%-" ~= nil, on_it, thread.name .. " may use CPU " .. thread.cpus)
          end
          scheduler.set_cpus(0, { cpus[1] }) -- these clients, too, run elsewhere
+         local fds, memory = engine:descriptors(), engine:resident()
          local waited, without, with = lcore_of(engine.pid).voluntary, {}, {}
          for i = 1, PHASES do without[i], with[i] = count(quiet), count(hostile) end
          assert.equal(waited, lcore_of(engine.pid).voluntary)
          assert.is_true(deeds > 1000)
+         assert.is_truthy((labs.eventually(10, function() return engine:descriptors() <= fds end)), "descriptors are left")
+         local grown = engine:resident() - memory
+         assert.is_true(grown < 128e6, ("%.0f MB more memory"):format(grown / 1e6))
          local text = ("gaps of %d us and more: %s without clients, %s with %d of them"):format(LIMIT_US,
             table.concat(without, " "), table.concat(with, " "), CLIENTS)
-         if os.getenv "SPEC_VERBOSE" then print(text) end
+         if os.getenv "SPEC_VERBOSE" then print(text, deeds .. " deeds", ("%.0f MB more"):format(grown / 1e6)) end
          assert.is_true(median(with) <= median(without) + 2, text)
       end)
       scheduler.set_cpus(0, cpus)

@@ -250,6 +250,22 @@ describe("tw.sandbox", function()
       assert.truthy(refused(hog 'error(("x"):rep(1e6))'):find("xxx", 1, true))
    end)
 
+   it("is shut again when a call of the engine fails for want of stack", function()
+      -- With more and more arguments the stack ends at every point of the call once.
+      for n = 0, 40 do
+         local body = ([[local function f(...)
+            pcall(f, ...)
+            pcall(tw.ip4, "1.2.3.4")
+            if ("").gsub then error("it is out", 0) end
+         end
+         f(%s)]]):format(("1, "):rep(n) .. "1")
+         local ok, err = pcall(function() return tw.sandbox(file(hog(body))) {} end)
+         assert.is_true(ok or err:find("limit of its sandbox", 1, true) ~= nil, tostring(err))
+         err = refused(hog(body .. " while true do end"), { instructions = 1e6 })
+         assert.truthy(err:find("1000000 instructions", 1, true), err)
+      end
+   end)
+
    it("has no pattern that could take for ever", function()
       assert.equal("nil", value_of '("a"):rep(2000):find(("a?"):rep(1000) .. ("a"):rep(1000))')
       assert.equal("3", value_of '(("a.b"):find "b")')

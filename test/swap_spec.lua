@@ -453,6 +453,28 @@ describe("swap, with threads", function()
       end)
    end
 
+   it("wakes an lcore that waits for interrupts", function()
+      if not os.rename("/dev/net/tun", "/dev/net/tun") then return pending "needs /dev/net/tun" end
+      s:close()
+      s = Swap.new {}
+      C.tw_options().idle = C.TW_IDLE_INTERRUPT
+      finally(function() C.tw_options().idle = C.TW_IDLE_SLEEP end)
+      local pid = C.tw_stats().pid
+      for i = 0, 1 do s:open(i, "tap" .. i, ("net_tap%d,iface=sw%d-%d"):format(i, pid % 1000000, i)) end
+      s:publish { { cpu = cpus[1], chain(0, 0, 1, { { nf = pass() } }) } }
+      local best = math.huge
+      for i = 1, 5 do
+         C.tw_sleep_ms(60) -- it sleeps for a tick, 100 ms
+         local loops = s:snapshot().lcores[1].loops
+         C.tw_sleep_ms(20)
+         loops = s:snapshot().lcores[1].loops - loops
+         local out = s:publish { { cpu = cpus[1], chain(0, i % 2, (i + 1) % 2, { { nf = pass(), from = 0 } }) } }
+         if loops == 0 then best = math.min(best, tonumber(out.ns) / 1e6) end
+      end
+      assert.is_true(best < 10, ("%.1f ms"):format(best))
+      assert.equal("", s:log())
+   end)
+
    it("adds lcores, moves what they read from one to the other, and stops them", function()
       if #cpus < 2 then return pending "needs two CPUs" end
       local c1, c2 = cpus[1], cpus[2]

@@ -49,11 +49,12 @@ local function borders(box, strings)
    end
    function box.enter()
       if not away then return end
-      away = false
-      left = left - math.max(0, collectgarbage "count" - before) * 1024
+      local now = collectgarbage "count"
+      left, before = left - math.max(0, now - before) * 1024, now
       meta.__index = strings
       tally() -- the hook begins to count anew
       debug.sethook(count, "", over and 1 or HOOK_EVERY)
+      away = false -- only now: what fails before, for want of stack, is done again
       C.tw_control_memory(math.max(1, left))
    end
    function box.leave()

@@ -90,9 +90,15 @@ local function result_of(value)
    return { view = view.of(value) }
 end
 
+-- One refusal of a user in a second is logged, so that nobody can push the changes out of the log.
+local refused = {}
+
 local function refuse(client, id, need, what, more)
    local text = roles.refusal(who(client), roles.of(client.peer), need, what) .. (more or "")
-   audit.add(client, what, "refused: needs role " .. need)
+   if refused[client.uid] ~= os.time() then
+      refused[client.uid] = os.time()
+      audit.add(client, what, "refused: needs role " .. need)
+   end
    fail(client, id, text)
 end
 

@@ -25,6 +25,7 @@ local ACCEPT_TURN, PAUSE = 32, 0.5
 
 local listener, path, timer, paused
 local clients, count = {}, 0
+local names = {} -- of users with a role, by number
 local complained = {}
 
 local function now() return tonumber(abi.C.tw_now()) / 1e9 end
@@ -73,7 +74,8 @@ local function admit(fd)
       complain("a client of uid %d (pid %d) is refused: %s", peer.uid, peer.pid, why)
       return turn_away(fd, why)
    end
-   local client = connection.new(fd, peer, user.name(peer.uid), {
+   names[peer.uid] = names[peer.uid] or user.name(peer.uid)
+   local client = connection.new(fd, peer, names[peer.uid], {
       request = requests.request, closed = closed, longest = role ~= "admin" and M.limits.request or nil,
    })
    clients[client], count = true, count + 1
