@@ -78,7 +78,10 @@ void tw_table_get_info(const struct tw_table *table, struct tw_table_info *info)
 /* Copies the next entry at or after *cursor (0 at first) whose deadline is not past; 1, or 0 at
  * the end. Entries that come and go meanwhile may or may not be seen; none is seen half. */
 int tw_table_entry(struct tw_table *table, uint32_t *cursor, uint64_t now, void *key, void *value);
-int tw_table_clear(struct tw_table *table); /* number of entries removed, or -errno */
+/* A number that entries decide, not their order; 0: there are none. */
+uint64_t tw_table_digest(struct tw_table *table);
+uint64_t tw_digest(const void *memory, size_t size); /* of bytes; 0: all of them are */
+int tw_table_clear(struct tw_table *table);          /* number of entries removed, or -errno */
 /* Removes expired entries and reuses memory after its grace period; looks at up to `budget`
  * entries. Call it every tick from one thread that is not busy, normally the control thread. */
 void tw_tables_sweep(uint64_t now, uint32_t budget);

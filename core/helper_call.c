@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define ANSWER_MS 2000
+#define STOP_MS 10000 /* it has files to remove, on a machine that may be busy */
 
 struct tw_helper_job {
 	struct tw_helper_job *next;
@@ -120,7 +121,7 @@ void tw_helper_stop(void)
 	helper = 0;
 	gone();
 	/* It ends as soon as it sees the socket closed, with its compiler and its files. */
-	for (int i = 0; i < ANSWER_MS / 2; i++) {
+	for (int i = 0; i < STOP_MS / 2; i++) {
 		if (waitpid(pid, NULL, WNOHANG) != 0)
 			return;
 		usleep(2000);

@@ -227,6 +227,36 @@ int tw_table_entry(struct tw_table *table, uint32_t *cursor, uint64_t now, void 
 	return table->ops->entry ? table->ops->entry(table, cursor, now, key, value) : 0;
 }
 
+/* Of 64-bit words, the last one filled up with zeroes. */
+uint64_t tw_digest(const void *memory, size_t size)
+{
+	const uint8_t *at = memory;
+	uint64_t h = 0, any = 0;
+
+	for (size_t i = 0; i < size; i += 8) {
+		uint64_t word = 0;
+
+		memcpy(&word, at + i, size - i < 8 ? size - i : 8);
+		any |= word;
+		h = (h ^ word) * 0x9e3779b97f4a7c15u;
+		h ^= h >> 29;
+	}
+	return any ? h | 1 : 0;
+}
+
+uint64_t tw_table_digest(struct tw_table *table)
+{
+	_Alignas(8) uint8_t entry[128 + TW_TABLE_VALUE_MAX] = { 0 };
+	uint64_t sum = 0;
+	uint32_t cursor = 0;
+
+	while (tw_table_entry(table, &cursor, 0, entry, entry + 128) == 1) {
+		sum += tw_digest(entry, 128 + table->value_size) | 1;
+		memset(entry, 0, 128);
+	}
+	return sum;
+}
+
 int tw_table_clear(struct tw_table *table)
 {
 	return table->ops->clear ? table->ops->clear(table) : 0;

@@ -27,6 +27,12 @@ tw.chain("up", lan, guard { least = 5 }, tw.nf.count {}, wan)
 tw.chain("down", wan, lan)
 ]]
 
+local HOOK = [[
+local tw = require "tideway"
+tw.control { operate = { "nobody" } }
+tw.chain("hooked", {}, function(pkt) return pkt:pass() end):pin { xdp = "tw-lan" }
+]]
+
 describe("live capture", function()
    local lab, engine, file
 
@@ -34,9 +40,11 @@ describe("live capture", function()
       if missing then return end
       lab = labs.up { mode = "l2" }
       file = lab.files .. "/guard.lua"
-      local f = assert(io.open(file, "w"))
-      f:write(SCRIPT)
-      f:close()
+      for path, text in pairs { [file] = SCRIPT, [lab.files .. "/hook.lua"] = HOOK } do
+         local f = assert(io.open(path, "w"))
+         f:write(text)
+         f:close()
+      end
       engine = lab:engine(file)
    end)
 
@@ -165,6 +173,26 @@ describe("live capture", function()
       r = shell.run(("setpriv --reuid daemon --clear-groups %s"):format(command "capture up:in -c 1"))
       assert.equal(1, r.code)
       has(r.err, "role")
+   end)
+
+   it("lets operators ask nothing about payload, on hooks either", function()
+      if missing then return pending(missing) end
+      local hook = lab:engine(lab.files .. "/hook.lua")
+      os.execute(("chmod -R a+rX %s"):format(lab.run_dir))
+      local pings = lab:spawn("client", "ping -q -n -i 0.01 -p ab -w 9 10.0.0.3")
+      local function count(user, edge, filter)
+         local name = edge:find "hooked" and "hook" or "guard"
+         local r = shell.run(("setpriv --reuid %s --clear-groups %s"):format(user,
+            command(("capture --name %s %s '%s' --seconds 0.3 -c 2 --json -w /dev/null"):format(name, edge, filter))))
+         assert.equal(0, r.code, r.err)
+         return json.decode(r.out).packets
+      end
+      for _, edge in ipairs { "hooked:in", "up:in" } do
+         assert.same({ 2, 0, 2 }, { count("root", edge, "icmp[30] = 0xab"), count("nobody", edge, "icmp[30] = 0xab"),
+            count("nobody", edge, "icmp[0] = 8") })
+      end
+      pings:stop()
+      assert.equal(0, hook:stop().code)
    end)
 
    it("traces pings through every NF", function()

@@ -224,6 +224,14 @@ describe("tw.sandbox", function()
       assert.is_true(nfs.is_instance(big {}))
    end)
 
+   it("does not count what is garbage", function()
+      local constructor = tw.sandbox(file(hog [[
+         local t = tw.lpm { value = "u32", entries = 30000 }
+         for i = 0, 20000 do t:set(("10.%d.%d.0/24"):format(i / 256, i % 256), i) end
+         for i = 1, 2000 do local s = ("x"):rep(1e5) .. i end]]), { seconds = 20 })
+      assert.is_true(nfs.is_instance(constructor {}))
+   end)
+
    it("bounds instructions and time", function()
       for _, body in ipairs {
          "while true do end", "while true do pcall(function() while true do end end) end",

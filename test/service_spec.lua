@@ -73,7 +73,7 @@ describe("service", function()
       shell.write(dir .. "/served.lua", script)
       run = Lab.spawn(("env TIDEWAY_RUN_DIR=%s/run NOTIFY_SOCKET=%s %s %s run --no-huge --memory 128 %s %s/served.lua")
          :format(dir, dir .. "/notify", environment or "", shell.binary, options or "", dir))
-      assert(run:says("ready:", 20), run:read "err")
+      assert(run:says("ready:", 20), run:read "out" .. run:read "err")
    end
 
    it("is ready when its lcores run, says how it is, and that it stops", function()

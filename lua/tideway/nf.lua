@@ -97,21 +97,25 @@ M.declared = nil
 --- Is it what tw.nf(name, construct) returns?
 function M.is_constructor(value) return getmetatable(value) == Constructor end
 
-local function declare(name, construct)
+local function declare(name, construct, options)
    if type(name) ~= "string" or name == "" then error("tw.nf: the name must be a string", 3) end
    if type(construct) ~= "function" then
       error(("tw.nf(%q, ...): the second argument must be a function(cfg), not %s"):format(name, type(construct)), 3)
    end
-   local constructor = setmetatable({ name = name, construct = construct, where = model.where(3) }, Constructor)
+   local constructor = setmetatable({
+      name = name, construct = construct, where = model.where(3), pure = options and options.pure or nil,
+   }, Constructor)
    if M.declared then table.insert(M.declared, constructor) end
    return constructor
 end
 
 --- Declare an NF: `tw.nf("name", function(cfg) return { packet = function(pkt) ... end } end)` returns its
---- constructor. `tw.nf.firewall { ... }` finds those of the library (tideway/nf/*.lua).
+--- constructor. `tw.nf.firewall { ... }` finds those of the library (tideway/nf/*.lua). A third argument
+--- `{ pure = true }` says that its configuration alone decides what it makes, chance aside: a reload with the same one
+--- keeps what runs.
 ---@type table
 M.nf = setmetatable({}, {
-   __call = function(_, name, construct) return declare(name, construct) end,
+   __call = function(_, name, construct, options) return declare(name, construct, options) end,
    __index = function(self, name)
       local module = "tideway.nf." .. tostring(name)
       local ok, value = pcall(require, module)

@@ -30,7 +30,7 @@ local OFFERS = { packet = true, on_fault = true }
 -- The box's way into and out of it: limits, and what methods of strings are.
 local function borders(box, strings)
    local meta, away = debug.getmetatable "", true
-   local used, deadline, left, before, over
+   local used, deadline, base, over
    local function tally()
       used = used + HOOK_EVERY
       if used > box.limits.instructions then
@@ -49,8 +49,12 @@ local function borders(box, strings)
    end
    function box.enter()
       if not away then return end
-      local now = collectgarbage "count"
-      left, before = left - math.max(0, now - before) * 1024, now
+      local most = box.limits.memory_mb * 2 ^ 20
+      local left = most - (collectgarbage "count" - base) * 1024
+      if left < most / 4 then -- garbage, perhaps: most of it the engine's own
+         collectgarbage()
+         left = most - (collectgarbage "count" - base) * 1024
+      end
       meta.__index = strings
       tally() -- the hook begins to count anew
       debug.sethook(count, "", over and 1 or HOOK_EVERY)
@@ -58,17 +62,16 @@ local function borders(box, strings)
       C.tw_control_memory(math.max(1, left))
    end
    function box.leave()
-      local remains = C.tw_control_memory(0)
+      C.tw_control_memory(0)
       if away then return end
-      away, left = true, math.min(left, tonumber(remains))
+      away = true
       debug.sethook()
       meta.__index = string
-      before = collectgarbage "count"
    end
    function box.over() return over end
    -- Before each call of something of the file.
    function box.begin()
-      used, over, left, before = 0, nil, box.limits.memory_mb * 2 ^ 20, collectgarbage "count"
+      used, over, base = 0, nil, collectgarbage "count"
       deadline, box.entries = os.clock() + box.limits.seconds, 0
    end
 end
@@ -90,11 +93,15 @@ jit.off(entered)
 -- Calls a function of the file.
 local function inside(box, fn, ...)
    local hook, mask, every = debug.gethook()
+   -- Its garbage is not to reach its limit.
+   local pause, speed = collectgarbage("setpause", 100), collectgarbage("setstepmul", 2000)
    collectgarbage()
    box.begin()
    local ok, result = pcall(entered, box, fn, ...)
    box.leave() -- nothing is allocated before: there may be nothing left
    debug.sethook(hook, mask, every)
+   collectgarbage("setpause", pause)
+   collectgarbage("setstepmul", speed)
    if not ok then error(text_of(box, result), 0) end
    return result
 end

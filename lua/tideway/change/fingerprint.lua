@@ -137,15 +137,24 @@ function Walker:value(value)
    self:put(kind, tostring(value)) -- such as a file: itself only
 end
 
---- The fingerprint of an NF instance.
----@param instance tideway.nf.instance
----@return tideway.change.print
-function M.of(instance)
+local function walk(value)
    local walker = setmetatable({
       out = buffer.new(), ids = {}, cells = {}, count = 0, tables = {}, shared = {}, names = transfer.names(),
    }, Walker)
-   walker:value(instance)
-   return { text = walker.out:tostring(), tables = walker.tables, shared = walker.shared }
+   walker:value(value)
+   return walker
+end
+
+--- The fingerprint of an NF instance. Of one whose constructor is pure, that of the constructor and its configuration.
+---@param instance tideway.nf.instance
+---@return tideway.change.print
+function M.of(instance)
+   local walker, made = walk(instance), nfs.made(instance)
+   local text = walker.out:tostring()
+   if made and made.constructor.pure then
+      text = walk { made.constructor.construct, made.config }.out:tostring()
+   end
+   return { text = text, tables = walker.tables, shared = walker.shared }
 end
 
 return M

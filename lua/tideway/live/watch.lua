@@ -119,7 +119,7 @@ end
 
 local function wanted_of(self, chains, alone)
    local o = self.options
-   local limited = o.count and not self.fn and (alone or o.follow)
+   local limited = o.count and not self.fn and not self.blind and (alone or o.follow)
    return {
       chains = chains, edges = self.edge.edges, reason = o.reason or self.edge.reason, in_port = self.edge.in_port,
       out_port = self.edge.out_port, filter = self.text, fn = self.fn, headers = o.headers, sample = o.sample or 1,
@@ -129,7 +129,18 @@ local function wanted_of(self, chains, alone)
    }
 end
 
+-- A program on a hook filters whole frames. Who must not see payload must not ask about it either: what comes is
+-- filtered again, without it.
+local function is_blind(self)
+   if not self.options.headers or not self.text then return false end
+   for _, chain in ipairs(self.edge.chains) do
+      if chain.place then return true end
+   end
+   return false
+end
+
 local function open_parts(self)
+   self.blind = is_blind(self)
    local groups, order, key = grouped(self.edge)
    self.key = key
    local alone = #order == 1
@@ -197,6 +208,7 @@ end
 --- Does the function that filters, if there is one, want it?
 ---@return boolean
 function Watch:accepts(record, frame)
+   if self.blind and C.tw_filter_match(self.text, frame, record.caplen, record.len) ~= 1 then return false end
    if not self.fn then return true end
    return self.fn(filters.packet(record, frame)) and true or false
 end
@@ -277,6 +289,7 @@ function Watch:counts()
          for name, value in pairs(part:counts()) do sum[name] = sum[name] + value end
       end
    end
+   if self.blind then sum.packets, sum.matched, sum.records = self.taken, nil, nil end
    return setmetatable(sum, nil)
 end
 

@@ -188,4 +188,4 @@ return tw.nf("count", function(cfg)
       on_fault = "bypass",
       export = function() return export(totals, per, tables) end,
    }
-end)
+end, { pure = true })

@@ -167,4 +167,4 @@ return tw.nf("firewall", function(cfg)
       punt = reject.new(cfg.reject_rate),
       export = make_export(tables),
    }
-end)
+end, { pure = true })

@@ -159,4 +159,4 @@ return tw.nf("l2_bridge", function(cfg)
          } }
       end,
    }
-end)
+end, { pure = true })

@@ -114,4 +114,4 @@ return tw.nf("napt44", function(cfg)
       export = function() return m.export(tw.now()) end,
       tables = m.tables,
    }
-end)
+end, { pure = true })

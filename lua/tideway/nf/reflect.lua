@@ -51,4 +51,4 @@ return tw.nf("reflect", function(cfg)
          return pkt:send(pkt.port)
       end,
    }
-end)
+end, { pure = true })

@@ -134,4 +134,4 @@ return tw.nf("router", function(cfg)
 
       export = function() return export.all(ctx, EVENTS) end,
    }
-end)
+end, { pure = true })

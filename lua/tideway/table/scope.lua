@@ -97,53 +97,12 @@ function M.forget() alive = {} end
 
 -- ---- what a script wrote ----
 
-local PRIME = 0x100000001b3ULL
-
--- Of some bytes, a number (FNV-1a over whole words).
-local function digest_of(memory, size)
-   local words, h = ffi.cast("const uint64_t *", memory), 0xcbf29ce484222325ULL
-   for i = 0, math.floor(size / 8) - 1 do h = bit.bxor(h, words[i]) * PRIME end
-   local bytes = ffi.cast("const uint8_t *", memory)
-   for i = size - size % 8, size - 1 do h = bit.bxor(h, bytes[i]) * PRIME end
-   return bit.bxor(h, bit.rshift(h, 29)) * PRIME
-end
-
-local function info_of(t)
-   local info = ffi.new "struct tw_table_info"
-   C.tw_table_get_info(t.table, info)
-   return info
-end
-
-local KEY = 72 -- bytes that hold a key of any kind
-
--- The sum over the entries: their order does not matter.
-local function of_entries(t)
-   local key, value = ffi.new("uint64_t[?]", 16), ffi.new("uint64_t[?]", C.TW_TABLE_VALUE_MAX / 8)
-   local info = info_of(t)
-   if info.count == 0 then return 0ULL end
-   local cursor, sum = ffi.new "uint32_t[1]", 0ULL
-   while C.tw_table_entry(t.table, cursor, 0, key, value) ~= 0 do
-      sum = sum + digest_of(key, KEY) * PRIME + digest_of(value, info.value_size)
-      ffi.fill(key, 128)
-   end
-   return sum
-end
+local function of_entries(t) return C.tw_table_digest(t.table) end
 
 local function of_array(t)
-   local info = info_of(t)
-   local memory, sum = ffi.cast("const uint8_t *", C.tw_array_base(t.table)), 0ULL
-   local size = info.entries * info.value_stride
-   local words = ffi.cast("const uint64_t *", memory)
-   local used = false
-   for i = 0, math.floor(size / 8) - 1 do
-      if words[i] ~= 0 then
-         used = true
-         break
-      end
-   end
-   for i = size - size % 8, size - 1 do used = used or memory[i] ~= 0 end
-   if used then sum = digest_of(memory, size) end
-   return sum
+   local info = ffi.new "struct tw_table_info"
+   C.tw_table_get_info(t.table, info)
+   return C.tw_digest(C.tw_array_base(t.table), info.entries * info.value_stride)
 end
 
 local function of_counters(t)
@@ -155,10 +114,9 @@ end
 local OF = { hash = of_entries, lru = of_entries, lpm = of_entries, array = of_array, counters = of_counters }
 
 local function of_store(store)
-   local key, sum = ffi.new("uint64_t[?]", 16), 0ULL
+   local sum = 0ULL
    for text, cell in pairs(store.cells) do
-      ffi.copy(key, text, #text)
-      sum = sum + digest_of(key, KEY) * PRIME + digest_of(cell, store.value_size)
+      sum = sum + (C.tw_digest(text, #text) + C.tw_digest(cell, store.value_size)) * 0x9e3779b97f4a7c15ULL + 1
    end
    return sum
 end
