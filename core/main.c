@@ -128,8 +128,11 @@ int main(int argc, char **argv)
 out:
 	if (lua_isstring(L, -1))
 		fprintf(stderr, "tideway: internal error: %s\n", lua_tostring(L, -1));
+	/* Finalizers of the VM free tables: when no lcore runs, and before everything is taken
+	 * down. */
+	tw_engine_stop();
+	lua_close(L);
 	tw_engine_close();
 	tw_stats_close();
-	lua_close(L);
 	return code;
 }

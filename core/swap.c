@@ -29,15 +29,19 @@ static int find_chain(const struct tw_lcore_plan *plan, unsigned index)
 
 static void map_chain(struct tw_lcore_stats *stats, unsigned chain, const uint8_t *to)
 {
-	uint64_t in[TW_STAGES_MAX] = { 0 }, drops[TW_STAGES_MAX][TW_REASONS_MAX] = { 0 };
+	uint64_t in[TW_STAGES_MAX] = { 0 }, drops[TW_STAGES_MAX][TW_REASONS_MAX];
+	size_t reasons = tw_stats()->reasons; /* the others have not been counted yet */
 
+	for (unsigned s = 0; s < TW_STAGES_MAX; s++)
+		memset(drops[s], 0, reasons * sizeof(drops[s][0]));
 	for (unsigned s = 0; s < TW_STAGES_MAX; s++) {
 		in[to[s]] += stats->stage_in[chain][s];
-		for (unsigned r = 0; r < TW_REASONS_MAX; r++)
+		for (unsigned r = 0; r < reasons; r++)
 			drops[to[s]][r] += stats->drops[chain][s][r];
 	}
 	memcpy(stats->stage_in[chain], in, sizeof(in));
-	memcpy(stats->drops[chain], drops, sizeof(drops));
+	for (unsigned s = 0; s < TW_STAGES_MAX; s++)
+		memcpy(stats->drops[chain][s], drops[s], reasons * sizeof(drops[s][0]));
 }
 
 /* What is about to go to TW_STAGE_GONE. */

@@ -121,7 +121,7 @@ describe("tideway ls", function()
       local start_ns = posix.now()
       local r = tideway "ls"
       a.process:signal "CONT"
-      assert.is_true(posix.now() - start_ns < 9e9)
+      assert.is_true(posix.now() - start_ns < 30e9)
       has(r.err, "no answer")
    end)
 

@@ -38,7 +38,7 @@ local client, json = require "tideway.control.client", require "tideway.json"
 it("asks", function()
    local c, err = client.connect(os.getenv "SPEC_SOCKET")
    local request, reply = json.decode(os.getenv "SPEC_REQUEST"), { refused = err }
-   for _ = 1, c and request.times or 1 do reply = c and c:request(request, { seconds = 5 }) or reply end
+   for _ = 1, c and request.times or 1 do reply = c and c:request(request, { seconds = 60 }) or reply end
    io.open(os.getenv "SPEC_REPLY", "w"):write(json.encode(reply)):close()
 end)
 ]]
@@ -50,7 +50,7 @@ it("crowds", function()
    local list, result = {}, { inside = 0 }
    for i = 1, 40 do
       list[i] = assert(client.connect(os.getenv "SPEC_SOCKET"))
-      local reply = list[i]:request({ op = "hello" }, { seconds = 5 })
+      local reply = list[i]:request({ op = "hello" }, { seconds = 60 })
       if reply.ok then result.inside = result.inside + 1 else result.error = reply.error end
    end
    io.open(os.getenv "SPEC_REPLY", "w"):write(json.encode(result)):close()

@@ -81,7 +81,7 @@ describe("service", function()
       local ready = assert(m:hears("READY=1", 2))
       assert.equal(1, ready)
       assert.is_truthy(m.heard[1]:find("STATUS=instance served runs", 1, true))
-      assert.is_truthy(m:hears("STATUS=a in 0 pps out 0 pps | b in", 7), table.concat(m.heard, "|"))
+      assert.is_truthy(m:hears("STATUS=a in 0 pps out 0 pps | b in", 20), table.concat(m.heard, "|"))
       run:signal "TERM"
       assert.is_truthy(m:hears("STOPPING=1", 2))
       assert.equal(0, run:wait(5))

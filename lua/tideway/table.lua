@@ -109,7 +109,7 @@ end
 
 -- A table of the engine.
 local function new(o, spec)
-   local pointer = C.tw_table_new(ffi.new("struct tw_table_spec", spec))
+   local pointer = scope.make(ffi.new("struct tw_table_spec", spec))
    if pointer == nil then
       return nil, ffi.string(C.tw_error())
    end

@@ -43,7 +43,7 @@ function M.start(options)
    self.process = labs.spawn(("env TIDEWAY_RUN_DIR=%s %s %s run --json --name %s %s %s/script.lua"):format(self.run_dir,
       options.prefix or "", shell.binary, name, options.options or "", self.files))
    self.pid = self.process.pid
-   if not self.process:says("ready:", 20) then
+   if not self.process:says("ready:", 60) then
       local err = self.process:read "err"
       self:stop "KILL"
       error("the engine did not start: " .. err, 2)
@@ -54,7 +54,7 @@ end
 --- A new client that has said hello.
 ---@return tideway.control.client
 function Instance:client()
-   return assert(client.open { name = self.name, dir = self.dir, pid = self.pid })
+   return assert(client.open({ name = self.name, dir = self.dir, pid = self.pid }, 60))
 end
 
 --- Evaluate, and fail with the error; a text or a number that comes back is given.
@@ -62,7 +62,7 @@ end
 ---@return any
 function Instance:eval(code)
    local c = self:client()
-   local reply = c:eval(code, { seconds = 20 })
+   local reply = c:eval(code, { seconds = 60 })
    c:close()
    if not reply.ok then error(reply.error, 2) end
    return reply.view and reply.view.data
@@ -101,6 +101,8 @@ end
 ---@return { code: integer?, out: string, err: string, counters: table? }
 function Instance:stop(signal)
    if self.stopped then return self.stopped end
+   self.process:signal(signal or "INT")
+   self.process:wait(60) -- a busy machine may not run it for seconds
    local result = self.process:stop(signal)
    self.stopped = result
    shell.remove(self.files)

@@ -8,6 +8,7 @@
 -- runs.
 
 local model = require "tideway.model"
+local scope = require "tideway.table.scope"
 
 local M = {
    --- How many changes undo() can take back.
@@ -31,16 +32,25 @@ local known = setmetatable({}, { __mode = "k" }) -- operator -> generation
 --- The generation that runs: 1 at the start, one more with every change and roll-back.
 M.generation = 1
 
+local function remember()
+   model.remembered = {}
+   for i, level in ipairs(stack) do model.remembered[i] = level.base end
+end
+
+-- The oldest version that undo() could go back to is not to be gone back to any more.
+local function give_up()
+   if #stack == 0 then return false end
+   table.remove(stack, 1)
+   remember()
+   return true
+end
+
 --- Forget everything, at the start of an engine.
 function M.reset()
    entries, stack, M.generation = {}, {}, 1
    known = setmetatable({}, { __mode = "k" })
    model.remembered = {}
-end
-
-local function remember()
-   model.remembered = {}
-   for i, level in ipairs(stack) do model.remembered[i] = level.base end
+   scope.give_up = give_up
 end
 
 --- Note a change that was made.

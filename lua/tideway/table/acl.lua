@@ -190,7 +190,7 @@ local function make(options)
       name = name, kind = C.TW_TABLE_ACL, entries = math.max(1, #options.rules), key_size = t.size,
       value_size = 4, expires_offset = C.TW_TABLE_NO_EXPIRY,
    })
-   local pointer = C.tw_table_new(spec)
+   local pointer = scope.make(spec)
    if pointer == nil then return abi.error() end
    local self = wrap(scope.own(pointer), options.key)
    scope.add(self, options.name)

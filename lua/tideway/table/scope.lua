@@ -71,6 +71,26 @@ end
 
 -- ---- memory ----
 
+--- Gives up an earlier version of the model that undo() could go back to; false when there is none. Set by
+--- tideway.change.
+---@type fun(): boolean
+function M.give_up() return false end
+
+--- Make a table in C. Before it is refused for lack of memory, what nothing knows any more goes, then earlier versions.
+---@param spec ffi.cdata* struct tw_table_spec
+---@return ffi.cdata*? pointer
+function M.make(spec)
+   local pointer = C.tw_table_new(spec)
+   if pointer ~= nil then return pointer end
+   repeat
+      -- Twice: finalizers run in the first, what only they knew goes in the second.
+      collectgarbage()
+      collectgarbage()
+      pointer = C.tw_table_new(spec)
+   until pointer ~= nil or not M.give_up()
+   return pointer
+end
+
 --- Free a table's memory when its pointer is collected.
 ---@param pointer ffi.cdata* struct tw_table *
 ---@return ffi.cdata* pointer the same
