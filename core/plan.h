@@ -42,8 +42,8 @@ void tw_lcores_reap(void); /* frees the VMs that the fence has given up */
 void tw_lcore_dismiss(struct tw_lcore *lcore);
 void tw_plans_free(void); /* both; no lcore runs */
 
-/* plan_maps.c: fills the swap of a plan that comes after `from`, or the first one (NULL). Stages of a
- * chain that `from` does not have are all new. */
+/* plan_maps.c: fills the swap of a plan that comes after `from`, or the first one (NULL). Stages of
+ * a chain that `from` does not have are all new. */
 int tw_plan_make_maps(struct tw_plan *from, struct tw_plan *plan);
 
 /* tx queues and ports of the lcores of both plans, so that lcores of one do not disturb those of

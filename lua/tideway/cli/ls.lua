@@ -14,7 +14,7 @@ local function describe(instance)
    local entry = { name = instance.name, pid = instance.pid, state = "dead", dir = instance.dir }
    if not instance.alive then return entry end
    entry.state = "runs"
-   local client, err, errno = require("tideway.control.client").open(instance, 1)
+   local client, err, errno = require("tideway.control.client").open(instance, 2)
    if not client then
       entry.note, entry.role = err, "none"
       if errno then entry.state = "no answer" end
