@@ -27,9 +27,9 @@ local NF = [[
       local ip = pkt:ipv4()
       if not ip then return end
       local v = t:get(ip.dst)
-      if not v then return pkt:drop "lang_none" end
+      if not v then return pkt:drop "lang_lpm_none" end
       ip.id = v
-      if v == 0 then return pkt:drop "lang_zero" end
+      if v == 0 then return pkt:drop "lang_lpm_zero" end
    end, tables = { t } }
 ]]
 

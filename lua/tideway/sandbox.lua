@@ -30,7 +30,7 @@ local OFFERS = { packet = true, on_fault = true }
 -- The box's way into and out of it: limits, and what methods of strings are.
 local function borders(box, strings)
    local meta, away = debug.getmetatable "", true
-   local used, deadline, base, over
+   local used, deadline, base, over, kept
    local function tally()
       used = used + HOOK_EVERY
       if used > box.limits.instructions then
@@ -39,8 +39,20 @@ local function borders(box, strings)
          over = format("more than %g s of CPU time", box.limits.seconds)
       end
    end
+   -- Bytes that may still be taken. What is garbage, much of it the engine's own, is not the file's.
+   local function room()
+      local most = box.limits.memory_mb * 2 ^ 20
+      local left = most - (collectgarbage "count" - base) * 1024
+      if left < most / 2 and left < kept - most / 8 then
+         collectgarbage()
+         left = most - (collectgarbage "count" - base) * 1024
+         kept = left
+      end
+      return math.max(1, left)
+   end
    local function count()
       tally()
+      C.tw_control_memory(room())
       -- At every instruction of the file from here on, so that no pcall of it helps.
       if over then
          debug.sethook(count, "", 1)
@@ -49,17 +61,12 @@ local function borders(box, strings)
    end
    function box.enter()
       if not away then return end
-      local most = box.limits.memory_mb * 2 ^ 20
-      local left = most - (collectgarbage "count" - base) * 1024
-      if left < most / 4 then -- garbage, perhaps: most of it the engine's own
-         collectgarbage()
-         left = most - (collectgarbage "count" - base) * 1024
-      end
+      local left = room()
       meta.__index = strings
       tally() -- the hook begins to count anew
       debug.sethook(count, "", over and 1 or HOOK_EVERY)
       away = false -- only now: what fails before, for want of stack, is done again
-      C.tw_control_memory(math.max(1, left))
+      C.tw_control_memory(left)
    end
    function box.leave()
       C.tw_control_memory(0)
@@ -71,7 +78,7 @@ local function borders(box, strings)
    function box.over() return over end
    -- Before each call of something of the file.
    function box.begin()
-      used, over, base = 0, nil, collectgarbage "count"
+      used, over, base, kept = 0, nil, collectgarbage "count", math.huge
       deadline, box.entries = os.clock() + box.limits.seconds, 0
    end
 end

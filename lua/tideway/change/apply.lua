@@ -9,6 +9,7 @@ local draft_lib = require "tideway.change.draft"
 local engine = require "tideway.engine"
 local hook_swap = require "tideway.hook.swap"
 local hooks = require "tideway.hook"
+local known = require "tideway.change.known"
 local model = require "tideway.model"
 local native = require "tideway.native"
 local plan = require "tideway.plan"
@@ -53,14 +54,20 @@ local function keep_states(diff, base, draft)
    end
 end
 
+local function compile_one(chain, old)
+   if same_stages(old, chain) then return native.compile(chain, old.segments) end
+   local key = known.key(chain)
+   local segments = known.find(key)
+   native.compile(chain, segments)
+   if not segments then known.add(key, chain) end
+end
+
 local function compile(diff, base)
    local wait = {}
    for _, entry in ipairs(diff.lcores) do
       for _, chain in ipairs(diff.kept[entry.cpu] and {} or entry.chains) do
          local old = base.state[chain]
-         if not old or model.state(chain) ~= old then
-            native.compile(chain, same_stages(old, chain) and old.segments or nil)
-         end
+         if not old or model.state(chain) ~= old then compile_one(chain, old) end
          wait[#wait + 1] = chain
       end
    end

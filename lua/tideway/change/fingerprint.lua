@@ -16,6 +16,7 @@ local M = {}
 
 ---@class tideway.change.print
 ---@field text string
+---@field code string the same, whether the constructor is pure or not
 ---@field tables table[] tables and hold queues in the order in which they are met
 ---@field shared table<any, true> what it can change and others may have too: plain tables, assigned upvalues
 
@@ -150,11 +151,12 @@ end
 ---@return tideway.change.print
 function M.of(instance)
    local walker, made = walk(instance), nfs.made(instance)
-   local text = walker.out:tostring()
+   local code = walker.out:tostring()
+   local text = code
    if made and made.constructor.pure then
       text = walk { made.constructor.construct, made.config }.out:tostring()
    end
-   return { text = text, tables = walker.tables, shared = walker.shared }
+   return { text = text, code = code, tables = walker.tables, shared = walker.shared }
 end
 
 return M
