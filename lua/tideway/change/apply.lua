@@ -140,9 +140,21 @@ end
 
 local function count(n, what) return ("%d %s%s"):format(n, what, n == 1 and "" or "s") end
 
+-- Lcores that have nothing to run any more.
+local function stopped(diff)
+   local n = 0
+   for _, action in ipairs(diff.actions) do
+      if action.kind == "stop lcore" then n = n + 1 end
+   end
+   return n
+end
+
 local function report_of(applied, out, hook_ns, lost)
    local parts = {}
-   if applied.published then parts[1] = ("%d/%d lcores"):format(out.lcores, out.lcores) end
+   if applied.published then
+      local lcores = out.lcores + stopped(applied.diff)
+      parts[1] = ("%d/%d lcores"):format(lcores, lcores)
+   end
    local n = applied.hooks:count()
    if n > 0 then parts[#parts + 1] = count(n, "hook") end
    if #parts == 0 then return "applied" end
@@ -163,7 +175,7 @@ local function switch(applied, lcore_plan)
    C.tw_mark "hooks"
    model.running = applied.version
    applied.out = out
-   show(applied.diff.lcores)
+   show(applied.published and applied.diff.lcores or applied.lcores_before)
    applied.hooks:show()
    applied.report = report_of(applied, out, hook_ns, lost_so_far() - lost)
    if out.not_carried > 0 then
