@@ -1,13 +1,12 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Reloads under load: nothing lost, nothing out of order, how long packets took at worst; bad NFs that are swapped in and
--- roll back by themselves; kills in the middle of a change.
+-- Reloads under load: nothing lost, nothing out of order, how long packets took at worst; bad NFs that are swapped in
+-- and roll back by themselves. TIDEWAY_RELOADS and TIDEWAY_FAULTS say how many of each.
 --
 -- The load is made inside of the engine: one lcore makes numbered packets at half the rate that the chain under test can
 -- take, another one runs that chain, the first one checks. With fewer than two CPUs this is skipped.
 
 local tw = require "tideway"
 local abi = require "tideway.abi"
-local change = require "tideway.change"
 local engine = require "tideway.engine"
 local frame = require "test.support.frame"
 local history = require "tideway.change.history"
@@ -15,18 +14,16 @@ local load = require "test.support.load"
 local loop = require "tideway.loop"
 local model = require "tideway.model"
 local native = require "tideway.native"
-local options = require "tideway.options"
 local plan = require "tideway.plan"
-local probation = require "tideway.change.probation"
 local reload = require "tideway.change.reload"
 local script = require "tideway.script"
 local stats = require "tideway.stats"
+local swap_nfs = require "test.support.swap_nfs"
 
 local C = abi.C
 local WORDS = load.WORDS
 
 local RELOADS = tonumber(os.getenv "TIDEWAY_RELOADS") or 1000
-local FAULTS = tonumber(os.getenv "TIDEWAY_FAULTS") or 50
 
 local SCRIPT = [[
    local tw = require "tideway"
@@ -86,9 +83,9 @@ describe("under load", function()
    local function finish()
       words:set(WORDS.stop, 1)
       turn(0.05)
-      local sent = word "sent"
-      for _ = 1, 100 do
-         if word "seen" == sent then break end
+      local sent, seen = word "sent", -1
+      while seen ~= word "seen" do
+         seen = word "seen"
          turn(0.05)
       end
       return sent
@@ -170,6 +167,68 @@ describe("under load", function()
       assert.equal(sent, word "seen")
       report(("%d reloads"):format(RELOADS), rate, sent)
       print(("   a switch took %.2f ms on average, %.1f at worst"):format(ns / RELOADS / 1e6, worst_ns / 1e6))
+      stop()
+   end)
+
+   -- Goes wrong on one packet of many.
+   local function bad(act)
+      return tw.nf("bad", function()
+         local n = 0
+         return { packet = function()
+            n = n + 1
+            if n == 5000 then act() end
+         end }
+      end) {}
+   end
+
+   local function resident()
+      collectgarbage()
+      collectgarbage()
+      return tonumber(assert(io.open "/proc/self/status"):read("*a"):match "VmRSS:%s*(%d+)") / 1024
+   end
+
+   local function test_chain() return model.find(model.chains, "name", "test") end
+
+   it(("%d bad NFs roll back by themselves, cost one packet each, and leave nothing behind"):format(FAULTS), function()
+      start()
+      local rate = half() / 4
+      delays:clear()
+      begin(rate)
+      local names, per, before = {}, 0, nil
+      for name in pairs(swap_nfs.faults) do names[#names + 1] = name end
+      table.sort(names)
+      for i = 1, FAULTS do
+         local name = names[(i - 1) % #names + 1]
+         change.transaction(function() test_chain():insert(bad(swap_nfs.faults[name].act), { at = i % 3 + 1 }) end)
+         for _ = 1, 2000 do
+            if not probation.active() then break end
+            turn(0.005)
+         end
+         local entry = history.entries()[i]
+         assert.equal("rolled back", entry.state, name)
+         assert.truthy(entry.why:find("NF bad (", 1, true), entry.why)
+         assert.truthy(entry.why:find("live_reload_spec.lua:", 1, true), entry.why)
+         assert.truthy(entry.why:find(swap_nfs.faults[name].says, 1, true), entry.why)
+         assert.equal(2, #test_chain().stages)
+         per = per + 1
+         if i == #names * 2 then before = resident() end
+      end
+      local sent = finish()
+      local drops = {}
+      for _, nf in ipairs(engine.snapshot().chains[2].nfs) do
+         for _, d in ipairs(nf.drops) do drops[d.reason] = (drops[d.reason] or 0) + d.count end
+      end
+      assert.same({ nf_fault = FAULTS }, drops)
+      assert.equal(FAULTS, word "lost")
+      assert.equal(0, word "reordered")
+      assert.equal(sent - FAULTS, word "seen")
+      assert.same({ "mark", "count" }, test_chain().stage_names)
+      report(("%d bad NFs"):format(FAULTS), rate, sent)
+      if before then
+         local grown = resident() - before
+         print(("   memory grew by %.1f MB"):format(grown))
+         assert.is_true(grown < 48, ("memory grew by %.1f MB"):format(grown))
+      end
       stop()
    end)
 end)
