@@ -7,6 +7,7 @@
 
 local tw = require "tideway"
 local abi = require "tideway.abi"
+local change = require "tideway.change"
 local engine = require "tideway.engine"
 local frame = require "test.support.frame"
 local history = require "tideway.change.history"
@@ -15,6 +16,7 @@ local loop = require "tideway.loop"
 local model = require "tideway.model"
 local native = require "tideway.native"
 local plan = require "tideway.plan"
+local probation = require "tideway.change.probation"
 local reload = require "tideway.change.reload"
 local script = require "tideway.script"
 local stats = require "tideway.stats"
@@ -24,6 +26,7 @@ local C = abi.C
 local WORDS = load.WORDS
 
 local RELOADS = tonumber(os.getenv "TIDEWAY_RELOADS") or 1000
+local FAULTS = tonumber(os.getenv "TIDEWAY_FAULTS") or 50
 
 local SCRIPT = [[
    local tw = require "tideway"
