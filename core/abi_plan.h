@@ -48,7 +48,8 @@ struct tw_chain_spec {
 	/* 1: export() of the NF it continues is called at the switch, and import(state) of this
 	 * one with the result, both on the lcore. */
 	uint8_t carry[TW_STAGES_MAX];
-	char where[TW_STAGES_MAX][96]; /* file:line of each NF */
+	char name[TW_STAGES_MAX][TW_NAME_LEN]; /* of each NF, as counters show it */
+	char where[TW_STAGES_MAX][96];         /* file:line of each NF */
 };
 
 struct tw_input_spec {

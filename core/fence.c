@@ -292,7 +292,7 @@ void tw_fence_rebuild(struct tw_lcore *lcore)
 static bool fall_back(struct tw_lcore *lcore, unsigned chain, unsigned stage, bool known)
 {
 	const struct tw_chain_spec *spec = &lcore->plan->chain[chain];
-	const char *name = lcore->shared->chain[spec->chain].stage[known ? stage : 0];
+	const char *name = spec->name[known ? stage : 0];
 
 	if (known && spec->from[stage] != TW_STAGE_NEW && !spec->fresh[stage])
 		return false;
@@ -323,7 +323,7 @@ static void take_out(struct tw_lcore *lcore, unsigned chain, unsigned stage)
 	info->tier = TW_TIER_LUA;
 	tw_log(TW_LOG_ERROR
 	       "NF %s (%s) in chain %s on cpu %d: %s; it is taken out, its packets are %s from here on",
-	       info->stage[stage], spec->where[stage], info->name, lcore->cpu, lcore->fault,
+	       spec->name[stage], spec->where[stage], info->name, lcore->cpu, lcore->fault,
 	       spec->bypass[stage] ? "passed by" : "dropped (nf_quarantined)");
 }
 

@@ -110,7 +110,8 @@ end
 -- C texts that were compiled: text -> { native, failed, used }. The same chain is not compiled twice.
 local cache, CACHE_MAX = {}, 64
 local queue, job = {}, nil -- texts that wait, the one that is compiled now
-local running = {} -- the lcores that run: { bank, chains }
+-- What lcores run: { bank, chain }, the chain as it was then: one that is looked at in a change is as it would be.
+local running = {}
 
 --- The C text of a chain; nil when none of it is to become machine code.
 ---@param chain tideway.chain
@@ -168,18 +169,15 @@ end
 
 -- A text is compiled: lcores that run it take it up between two bursts.
 local function compiled(text)
-   for _, lcore in ipairs(running) do
-      for _, chain in ipairs(lcore.chains) do
-         if chain.segments and chain.segments.text == text and publish(lcore.bank, chain) then show_tier(chain) end
-      end
+   for _, r in ipairs(running) do
+      local segments = r.chain.segments
+      if segments and segments.text == text and publish(r.bank, r.chain) then show_tier(r.chain) end
    end
 end
 
 local function name_of(text)
-   for _, lcore in ipairs(running) do
-      for _, chain in ipairs(lcore.chains) do
-         if chain.segments and chain.segments.text == text then return "chain " .. chain.name end
-      end
+   for _, r in ipairs(running) do
+      if r.chain.segments and r.chain.segments.text == text then return "chain " .. r.chain.name end
    end
    return "a chain"
 end
@@ -229,18 +227,16 @@ end
 ---@param lcores tideway.plan.lcore[]
 ---@param at_once? boolean without waiting whether the engine goes on for a while
 function M.start(lcores, at_once)
-   running = lcores
-   for _, lcore in ipairs(lcores) do
-      for _, chain in ipairs(lcore.chains) do
-         local text = text_of(chain)
-         if text then want(text) end
-         show_tier(chain)
-      end
-   end
+   running = {}
    if not at_once then M.due = posix.now() + DELAY_NS end
    for _, lcore in ipairs(lcores) do
       for _, chain in ipairs(lcore.chains) do
-         if publish(lcore.bank, chain) then show_tier(chain) end
+         local now = { name = chain.name, index = chain.index, stages = chain.stages, segments = chain.segments }
+         running[#running + 1] = { bank = lcore.bank, chain = now }
+         local text = text_of(now)
+         if text then want(text) end
+         publish(lcore.bank, now)
+         show_tier(now)
       end
    end
 end

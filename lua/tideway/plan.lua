@@ -168,6 +168,7 @@ local function fill_chain(spec, chain, origin)
       spec.from[s] = origin and origin.from[s] or C.TW_STAGE_NEW
       spec.fresh[s] = origin and origin.fresh[s] and 1 or 0
       spec.carry[s] = origin and origin.carry[s] and 1 or 0
+      copy_name(spec.name[s], chain.stage_names[i])
       ffi.copy(spec.where[s], nf.where:sub(-95))
    end
 end

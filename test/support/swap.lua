@@ -42,6 +42,7 @@ local function fill_stage(spec, s, stage)
    spec.from[s] = stage.from or C.TW_STAGE_NEW
    spec.fresh[s] = stage.fresh and 1 or 0
    spec.carry[s] = stage.carry and 1 or 0
+   ffi.copy(spec.name[s], stage.name or "nf" .. s + 1)
    ffi.copy(spec.where[s], ("%s:%d"):format(stage.name or "nf", s + 1))
 end
 

@@ -72,7 +72,9 @@ local function compile(diff, base)
       end
    end
    if #wait == 0 then return end
-   local _, stopped = session.wait(native.prepare(wait), M.compile_seconds)
+   -- What is done meanwhile is done with what runs.
+   local ok, value, stopped = model.with(model.running, session.wait, native.prepare(wait), M.compile_seconds)
+   if not ok then error(value, 0) end
    if stopped then error("the change was given up", 0) end
 end
 
@@ -132,9 +134,16 @@ local function show(lcores)
    native.start(lcores, true)
 end
 
-local function publish(lcore_plan, out)
+local function publish(applied, lcore_plan, out)
    C.tw_mark "switch"
-   if lcore_plan and C.tw_plan_publish(lcore_plan, out) < 0 then error(abi.error(), 0) end
+   if lcore_plan then
+      publish_names() -- now: an NF may fail on its first packet
+      if C.tw_plan_publish(lcore_plan, out) < 0 then
+         local err = abi.error()
+         model.with(applied.base, publish_names)
+         error(err, 0)
+      end
+   end
    C.tw_mark "published"
 end
 
@@ -164,7 +173,7 @@ end
 
 local function switch(applied, lcore_plan)
    local out, lost = ffi.new "struct tw_publish", lost_so_far()
-   publish(lcore_plan, out)
+   publish(applied, lcore_plan, out)
    local clock = C.tw_now()
    local ok, err = pcall(applied.hooks.install, applied.hooks)
    if not ok then

@@ -36,6 +36,7 @@ end
 
 -- One change at a time: another waits until it is through.
 local function wait_for_turn()
+   if busy and not session.current() then error("another change is being made; try again", 0) end
    local _, stopped = session.wait(function() return not busy end, 30)
    if stopped then error("the change was given up", 0) end
    if busy then error("another change takes too long; try again later", 0) end
