@@ -52,7 +52,7 @@ describe("live capture", function()
       if lab then lab:down() end
    end)
 
-   local function command(words) return ("env TZ=UTC TIDEWAY_RUN_DIR=%s %s %s"):format(lab.run_dir, shell.binary, words) end
+   local function command(words) return ("env TZ=UTC TIDEWAY_RUN_DIR=%s %s %s"):format(lab.run_dir, shell.public(), words) end
 
    -- A command of the engine, with pings meanwhile.
    local function with_pings(words, options)

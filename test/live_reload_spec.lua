@@ -122,18 +122,26 @@ describe("under load", function()
       return snapshot
    end
 
-   -- Half of what the chain under test takes when there is always more.
-   local function half()
-      begin(1e9)
+   -- Packets a second that come through when so many are wanted.
+   local function through(wanted, seconds)
+      begin(wanted)
       for _ = 1, 100 do
          turn(0.1)
          if word "seen" > 50000 then break end
       end
       local before, at = word "seen", tonumber(C.tw_now())
-      turn(0.5)
+      turn(seconds)
       local rate = (word "seen" - before) / (tonumber(C.tw_now()) - at) * 1e9
       finish()
-      return rate / 2
+      return rate
+   end
+
+   -- Half of what the chain under test takes when there is always more; less, where that does not come through because
+   -- the machine has other things to do.
+   local function half()
+      local rate = through(1e9, 0.5) / 2
+      local got = through(rate, 0.3)
+      return math.max(got > rate * 0.9 and rate or got / 2, 2e5)
    end
 
    local function report(what, rate, n)
@@ -153,7 +161,11 @@ describe("under load", function()
       local rate = half()
       delays:clear()
       begin(rate)
-      turn(0.5)
+      turn(1)
+      report("without reloads", rate, finish())
+      delays:clear()
+      begin(rate)
+      turn(0.2)
       local worst_ns, ns = 0, 0
       for i = 1, RELOADS do
          write(i % 2 + 1)
@@ -179,7 +191,7 @@ describe("under load", function()
          local n = 0
          return { packet = function()
             n = n + 1
-            if n == 5000 then act() end
+            if n == 500 then act() end
          end }
       end) {}
    end

@@ -123,7 +123,7 @@ describe("tideway repl", function()
 
       it("calls commands for those who may only look, and says what they may not", function()
          local as_nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups"
-         local command = ("%s env TIDEWAY_RUN_DIR=%s/run HOME=/ %s repl -e"):format(as_nobody, dir, shell.binary)
+         local command = ("%s env TIDEWAY_RUN_DIR=%s/run HOME=/ %s repl -e"):format(as_nobody, dir, shell.public())
          local r = shell.run(command .. " 'drops()' -e 'rows \"count.totals\"'")
          assert.equal(0, r.code, r.err)
          has(r.out, "up     guard  no_arp      3\n")

@@ -40,6 +40,28 @@ function M.write(path, text)
    f:close()
 end
 
+local public, guard
+
+--- The binary where every user may run it. The checkout may lie where only root can read: then a copy, laid out as an
+--- installed one, which goes when this process ends.
+---@return string path
+function M.public()
+   if public then return public end
+   local readable = "setpriv --reuid 65534 --regid 65534 --clear-groups test -x "
+   if posix.geteuid() ~= 0 or M.run(readable .. M.quote(M.binary)).code == 0 then
+      public = M.binary
+      return public
+   end
+   local dir = M.directory()
+   guard = newproxy(true)
+   getmetatable(guard).__gc = function() M.remove(dir) end
+   local copy = "chmod 755 %s && cd %s && mkdir -p bin share/tideway && cp %s bin/tideway && cp -r %s share/tideway/lua"
+   local r = M.run(copy:format(dir, dir, M.quote(M.binary), M.quote(require("tideway.core").root)))
+   assert(r.code == 0, r.err)
+   public = dir .. "/bin/tideway"
+   return public
+end
+
 --- Run a shell command to its end.
 ---@param command string
 ---@return {code: integer, out: string, err: string}
@@ -56,7 +78,8 @@ end
 ---@param prefix? string before the binary: "VAR=value", "setpriv ..."
 ---@return {code: integer, out: string, err: string}
 function M.tideway(arguments, prefix)
-   return M.run((prefix and prefix .. " " or "") .. M.quote(M.binary) .. " " .. arguments)
+   local binary = prefix and prefix:find "setpriv" and M.public() or M.binary
+   return M.run((prefix and prefix .. " " or "") .. M.quote(binary) .. " " .. arguments)
 end
 
 --- Is a program there?

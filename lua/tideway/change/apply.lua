@@ -134,16 +134,9 @@ local function show(lcores)
    native.start(lcores, true)
 end
 
-local function publish(applied, lcore_plan, out)
+local function publish(lcore_plan, out)
    C.tw_mark "switch"
-   if lcore_plan then
-      publish_names() -- now: an NF may fail on its first packet
-      if C.tw_plan_publish(lcore_plan, out) < 0 then
-         local err = abi.error()
-         model.with(applied.base, publish_names)
-         error(err, 0)
-      end
-   end
+   if lcore_plan and C.tw_plan_publish(lcore_plan, out) < 0 then error(abi.error(), 0) end
    C.tw_mark "published"
 end
 
@@ -173,7 +166,7 @@ end
 
 local function switch(applied, lcore_plan)
    local out, lost = ffi.new "struct tw_publish", lost_so_far()
-   publish(applied, lcore_plan, out)
+   publish(lcore_plan, out)
    local clock = C.tw_now()
    local ok, err = pcall(applied.hooks.install, applied.hooks)
    if not ok then
