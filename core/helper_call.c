@@ -22,7 +22,7 @@
 struct tw_helper_job {
 	struct tw_helper_job *next;
 	struct tw_helper_reply reply; /* its id is the request's */
-	int library;                  /* -1: none */
+	int object;                   /* the library, -1: none */
 	bool answered;
 };
 
@@ -199,7 +199,7 @@ static bool take(struct tw_helper_job *mine)
 	}
 	job->reply = reply;
 	job->reply.words[sizeof(reply.words) - 1] = '\0';
-	job->library = fd;
+	job->object = fd;
 	job->answered = true;
 	return true;
 }
@@ -208,7 +208,7 @@ static bool take(struct tw_helper_job *mine)
 static int question(uint32_t op, uint32_t kind, uint32_t argument, int *fd)
 {
 	struct tw_helper_request request = { op, ++last_id, kind, argument, { { 0 } } };
-	struct tw_helper_job job = { .reply.id = request.id, .library = -1 };
+	struct tw_helper_job job = { .reply.id = request.id, .object = -1 };
 	uint64_t until = tw_now() + ANSWER_MS * 1000000ull;
 	int rc = ask(&request, -1);
 
@@ -223,7 +223,7 @@ static int question(uint32_t op, uint32_t kind, uint32_t argument, int *fd)
 	}
 	if (!job.answered)
 		return tw_fail(ETIMEDOUT, "the helper process does not answer");
-	*fd = job.library;
+	*fd = job.object;
 	return job.reply.status;
 }
 
@@ -308,7 +308,7 @@ struct tw_helper_job *tw_helper_compile(const char *text, size_t len)
 		return NULL;
 	}
 	job->reply.id = request.id;
-	job->library = -1;
+	job->object = -1;
 	job->next = jobs;
 	jobs = job;
 	return job;
@@ -322,8 +322,8 @@ int tw_helper_compiled(struct tw_helper_job *job, int *library)
 		return 0;
 	if (job->reply.status < 0)
 		return tw_fail(-job->reply.status, "%s", job->reply.words);
-	*library = job->library;
-	job->library = -1;
+	*library = job->object;
+	job->object = -1;
 	return *library >= 0 ? 1 : tw_fail(EINVAL, "the C compiler has failed before");
 }
 
@@ -341,7 +341,7 @@ void tw_helper_forget(struct tw_helper_job *job)
 	request.id = job->reply.id;
 	if (!job->answered && helper)
 		ask(&request, -1);
-	if (job->library >= 0)
-		close(job->library);
+	if (job->object >= 0)
+		close(job->object);
 	free(job);
 }

@@ -172,7 +172,7 @@ describe("the control socket", function()
          SESSION .. "while true do session.sleep(1000) end", SESSION .. "while true do session.wait(function() end) end",
          SESSION .. "session.wait(function() while true do end end)",
          SESSION .. "while true do pcall(session.sleep, 0.01) end",
-         "while true do print(('x'):rep(100)) end", SESSION .. "session.library(function() while true do end end)",
+         "while true do print(('x'):rep(100)) end", SESSION .. "session.engine_code(function() while true do end end)",
       }
       for _, code in ipairs(LOOPS) do
          it("when its client says so, others are served meanwhile: " .. code:gsub("^local session.-; ", ""), function()

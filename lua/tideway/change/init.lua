@@ -161,7 +161,7 @@ end
 
 -- ---- edit ----
 
---- Begin a change of several lines: what is declared from now on in this session is applied by commit().
+--- Begin a change of several lines: what is declared from now on in the session is applied by commit().
 function M.edit()
    local mine = M.operator()
    if not mine then error("edit() is for sessions", 0) end

@@ -31,7 +31,7 @@ local function serve(client, id, fn, options)
    }
    client.busy = client.busy + 1
    client.active[id] = session.start(fn, {
-      sink = sink, library = options.library, trusted = options.trusted, client = client,
+      sink = sink, engine_code = options.engine_code, trusted = options.trusted, client = client,
       role = roles.of(client.peer),
       done = function(ok, result)
          client.busy, client.active[id] = client.busy - 1, nil
@@ -111,7 +111,7 @@ local function call(client, id, name, args, count)
    end
    if not roles.allows(roles.of(client.peer), entry.role) then return refuse(client, id, entry.role, name) end
    serve(client, id, function() return result_of((command.fn(name)(unpack(args, 1, count)))) end, {
-      library = true, trusted = entry.role == "view",
+      engine_code = true, trusted = entry.role == "view",
       change = entry.role ~= "view" and describe(name, args, count) or nil,
    })
 end
@@ -195,7 +195,7 @@ local function complete(client, id, text)
    if type(text) ~= "string" then return fail(client, id, "complete needs text, a string") end
    serve(client, id, function()
       return { value = require("tideway.live.complete").complete(text, environment(client)) }
-   end, { library = true })
+   end, { engine_code = true })
 end
 
 local function cancel(client, id, target)

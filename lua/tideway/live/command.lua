@@ -31,7 +31,7 @@ function M.entry(name) return list()[name] end
 function M.fn(name)
    local entry = list()[name]
    return function(...)
-      return session.library(require(entry.module)[entry.fn], ...)
+      return session.engine_code(require(entry.module)[entry.fn], ...)
    end
 end
 

@@ -83,7 +83,7 @@ local hook
 
 -- Met in the library, which users' code calls again and again: come back soon, until that code itself is met.
 local function plan_next(session, alone)
-   session.tries = not alone and not session.library and (session.tries or 0) + 1 or nil
+   session.tries = not alone and not session.engine_code and (session.tries or 0) + 1 or nil
    if session.tries and session.tries < TRIES then return debug.sethook(hook, "", SOON) end
    session.tries, session.look = nil, now() + SLICE_NS
    debug.sethook(hook, "", INSTRUCTIONS)
@@ -100,7 +100,7 @@ function hook()
       if time >= session.look then
          plan_next(session, look(session))
          local since = session.cancelled
-         if since and (not session.library or time > since + GRACE_NS) then session.ending = M.CANCELLED end
+         if since and (not session.engine_code or time > since + GRACE_NS) then session.ending = M.CANCELLED end
       end
       if not session.ending then return end
    end
@@ -134,7 +134,7 @@ function M.resume(session)
    local compiling = jit.status()
    home, current = coroutine.running(), session
    session.heap, session.look, session.tries = collectgarbage "count", now() + FIRST_NS, nil
-   if not session.library then jit.off() end
+   if not session.engine_code then jit.off() end
    limit_memory(session)
    if not interrupted then debug.sethook(hook, "", session.ending and 1 or INSTRUCTIONS) end
    return leave(session, compiling, coroutine.resume(session.co))

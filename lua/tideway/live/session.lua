@@ -18,7 +18,7 @@ local CANCELLED = fence.CANCELLED
 ---@field client? table who asked
 ---@field cancelled number? when it was asked to stop, monotonic ns
 ---@field ending string? why it is ended: raised until it does
----@field library boolean library code runs
+---@field engine_code boolean code of the engine runs, not the user's
 
 --- Where a session's output goes.
 ---@class tideway.live.sink
@@ -97,12 +97,13 @@ end
 --- Evaluate fn in a session of its own, from the next turn of the loop on.
 ---@param fn fun(): ...
 ---@param options { sink: tideway.live.sink, role: string?, client: table?, done: fun(ok: boolean, ...),
---- library: boolean?, trusted: boolean? } done: called with what fn returned or the error it raised; library: fn is
+--- engine_code: boolean?, trusted: boolean? } done: called with what fn returned or the error it raised;
+--- engine_code: fn is
 --- no user's code; trusted: and changes nothing and soon comes to its end
 ---@return tideway.live.session
 function M.start(fn, options)
    local session = {
-      co = coroutine.create(fn), sink = options.sink, done = options.done, library = options.library or false,
+      co = coroutine.create(fn), sink = options.sink, done = options.done, engine_code = options.engine_code or false,
       trusted = options.trusted, role = options.role, client = options.client, deferred = {}, masked = 0, grown = 0,
    }
    ready[#ready + 1] = session
@@ -222,19 +223,19 @@ function M.uninterrupted(fn, ...)
 end
 
 local function back(session, ok, ...)
-   session.library = false
+   session.engine_code = false
    jit.off()
    if not ok then error((...), 0) end
    return ...
 end
 
---- Call fn as library code: compiled as usual, never interrupted for other work, a second to end when cancelled.
+--- Call fn as code of the engine: compiled as usual, never interrupted for other work, a second to end when cancelled.
 ---@param fn fun(...): ...
 ---@return ... what fn returns
-function M.library(fn, ...)
+function M.engine_code(fn, ...)
    local session = fence.current()
-   if not session or session.library then return fn(...) end
-   session.library = true
+   if not session or session.engine_code then return fn(...) end
+   session.engine_code = true
    jit.on()
    return back(session, pcall(fn, ...))
 end
