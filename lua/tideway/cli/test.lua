@@ -122,14 +122,25 @@ end
 
 local function quote(word) return "'" .. word:gsub("'", [['\'']]) .. "'" end
 
+-- Notes in `failures` the lines that tell of a failure: the one that names it and the indented ones after it.
+local function note_failure(line, failures)
+   if line:find ": failed: " or line:find ": error: " then
+      failures.open = true
+   elseif not line:find "^   " then
+      failures.open = false
+   end
+   if failures.open then failures[#failures + 1] = line end
+end
+
 -- Each file in a process of its own: no file finds what another one left in the VMs, in DPDK's memory or in the tables
--- of drop reasons. Adds its counts.
-local function run_apart(file, filter, count)
+-- of drop reasons. Adds its counts, and its failures to `failures`.
+local function run_apart(file, filter, count, failures)
    local binary = require "tideway.posix".readlink "/proc/self/exe"
    local command = ("exec %s test%s %s 2>&1"):format(quote(binary), filter and " --filter " .. quote(filter) or "",
       quote(file))
    local pipe, found = assert(io.popen(command)), false
    for line in pipe:lines() do
+      note_failure(line, failures)
       local passed, failed, skipped = line:match "^(%d+) passed, (%d+) failed, (%d+) skipped$"
       if passed then
          found = true
@@ -142,7 +153,8 @@ local function run_apart(file, filter, count)
    pipe:close()
    if found then return end
    count.failed = count.failed + 1
-   out(("%s: failed: its process ended before its tests did\n"):format(file))
+   failures[#failures + 1] = ("%s: failed: its process ended before its tests did"):format(file)
+   out(failures[#failures] .. "\n")
 end
 
 local function run_specs(options)
@@ -160,8 +172,9 @@ local function run_specs(options)
       specs_in(path, list)
    end
    if #list == 1 then return run_file(list[1], options.filter) end
-   local count = { passed = 0, failed = 0, skipped = 0 }
-   for _, file in ipairs(list) do run_apart(file, options.filter, count) end
+   local count, failures = { passed = 0, failed = 0, skipped = 0 }, {}
+   for _, file in ipairs(list) do run_apart(file, options.filter, count, failures) end
+   if #failures > 0 then out("\nwhat failed, again:\n" .. table.concat(failures, "\n") .. "\n\n") end
    return summary(count)
 end
 
