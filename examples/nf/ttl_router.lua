@@ -10,7 +10,7 @@ local PARAMS = {
    hops = { type = "table", required = true, doc = "next hops: { { dst = mac, src = mac, port = port }, ... }" },
    routes = { type = "table", default = {}, doc = "{ [\"10.0.0.0/8\"] = number of a next hop, ... }, also IPv6" },
    one_armed = { type = "boolean", default = false, doc = "every packet leaves by the port it came from" },
-   entries = { type = "number", default = 65536, min = 1, max = 2 ^ 22, doc = "routes per IP version" },
+   entries = { type = "number", default = 8192, min = 1, max = 2 ^ 22, doc = "routes per IP version" },
 }
 
 local function make_tables(cfg)
