@@ -188,6 +188,7 @@ function Printer:instruction(v)
    elseif v.op == "ctxstore" then
       local f = target.fields[v.field]
       if not f or not f.write then error(("an lcore's packet has no field %s to write"):format(v.field), 0) end
+      if f.member == "odd" and self.options.mbufs then return end -- known from the verdicts, behind the program
       local member = f.of == "pkt" and self:field(f.member) or ("%s->%s"):format(f.of, f.member)
       return self:say("%s = %s;", member, operand(v.args[1]))
    end
@@ -310,7 +311,7 @@ end
 
 -- Nothing may ask for the packet itself: there is none in the burst.
 local function runs_on_mbufs(order, options)
-   if options.stage or options.guard or options.resume then return false end
+   if options.stage or options.guard or options.resume or not options.stages then return false end
    for _, block in ipairs(order) do
       for _, v in ipairs(block.insts) do
          local f = (v.op == "ctxload" or v.op == "ctxstore") and target.fields[v.field]
@@ -341,9 +342,13 @@ __builtin_prefetch((uint8_t *)mbufs[i + TW_MBUFS_AHEAD] + %d, 1);
 if (load32(mbuf + TW_MBUF_PKT_LEN) != (uint32_t)len) { resume = TW_RESUME_SCATTERED; goto next; }
 ]]
 
+-- What the last NF sends to a port goes there together with what was routed there.
 -- pkts[i].mark and what is beside it stay unwritten in packets that go on, unless the program writes them.
 local MBUF_END = [[
 next:;
+const uint32_t to = (uint32_t)verdict >> 8;
+const bool sent = (verdict & 0xff) == TW_PORT && stage == %d && to < TW_PORTS_MAX;
+if (sent) out = to;
 word = (uint32_t)verdict | (uint64_t)out << 32 | (uint64_t)port << 48;
 __builtin_memcpy(&burst->pkts[i].verdict, &word, sizeof(word));
 any |= out;
@@ -351,7 +356,7 @@ all &= out;
 if (verdict != TW_SINK || %s) {
 rest = mark | (uint64_t)stage << 32 | (uint64_t)resume << 48;
 __builtin_memcpy(&burst->pkts[i].mark, &rest, sizeof(rest));
-odd |= verdict ^ TW_SINK;
+odd |= !sent && verdict != TW_SINK;
 }
 }
 burst->bytes = bytes;
@@ -417,7 +422,7 @@ function Printer:body_on_mbufs(order)
       self:block(block, 1, #block.insts)
       self:terminator(block.term)
    end
-   self:say(MBUF_END:format(writes_mark(order) and "true" or "false"))
+   self:say(MBUF_END:format(self.options.stages - 1, writes_mark(order) and "true" or "false"))
 end
 
 local MBUF_HEADING = "void %s_mbufs(struct tw_burst *burst, void *const *mbufs, int32_t count, uint16_t port)\n"
@@ -527,6 +532,7 @@ end
 ---@field guard? boolean packets that have a verdict are left out: not the first segment of a chain
 ---@field resume? integer the stage that comes after, noted in packets that go on
 ---@field bulk? boolean false: no look-ups of all packets at once
+---@field stages? integer NFs of the chain, when the program may be all of it
 
 --- The declarations that functions of M.emit need in front of them, once per file.
 ---@return string

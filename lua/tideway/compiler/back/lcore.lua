@@ -22,6 +22,7 @@ local M = {}
 function M.segment(program, first, last, stages)
    local options = {
       stage = first > 1 and first - 1 or nil, guard = first > 1, resume = last < stages and last or nil,
+      stages = stages,
    }
    local lua, why = luajit.emit(program, options)
    return { first = first, last = last, lua = lua and lua.source, why = why, c = c.emit(program, options) }
