@@ -88,6 +88,17 @@ void tw_tables_sweep(uint64_t now, uint32_t budget);
 
 /* ---- hash and lru: NULL means not found, or full for put ---- */
 void *tw_hash_get(struct tw_table *table, const void *key, uint64_t now);
+/* What an inlined look-up needs; constant. See tw_hash_find_front() in table_slots.h. */
+struct tw_hash_view {
+	const uint64_t *front; /* pairs of signature << 32 | slot: hints */
+	const uint8_t *live;   /* by slot */
+	uint8_t *used;         /* by slot: to be set; NULL: no lru */
+	uint8_t *entries;      /* of slot s: entries + s * entry_stride; key, then value */
+	uint64_t seed, factor;
+	uint32_t front_mask, entry_stride, key_stride;
+	uint32_t expires_offset; /* of the deadline in the value, or TW_TABLE_NO_EXPIRY */
+};
+void tw_hash_view(const struct tw_table *table, struct tw_hash_view *view);
 /* One pointer per key in values[], NULL where not found; number of keys found.
  * n <= TW_TABLE_BULK_MAX. Prefetches, so it costs less than n single look-ups. */
 int tw_hash_get_bulk(struct tw_table *table, const void *const *keys, uint32_t n, uint64_t now,

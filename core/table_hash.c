@@ -49,11 +49,30 @@ void *tw_hash_get(struct tw_table *table, const void *key, uint64_t now)
 	return slot ? tw_hash_value(h, slot) : NULL;
 }
 
+void tw_hash_view(const struct tw_table *table, struct tw_hash_view *view)
+{
+	const struct tw_hash *h = (const struct tw_hash *)table;
+
+	*view = (struct tw_hash_view){
+		.front = (const uint64_t *)h->front,
+		.live = (const uint8_t *)h->live,
+		.used = h->lru ? (uint8_t *)h->used : NULL,
+		.entries = h->entries,
+		.seed = h->seed,
+		.factor = h->factor,
+		.front_mask = h->front_mask,
+		.entry_stride = h->entry_stride,
+		.key_stride = h->t.key_stride,
+		.expires_offset = h->t.expires_offset,
+	};
+}
+
 int tw_hash_get_bulk(struct tw_table *table, const void *const *keys, uint32_t n, uint64_t now,
                      void **values)
 {
 	struct tw_hash *h = (struct tw_hash *)table;
 	hash_sig_t sig[TW_TABLE_BULK_MAX];
+	uint32_t slots[TW_TABLE_BULK_MAX];
 	uint64_t hits = 0;
 	int found = 0;
 	bool guest;
@@ -66,22 +85,18 @@ int tw_hash_get_bulk(struct tw_table *table, const void *const *keys, uint32_t n
 	rte_hash_lookup_with_hash_bulk_data(h->index, (const void **)(uintptr_t)keys, sig, n, &hits,
 	                                    values);
 	for (uint32_t i = 0; i < n; i++) {
-		uint32_t slot = hits >> i & 1 ? (uint32_t)(uintptr_t)values[i] : 0;
-
-		values[i] = slot ? tw_hash_value(h, slot) : NULL;
+		slots[i] = hits >> i & 1 ? (uint32_t)(uintptr_t)values[i] : 0;
+		values[i] = slots[i] ? tw_hash_value(h, slots[i]) : NULL;
 		rte_prefetch0(values[i]);
 	}
 	for (uint32_t i = 0; i < n; i++) {
-		uint32_t slot;
-
 		if (!values[i])
 			continue;
-		slot = ((uint8_t *)values[i] - h->values) / h->t.value_stride;
-		if (tw_hash_expired(h, slot, now)) {
+		if (tw_hash_expired(h, slots[i], now)) {
 			values[i] = NULL;
 			continue;
 		}
-		touch(h, slot);
+		touch(h, slots[i]);
 		found++;
 	}
 	guest_leave(guest);

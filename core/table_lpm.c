@@ -403,8 +403,8 @@ static int make_trie(struct tw_lpm *t, uint32_t groups, bool number)
 		t->view.tbl24 = (const int32_t *)t->lpm4->tbl24;
 		t->view.tbl8 = (const int32_t *)t->lpm4->tbl8;
 	}
-	t->view.values = h->values;
-	t->view.value_stride = h->t.value_stride;
+	t->view.values = h->entries + h->t.key_stride;
+	t->view.value_stride = h->entry_stride;
 	if (number && h->t.value_size == sizeof(*t->cells)) {
 		t->cells = tw_table_memory(CELLS * sizeof(*t->cells));
 		if (!t->cells)

@@ -188,18 +188,22 @@ void tw_hash_commit(struct tw_hash *h, uint32_t slot, uint32_t fresh, uint32_t s
 
 /* ---- life ---- */
 
+static size_t front_size(const struct tw_hash *h)
+{
+	return 2 * ((size_t)h->front_mask + 1) * sizeof(*h->front);
+}
+
 static void release(struct tw_hash *h)
 {
 	size_t n = h->slots + 1;
 
 	rte_hash_free(h->index);
-	tw_table_memory_free(h->values, n * h->t.value_stride);
-	tw_table_memory_free(h->keys, n * h->t.key_stride);
+	tw_table_memory_free(h->entries, n * h->entry_stride);
 	tw_table_memory_free((void *)h->live, n);
 	tw_table_memory_free((void *)h->used, n);
 	tw_table_memory_free(h->free, n * sizeof(*h->free));
 	tw_table_memory_free(h->retired, n * sizeof(*h->retired));
-	tw_table_memory_free((void *)h->front, ((size_t)h->front_mask + 1) * sizeof(*h->front));
+	tw_table_memory_free((void *)h->front, front_size(h));
 }
 
 void tw_hash_destroy(struct tw_table *t)
@@ -292,23 +296,21 @@ int tw_hash_init(struct tw_table *t)
 		return err;
 	if (t->key_stride == 8)
 		rte_hash_set_cmp_func(h->index, equal8);
-	h->values = tw_table_memory(n * t->value_stride);
-	h->keys = tw_table_memory(n * t->key_stride);
+	h->entry_stride = t->key_stride + RTE_ALIGN(t->value_stride, 8);
+	h->entries = tw_table_memory(n * h->entry_stride);
 	h->live = tw_table_memory(n);
 	h->used = tw_table_memory(n);
 	h->free = tw_table_memory(n * sizeof(*h->free));
 	h->retired = tw_table_memory(n * sizeof(*h->retired));
 	h->front_mask = rte_align32pow2(t->entries < FRONT_MAX ? t->entries : FRONT_MAX) - 1;
-	h->front = tw_table_memory(((size_t)h->front_mask + 1) * sizeof(*h->front));
-	if (!h->values || !h->keys || !h->live || !h->used || !h->free || !h->retired ||
-	    !h->front) {
+	h->front = tw_table_memory(front_size(h));
+	if (!h->entries || !h->live || !h->used || !h->free || !h->retired || !h->front) {
 		release(h);
 		return tw_fail(ENOMEM, "no memory for table \"%s\": %u entries of %u bytes",
 		               t->name, t->entries, t->key_stride + t->value_stride);
 	}
-	t->bytes +=
-		n * (t->value_stride + t->key_stride + 2 + sizeof(*h->free) + sizeof(*h->retired)) +
-		((size_t)h->front_mask + 1) * sizeof(*h->front);
+	t->bytes += n * (h->entry_stride + 2 + sizeof(*h->free) + sizeof(*h->retired)) +
+	            front_size(h);
 	for (uint32_t slot = 1; slot <= h->slots; slot++)
 		free_slot(h, slot);
 	init_lock(h);

@@ -27,12 +27,13 @@ struct tw_retired {
 struct tw_hash {
 	struct tw_table t;
 	struct rte_hash *index;
-	uint8_t *values, *keys;
+	uint8_t *entries; /* of entry_stride bytes: the key, and the value behind it */
+	uint32_t entry_stride;
 	_Atomic uint8_t *live; /* per slot: 1 when in the index; under lock, stored with release */
 	_Atomic uint8_t *used; /* per slot: touched since the clock's hand passed; relaxed */
-	_Atomic uint64_t *front; /* signature << 32 | slot found last; see tw_hash_find_front() */
-	uint32_t front_mask;
-	uint32_t slots; /* slot numbers are 1..slots */
+	_Atomic uint64_t *front; /* signature << 32 | slot, in pairs; see tw_hash_find_front() */
+	uint32_t front_mask;     /* of pairs */
+	uint32_t slots;          /* slot numbers are 1..slots */
 	uint32_t key_words;
 	uint64_t seed, factor;
 	bool lru;
@@ -51,12 +52,12 @@ struct tw_hash {
 
 static inline void *tw_hash_value(const struct tw_hash *h, uint32_t slot)
 {
-	return h->values + (size_t)slot * h->t.value_stride;
+	return h->entries + (size_t)slot * h->entry_stride + h->t.key_stride;
 }
 
 static inline void *tw_hash_key(const struct tw_hash *h, uint32_t slot)
 {
-	return h->keys + (size_t)slot * h->t.key_stride;
+	return h->entries + (size_t)slot * h->entry_stride;
 }
 
 static inline uint64_t tw_hash_mix(uint64_t a, uint64_t b)
@@ -98,24 +99,37 @@ static inline bool tw_hash_key_is(const struct tw_hash *h, uint32_t slot, const 
 	return !differ;
 }
 
+static inline bool tw_hash_hint(const struct tw_hash *h, uint64_t hint, const void *key,
+                                uint32_t sig)
+{
+	uint32_t slot = (uint32_t)hint;
+
+	return hint >> 32 == sig && atomic_load_explicit(&h->live[slot], memory_order_acquire) &&
+	       tw_hash_key_is(h, slot, key);
+}
+
 /*
- * The same by way of a table of what was found last: one line of memory instead of a bucket and the
- * index's own copy of the key. A slot that is live has its key: it is retired before it gets
- * another, and not reused while a reader that saw it live is at it. Cells are hints, so they need
- * no order.
+ * The same by way of a table of what was found last, two in a pair: one line of memory instead of a
+ * bucket and the index's own copy of the key. A slot that is live has its key: it is retired before
+ * it gets another, and not reused while a reader that saw it live is at it. Cells are hints, so
+ * they need no order. Native code has a copy of this (lua/tideway/compiler/back/c/hash.lua).
  */
 static inline uint32_t tw_hash_find_front(const struct tw_hash *h, const void *key, uint32_t sig)
 {
-	_Atomic uint64_t *cell = &h->front[sig & h->front_mask];
-	uint64_t hint = atomic_load_explicit(cell, memory_order_relaxed);
-	uint32_t slot = (uint32_t)hint;
+	_Atomic uint64_t *pair = &h->front[2 * (size_t)(sig & h->front_mask)];
+	uint64_t first = atomic_load_explicit(&pair[0], memory_order_relaxed), second;
+	uint32_t slot;
 
-	if (hint >> 32 == sig && atomic_load_explicit(&h->live[slot], memory_order_acquire) &&
-	    tw_hash_key_is(h, slot, key))
-		return slot;
+	if (tw_hash_hint(h, first, key, sig))
+		return (uint32_t)first;
+	second = atomic_load_explicit(&pair[1], memory_order_relaxed);
+	if (tw_hash_hint(h, second, key, sig))
+		return (uint32_t)second;
 	slot = tw_hash_find(h, key, sig);
-	if (slot)
-		atomic_store_explicit(cell, (uint64_t)sig << 32 | slot, memory_order_relaxed);
+	if (slot) {
+		atomic_store_explicit(&pair[1], first, memory_order_relaxed);
+		atomic_store_explicit(&pair[0], (uint64_t)sig << 32 | slot, memory_order_relaxed);
+	}
 	return slot;
 }
 

@@ -8,6 +8,7 @@ local abi = require "tideway.abi"
 local bulks = require "tideway.compiler.back.c.bulk"
 local core = require "tideway.core"
 local graphs = require "tideway.compiler.ir.graph"
+local hash = require "tideway.compiler.back.c.hash"
 local ir = require "tideway.compiler.ir"
 local target = require "tideway.compiler.target.lcore"
 
@@ -150,7 +151,15 @@ function OPS.atomic(v)
    return ("__atomic_%s((cell%d *)(%s), (uint%d_t)%s, 5)"):format(name, bits, at, bits, first)
 end
 
-function OPS.call(v)
+local LOOK_UP = { tw_hash_get = true, tw_hash_put = true }
+
+function OPS.call(v, printer)
+   local name, text
+   if LOOK_UP[v.fn] and v.table and v.args[1].op == "const" then name, text = hash.get(v.fn, v.table) end
+   if name then
+      printer.helpers[name] = text
+      return ("%s(%s, %s)"):format(name, operand(v.args[2]), operand(v.args[3]))
+   end
    local args = { v.packet and "pkt" }
    local prototype = target.functions[v.fn] or error(("the engine has no function %s"):format(v.fn), 0)
    for _, a in ipairs(v.args) do
@@ -541,11 +550,14 @@ function M.prelude() return PRELUDE end
 local HEADING = "void %s(struct tw_burst *burst, int32_t count)\n"
 
 local function print_function(heading, program, options, body)
-   local printer = setmetatable({ lines = {}, rows = {}, options = options }, Printer)
+   local printer = setmetatable({ lines = {}, rows = {}, helpers = {}, options = options }, Printer)
    if options.stage then printer:say("burst->stage = %d;", options.stage) end
    body(printer, graphs.of(program).order)
-   return ("%s{\n%s\n%s\n}\n"):format(heading:format(options.name or "chain"), table.concat(printer.rows, "\n"),
-      table.concat(printer.lines, "\n"))
+   local helpers = {}
+   for _, text in pairs(printer.helpers) do helpers[#helpers + 1] = text end
+   table.sort(helpers)
+   return ("%s%s{\n%s\n%s\n}\n"):format(table.concat(helpers), heading:format(options.name or "chain"),
+      table.concat(printer.rows, "\n"), table.concat(printer.lines, "\n"))
 end
 
 --- Print a program as a C function `void NAME(struct tw_burst *burst, int32_t count)`, and where it can as NAME_mbufs,
