@@ -277,6 +277,46 @@ describe("optimiser: control flow", function()
       ]])
    end)
 
+   -- What lies between is too long for jump threading; on hooks it stays one.
+   it("keeps paths apart that a later branch tells apart again, on lcores", function()
+      local source = [[
+         b1():
+           v1:num 0..255 = ctxload x
+           v2:num 0..255 = ctxload y
+           br eq v1, 6 -> b2(1), b2(0)
+         b2(v3:num 0..1):
+           br eq v2, 9 -> b3(), b4()
+         b3():
+           ret 9
+         b4():
+           ctxstore mark, v2
+           br eq v3, 1 -> b5(), b6()
+         b5():
+           ret 1
+         b6():
+           ret v2
+      ]]
+      becomes(source, [[
+         b1():
+           v1:num 0..255 = ctxload x
+           v2:num 0..255 = ctxload y
+           br eq v1, 6 -> b2(), b3()
+         b2():
+           br eq v2, 9 -> b4(), b5()
+         b5():
+           ctxstore mark, v2
+           ret 1
+         b3():
+           br eq v2, 9 -> b4(), b6()
+         b4():
+           ret 9
+         b6():
+           ctxstore mark, v2
+           ret v2
+      ]], nil, "lcore")
+      assert.truthy(optimised(source):find("v3:num 0..1", 1, true))
+   end)
+
    it("threads on a condition that an earlier branch decided", function()
       becomes([[
          b1():

@@ -12,6 +12,7 @@ local licm = require "tideway.compiler.opt.licm"
 local stores = require "tideway.compiler.opt.stores"
 local narrow = require "tideway.compiler.opt.narrow"
 local slots = require "tideway.compiler.opt.slots"
+local split = require "tideway.compiler.opt.split"
 local tails = require "tideway.compiler.opt.tails"
 local thread = require "tideway.compiler.opt.thread"
 local values = require "tideway.compiler.opt.values"
@@ -27,6 +28,7 @@ M.PASSES = {
    memory = "known contents of memory: loads after loads and stores, stores of what is there",
    decide = "branches and checks that earlier ones have decided",
    thread = "jump threading",
+   split = "paths that a later branch tells apart again, on lcores",
    frame = "the frame's start, end and length read once",
    params = "parameters that are always the same value",
    address = "constant parts of pointers into the offset of loads, stores and checks",
@@ -44,6 +46,9 @@ M.PASSES = {
 
 -- A round that changed less than one instruction in so many is the last one.
 local ROUNDS, LITTLE = 6, 32
+
+-- Instructions that copies of paths may add, and of programs that are looked through for them: it takes a while.
+local SPLIT, SPLIT_MOST = 200, 500
 
 local function constant(term)
    local a, b = term.args[1], term.args[2]
@@ -101,6 +106,17 @@ local function seldom(run)
    return run:pass("tails", tails.merge) + run:pass("dead", stores.dead) + run:pass("widen", stores.widen)
 end
 
+-- On hooks size counts, and what the verifier walks.
+local function split_paths(run, limit)
+   local program = run.program
+   local function clean() run:clean() end
+   if run:pass("split", split.run, math.min(size(program), SPLIT), clean) == 0 then return end
+   for _ = 1, 3 do
+      if run:round(2 * limit) * LITTLE < size(program) then break end
+   end
+   seldom(run)
+end
+
 local function optimise(run)
    local program = run.program
    local limit = 2 * run.stats.before + 200
@@ -114,6 +130,7 @@ local function optimise(run)
       run.stats.rounds = round
       if little and changed * LITTLE < size(program) then break end
    end
+   if program.target == "lcore" and size(program) <= SPLIT_MOST then split_paths(run, limit) end
    if run:pass("narrow", narrow.run) > 0 then run:round(limit) end
    run:pass("licm", licm.run)
    run:clean()
