@@ -116,9 +116,12 @@ test: have-deps ## build, then run the specs in test/ inside the engine (TESTS=f
 	@$(MAKE) --no-print-directory all
 	@$(binary) test $(if $(FILTER),--filter '$(FILTER)') $(or $(TESTS),test/)
 
-bench: all ## build, then measure against DPDK's own programs, ratios from interleaved rounds
+bench: all ## build, then measure against other dataplanes, into build/bench/index.html (ONLY=names of experiments)
 	@scripts/deps --bench
-	@scripts/bench/run
+	@scripts/bench/build-peers
+	@mkdir -p $(BUILD)/bench
+	@$(binary) bench $(if $(ONLY),--only '$(ONLY)') --json $(BUILD)/bench/result.json \
+		--csv $(BUILD)/bench/result.csv --html $(BUILD)/bench/index.html scripts/bench/standard.lua
 
 check: all ## formats, linters, layer rules, ABI drift
 	@scripts/check

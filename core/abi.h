@@ -89,7 +89,7 @@ struct tw_burst {
 	uint16_t lcore; /* slot of the lcore */
 	/* of machine code that runs on mbufs (tw_native_mbufs_fn) */
 	uint64_t bytes; /* of all packets */
-	uint32_t at;    /* the packet in hand */
+	uint16_t turn;  /* pkts[].port of those that are done: no port's index */
 	struct tw_pkt pkts[TW_BURST_MAX];
 };
 
@@ -284,6 +284,7 @@ struct tw_eal_info {
 };
 int tw_eal_ensure(void);
 const struct tw_eal_info *tw_eal_info(void);
+const char *tw_dpdk_version(void);
 
 struct tw_port_caps {
 	uint16_t max_rx_queues, max_tx_queues, max_mtu, socket;
@@ -368,3 +369,6 @@ int tw_lcore_rewarm(int slot);
 #include "abi_plan.h"
 #include "abi_control.h"
 #include "abi_privilege.h"
+#include "abi_pcap.h"
+#include "abi_probe.h"
+#include "abi_source.h"

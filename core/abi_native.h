@@ -13,9 +13,9 @@
 typedef void (*tw_native_fn)(struct tw_burst *burst, int32_t count);
 
 /* The same for a whole chain, straight on the mbufs that one port gave: of pkts[] it writes
- * verdict, out and port, also mark, stage and resume of packets that do not go on to the chain's
- * end, and mark when the chain has a use for it; burst.odd also when packets leave by different
- * ports. mbufs has TW_MBUFS_AHEAD more entries. */
+ * verdict, out and the burst's turn as port, also mark, stage and resume of packets that do not go
+ * on to the chain's end, and mark when the chain has a use for it; burst.odd also when packets
+ * leave by different ports. mbufs has TW_MBUFS_AHEAD more entries. */
 typedef void (*tw_native_mbufs_fn)(struct tw_burst *burst, void *const *mbufs, int32_t count,
                                    uint16_t port);
 
@@ -36,6 +36,8 @@ struct tw_native;
 /* Starts the compiler in the background; NULL when there is none. The caller owns the result until
  * tw_native_free(). */
 struct tw_native *tw_native_compile(const char *text, size_t len);
+/* The compiler's command line. */
+const char *tw_native_command(void);
 /* 0: still at it; 1: loaded; -errno: the compiler refused, its first words are in tw_error(). */
 int tw_native_poll(struct tw_native *native);
 /* Lets all lcores that use the word's bank call a function of the library, and NAME_mbufs where

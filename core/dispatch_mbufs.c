@@ -30,10 +30,10 @@ static uint64_t make_burst(struct tw_lcore *lcore, uint16_t port, struct rte_mbu
 		pkt->len = mbufs[i]->data_len;
 		pkt->mbuf = mbufs[i];
 		bytes += mbufs[i]->pkt_len;
+		pkt->port = port;
 		if (i >= done) {
 			pkt->verdict = TW_NEXT;
 			pkt->out = TW_PORT_NONE;
-			pkt->port = port;
 			pkt->mark = 0;
 			pkt->resume = i > done && mbufs[i]->nb_segs > 1 ? TW_RESUME_SCATTERED : 0;
 		}
@@ -78,6 +78,26 @@ static void drop_scattered(struct tw_lcore *lcore)
 	}
 }
 
+/* Which packets are done is told by their turn, at no cost to the code: it writes the word anyway.
+ * Turns are no ports, and no burst has left its own behind when they begin again. */
+static inline void next_turn(struct tw_burst *burst)
+{
+	if (__builtin_expect(burst->turn >= TW_PORTS_MAX && ++burst->turn < TW_PORT_NONE, 1))
+		return;
+	burst->turn = TW_PORTS_MAX;
+	for (unsigned i = 0; i < TW_BURST_MAX; i++)
+		burst->pkts[i].port = TW_PORT_NONE;
+}
+
+static unsigned packets_done(const struct tw_burst *burst)
+{
+	int n = 0;
+
+	while (n < burst->count && burst->pkts[n].port == burst->turn)
+		n++;
+	return n;
+}
+
 static int run(struct tw_lcore *lcore, unsigned chain, const struct tw_native_call *call)
 {
 	uint64_t tsc;
@@ -108,13 +128,13 @@ bool tw_dispatch_mbufs(struct tw_lcore *lcore, unsigned chain, uint16_t port,
 	for (unsigned i = 0; i < TW_MBUFS_AHEAD; i++)
 		mbufs[n + i] = mbufs[0];
 	burst->count = n;
-	burst->at = 0;
+	next_turn(burst);
 	tw_dispatch_begin(lcore, chain);
 	fault = run(lcore, chain, &call);
 	if (__builtin_expect(!fault && !burst->odd, 1) &&
 	    tw_dispatch_one_way(lcore, chain, mbufs, burst->bytes))
 		return true;
-	burst->bytes = make_burst(lcore, port, mbufs, n, fault ? burst->at : n);
+	burst->bytes = make_burst(lcore, port, mbufs, n, fault ? packets_done(burst) : n);
 	/* Behind a fault the packet in hand is the first without a verdict, so none may wait. */
 	if (fault || (gather(lcore) && tw_fence_enter(lcore, TW_VM_RESUME) != 0)) {
 		drop_scattered(lcore);

@@ -22,6 +22,7 @@
 #include <rte_mbuf_pool_ops.h>
 #include <rte_memory.h>
 #include <rte_mempool.h>
+#include <rte_version.h>
 
 #define RUNTIME_DIR "/var/run/dpdk"
 #define FILE_PREFIX "tideway-"
@@ -47,11 +48,16 @@ static struct further {
 	struct rte_mempool *pool;
 	bool *in_use; /* the port's */
 	int socket;
-} further[16];
+} further[TW_PORTS_MAX];
 
 struct tw_options *tw_options(void)
 {
 	return &options;
+}
+
+const char *tw_dpdk_version(void)
+{
+	return rte_version();
 }
 
 const struct tw_eal_info *tw_eal_info(void)

@@ -108,7 +108,7 @@ static void raise_hook(lua_State *L, lua_Debug *ar)
 	struct tw_lcore *lcore = tw_self;
 
 	(void)ar;
-	if (tw_cpu_time(lcore->cpu_clock) - lcore->hooked < TW_HOOK_GRACE_NS)
+	if (tw_cpu_time(lcore->cpu_clock) - lcore->hooked < lcore->grace_ns)
 		return;
 	lua_sethook(L, NULL, 0, 0);
 	luaL_error(L, "ran for more than %d ms of CPU time in one burst", (int)lcore->late_ms);

@@ -136,26 +136,39 @@ static void become_nobody(uid_t uid)
 	_exit(NOT_STARTED);
 }
 
+/* The chain is proved by the compiler in front of this one: what wraps there wraps here. */
+static char *const cc_words[] = { "cc",
+	                          "-O3",
+	                          "-march=native",
+	                          "-mtune=generic", /* spills to memory, not to SSE */
+	                          "-fwrapv",
+	                          "-fno-strict-aliasing",
+	                          "-shared",
+	                          "-fPIC",
+	                          "-fno-plt",
+	                          "-w",
+	                          "-x",
+	                          "c",
+	                          "-pipe",
+	                          "-o",
+	                          "chain.so",
+	                          "chain.c",
+	                          NULL };
+
+const char *tw_native_command(void)
+{
+	static char text[256];
+
+	text[0] = '\0';
+	for (unsigned i = 0; cc_words[i]; i++) {
+		strcat(text, i ? " " : "");
+		strcat(text, cc_words[i]);
+	}
+	return text;
+}
+
 static void __attribute__((noreturn)) compiler_main(int words, const cpu_set_t *cpus, int engine)
 {
-	/* The chain is proved by the compiler in front of this one: what wraps there wraps here. */
-	static char *const argv[] = { "cc",
-		                      "-O3",
-		                      "-march=native",
-		                      "-mtune=generic", /* spills to memory, not to SSE */
-		                      "-fwrapv",
-		                      "-fno-strict-aliasing",
-		                      "-shared",
-		                      "-fPIC",
-		                      "-fno-plt",
-		                      "-w",
-		                      "-x",
-		                      "c",
-		                      "-pipe",
-		                      "-o",
-		                      "chain.so",
-		                      "chain.c",
-		                      NULL };
 	char tmpdir[96], path[4096];
 	const char *found = getenv("PATH");
 	char *env[] = { path, tmpdir, "LC_ALL=C", NULL };
@@ -182,7 +195,7 @@ static void __attribute__((noreturn)) compiler_main(int words, const cpu_set_t *
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (chdir(compiler.dir) < 0 || tw_calls_of_compiler() < 0)
 		dprintf(2, "%s\n", tw_error());
-	else if (execvpe(argv[0], argv, env) < 0)
+	else if (execvpe(cc_words[0], cc_words, env) < 0)
 		dprintf(2, "%s\n", strerror(errno));
 	_exit(NOT_STARTED);
 }
@@ -246,7 +259,7 @@ static void first_words(char *said, size_t size)
 {
 	FILE *file = fdopen(dup(compiler.words), "r");
 	bool first = true;
-	char line[200];
+	char line[160]; /* as much as is wanted */
 
 	snprintf(said, size, "it says nothing");
 	if (file)

@@ -96,6 +96,7 @@ struct tw_lcore {
 	_Atomic int phase;          /* enum tw_fence_phase; written by the watchdog */
 	sigjmp_buf jump;
 	uint32_t late_ms;  /* the time it had; written by the watchdog */
+	uint32_t grace_ns; /* that interpreted code has from the asking on; likewise */
 	uint64_t hooked;   /* CPU time when the fence asked for a hook, 0 none */
 	uint64_t fault_pc; /* written by the signal handler */
 	int fault_signal;

@@ -4,6 +4,8 @@
 #include "eal.h"
 #include "error.h"
 #include "plan.h"
+#include "probe.h"
+#include "source.h"
 #include "stats.h"
 
 #include <ctype.h>
@@ -16,10 +18,8 @@
 #include <rte_bus_vdev.h>
 #include <rte_dev.h>
 #include <rte_errno.h>
-#include <rte_eth_ring.h>
 #include <rte_malloc.h>
 
-#define WIRE_SIZE 4096u
 #define DESC_DEFAULT 1024u
 
 struct tw_port tw_port_table[TW_PORTS_MAX];
@@ -27,34 +27,13 @@ struct tw_port tw_port_table[TW_PORTS_MAX];
 /* Ports with a pool of their own: they came when the one of their node had no room any more. */
 static bool own_pool[TW_PORTS_MAX];
 
-static struct tw_port *port_get(int port)
+struct tw_port *tw_port_get(int port)
 {
 	if (port < 0 || port >= TW_PORTS_MAX || !tw_port_table[port].used) {
 		tw_fail(ENODEV, "there is no port %d", port);
 		return NULL;
 	}
 	return &tw_port_table[port];
-}
-
-static int wire_open(struct tw_port *port, int index)
-{
-	char in[32], out[32], dev[32];
-	int id;
-
-	snprintf(in, sizeof(in), "tw-wire%d-in", index);
-	snprintf(out, sizeof(out), "tw-wire%d-out", index);
-	snprintf(dev, sizeof(dev), "wire%d", index);
-	port->wire_in = rte_ring_create(in, WIRE_SIZE, SOCKET_ID_ANY, 0);
-	port->wire_out = rte_ring_create(out, WIRE_SIZE, SOCKET_ID_ANY, 0);
-	if (!port->wire_in || !port->wire_out)
-		return tw_fail(rte_errno, "no memory for a wire port: %s", rte_strerror(rte_errno));
-	id = rte_eth_from_rings(dev, &port->wire_in, 1, &port->wire_out, 1, 0);
-	if (id < 0)
-		return tw_fail(rte_errno ? rte_errno : EIO, "cannot make a wire port: %s",
-		               rte_strerror(rte_errno));
-	port->ethdev = id;
-	port->owns_device = true;
-	return 0;
 }
 
 /* The interface a devargs string names ("iface=NAME"), to say early and plainly that it is not
@@ -123,25 +102,63 @@ static int device_open(struct tw_port *port, const char *devargs)
 	return 0;
 }
 
+/* "source3", "sink0": a net_null that gives nothing, whose queues have a callback that makes
+ * packets, or looks at those that leave. False: the devargs are not of that form. */
+static bool numbered(const char *devargs, const char *word, unsigned *number)
+{
+	size_t len = strlen(word);
+	int end = 0;
+
+	return !strncmp(devargs, word, len) && isdigit((unsigned char)devargs[len]) &&
+	       sscanf(devargs + len, "%u%n", number, &end) == 1 && devargs[len + end] == '\0';
+}
+
+static int null_open(struct tw_port *port, const char *word, unsigned number)
+{
+	char device[64];
+
+	snprintf(device, sizeof(device), "net_null_%s%u,no-rx=1", word, number);
+	return device_open(port, device);
+}
+
+static int any_open(struct tw_port *port, int index, const char *devargs)
+{
+	unsigned number;
+
+	if (numbered(devargs, "source", &number)) {
+		port->source = (int)number;
+		return null_open(port, "source", number);
+	}
+	if (numbered(devargs, "sink", &number)) {
+		port->sink = true;
+		return null_open(port, "sink", number);
+	}
+	return strncmp(devargs, "wire", 4) ? device_open(port, devargs) : tw_wire_open(port, index);
+}
+
+/* After the start: the queues are there. */
+static int callbacks_attach(struct tw_port *port, int index)
+{
+	int err = port->source >= 0 ? tw_source_attach(port) : 0;
+
+	return err < 0 ? err : tw_probe_attach(index);
+}
+
 static void port_release(struct tw_port *port)
 {
 	struct rte_eth_dev_info info;
 	bool have = rte_eth_dev_is_valid_port(port->ethdev) &&
 	            rte_eth_dev_info_get(port->ethdev, &info) == 0;
 
+	if (port->source >= 0)
+		tw_source_detach(port);
+	tw_probe_detach(port - tw_port_table);
 	if (have) {
 		rte_eth_dev_close(port->ethdev);
 		if (port->owns_device && info.device)
 			rte_dev_remove(info.device);
 	}
-	for (int i = 0; i < 2; i++) {
-		struct rte_ring *ring = i ? port->wire_out : port->wire_in;
-		void *mbuf;
-
-		while (ring && rte_ring_dequeue(ring, &mbuf) == 0)
-			rte_pktmbuf_free(mbuf);
-		rte_ring_free(ring);
-	}
+	tw_wire_close(port);
 	tw_pool_release(port->reserved);
 	own_pool[port - tw_port_table] = false;
 	memset(port, 0, sizeof(*port));
@@ -166,7 +183,8 @@ int tw_port_open(int index, const char *name, const char *devargs)
 	port = &tw_port_table[index];
 	memset(port, 0, sizeof(*port));
 	port->ethdev = RTE_MAX_ETHPORTS;
-	err = strncmp(devargs, "wire", 4) ? device_open(port, devargs) : wire_open(port, index);
+	port->source = -1;
+	err = any_open(port, index, devargs);
 	if (err < 0) {
 		port_release(port);
 		return err;
@@ -191,7 +209,7 @@ int tw_port_open(int index, const char *name, const char *devargs)
 
 int tw_port_caps(int index, struct tw_port_caps *caps)
 {
-	struct tw_port *port = port_get(index);
+	struct tw_port *port = tw_port_get(index);
 	struct rte_eth_dev_info info;
 	int err;
 
@@ -248,9 +266,18 @@ static void fit_descriptors(struct tw_port *port, const struct rte_eth_dev_info 
 	rte_eth_dev_adjust_nb_rx_tx_desc(port->ethdev, rxd, txd);
 }
 
+static struct rte_mempool *pool_of(struct tw_port *port, int index)
+{
+	if (port->pool)
+		return port->pool;
+	if (!port->alone)
+		return tw_pool(port->socket);
+	return tw_pool_further(RTE_MAX(port->socket, 0), port->alone, &own_pool[index]);
+}
+
 int tw_port_reserve(int index, uint16_t rx_queues, uint16_t tx_queues)
 {
-	struct tw_port *port = port_get(index);
+	struct tw_port *port = tw_port_get(index);
 	struct rte_eth_dev_info info;
 	uint32_t buffers;
 	uint16_t rxd, txd;
@@ -261,7 +288,7 @@ int tw_port_reserve(int index, uint16_t rx_queues, uint16_t tx_queues)
 	fit_queues(&info, &rx_queues, &tx_queues);
 	fit_descriptors(port, &info, &rxd, &txd);
 	buffers = (uint32_t)rx_queues * rxd + (uint32_t)tx_queues * txd;
-	if (tw_pool_reserve(buffers) == 0) {
+	if (port->source < 0 && tw_pool_reserve(buffers) == 0) {
 		port->reserved += buffers;
 		return 0;
 	}
@@ -269,15 +296,12 @@ int tw_port_reserve(int index, uint16_t rx_queues, uint16_t tx_queues)
 	for (int p = 0; p < TW_PORTS_MAX; p++)
 		if (tw_port_table[p].started && tw_port_table[p].fast_free)
 			return -ENOSPC;
-	port->alone = buffers;
+	port->alone = port->source < 0 ? buffers : tw_source_mbufs(port, rx_queues);
+	/* A source's at once: ports that start meanwhile must know that there is more than one
+	 * pool. */
+	if (port->source >= 0)
+		port->pool = pool_of(port, index);
 	return 0;
-}
-
-static struct rte_mempool *pool_of(struct tw_port *port, int index)
-{
-	if (!port->alone)
-		return tw_pool(port->socket);
-	return tw_pool_further(RTE_MAX(port->socket, 0), port->alone, &own_pool[index]);
 }
 
 static int queues_setup(struct tw_port *port, const char *name, const struct rte_eth_dev_info *info,
@@ -285,7 +309,7 @@ static int queues_setup(struct tw_port *port, const char *name, const struct rte
 {
 	struct rte_eth_rxconf rxconf = info->default_rxconf;
 	struct rte_eth_txconf txconf = info->default_txconf;
-	struct rte_mempool *pool = pool_of(port, port - tw_port_table);
+	struct rte_mempool *pool = port->pool = pool_of(port, port - tw_port_table);
 	int err;
 
 	if (!pool)
@@ -337,7 +361,7 @@ static void describe(struct tw_port *port, struct tw_port_info *text,
 
 int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 {
-	struct tw_port *port = port_get(index);
+	struct tw_port *port = tw_port_get(index);
 	struct tw_options *opt = tw_options();
 	struct rte_eth_dev_info info;
 	struct rte_eth_conf conf = { 0 };
@@ -370,6 +394,7 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 	                  !tw_pool_has_further();
 	if (port->fast_free)
 		conf.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+	conf.rxmode.offloads |= tw_probe_offloads(index, &info);
 	conf.intr_conf.rxq = opt->idle == TW_IDLE_INTERRUPT;
 	err = rte_eth_dev_configure(port->ethdev, port->rx_queues, port->tx_queues, &conf);
 	if (err < 0)
@@ -387,12 +412,12 @@ int tw_port_start(int index, uint16_t rx_queues, uint16_t tx_queues)
 	port->started = true;
 	rte_eth_promiscuous_enable(port->ethdev); /* bridges and routers see every frame */
 	describe(port, text, &conf);
-	return 0;
+	return callbacks_attach(port, index);
 }
 
 int tw_port_close(int index)
 {
-	struct tw_port *port = port_get(index);
+	struct tw_port *port = tw_port_get(index);
 
 	if (!port)
 		return -ENODEV;
@@ -421,51 +446,4 @@ void tw_ports_refresh(void)
 		stats->port[i].rx_nombuf = now.rx_nombuf;
 		stats->port[i].oerrors = now.oerrors;
 	}
-}
-
-int tw_wire_inject(int index, const void *frame, uint32_t len)
-{
-	struct tw_port *port = port_get(index);
-	struct rte_mempool *pool;
-	struct rte_mbuf *mbuf;
-	char *data;
-
-	if (!port)
-		return -ENODEV;
-	if (!port->wire_in)
-		return tw_fail(EINVAL, "port %d is no wire port", index);
-	pool = tw_pool(port->socket);
-	mbuf = pool ? rte_pktmbuf_alloc(pool) : NULL;
-	if (!mbuf)
-		return tw_fail(ENOMEM, "no packet buffer is free");
-	data = len > UINT16_MAX ? NULL : rte_pktmbuf_append(mbuf, len);
-	if (data)
-		memcpy(data, frame, len);
-	/* From the enqueue on the frame may be on its way. */
-	if (!data || rte_ring_enqueue(port->wire_in, mbuf) < 0) {
-		rte_pktmbuf_free(mbuf);
-		return data ? tw_fail(ENOBUFS, "the wire is full (%u frames)", WIRE_SIZE - 1)
-		            : tw_fail(EMSGSIZE, "a frame of %u bytes does not fit a buffer", len);
-	}
-	return 0;
-}
-
-int tw_wire_collect(int index, void *frame, uint32_t size)
-{
-	struct tw_port *port = port_get(index);
-	struct rte_mbuf *mbuf;
-	uint32_t len;
-	void *obj;
-
-	if (!port)
-		return -ENODEV;
-	if (!port->wire_out || rte_ring_dequeue(port->wire_out, &obj) < 0)
-		return 0;
-	mbuf = obj;
-	len = rte_pktmbuf_pkt_len(mbuf);
-	if (len > size)
-		len = size;
-	memcpy(frame, rte_pktmbuf_read(mbuf, 0, len, frame), len);
-	rte_pktmbuf_free(mbuf);
-	return len;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * watchdog.c - a thread that looks every millisecond or two whether an lcore is stuck in Lua, and
- * sends it a signal; what that does is the fence's business (fence.c).
+ * watchdog.c - a thread that looks every two milliseconds or more often whether an lcore is stuck
+ * in Lua, and sends it a signal; what that does is the fence's business (fence.c).
  *
  * An entry into Lua may take stall_ms of CPU time. On probation it is late already when it has
  * come nowhere for probation_ms: cold code is slow, but goes from packet to packet.
@@ -22,18 +22,20 @@ static bool runs;
 
 /* When to look again: soon on probation, and sooner at a thread that has to leave where it is. */
 #define NAP_NS 2000000
-#define NAP_PROBATION_NS 1000000
-#define NAP_LATE_NS 300000
+#define NAP_PROBATION_NS 500000
+#define NAP_LATE_NS 200000
 
-/* From the asking of interpreted code, which ends with its line, to the jump. */
-#define HOOK_TIME_NS (2 * TW_HOOK_GRACE_NS)
-#define HOOK_TIME_PROBATION_NS (TW_HOOK_GRACE_NS + TW_HOOK_GRACE_NS / 2)
+/* What interpreted code has from the asking on before it raises, with its line, in CPU time. Twice
+ * that behind the asking the jump comes, which says less. */
+#define GRACE_NS 2000000
+#define GRACE_PROBATION_NS 800000
 
 /* One entry into Lua, in CPU time. */
 struct watch {
 	uint64_t seq, began;
 	uint64_t at, moved; /* how far it was, and since when */
 	uint64_t late;      /* since when, 0: it is not */
+	uint64_t asked;     /* when it got the last signal */
 };
 
 uint64_t tw_cpu_time(clockid_t clock)
@@ -49,10 +51,13 @@ uint64_t tw_cpu_time(clockid_t clock)
 static uint64_t how_far(const struct tw_lcore *lcore)
 {
 	const volatile struct tw_burst *burst = &lcore->burst;
-	uint64_t sum = burst->stage + ((uint64_t)burst->at << 8);
+	uint64_t sum = burst->stage;
 
-	for (unsigned i = 0; i < TW_BURST_MAX; i++)
-		sum += (uint64_t)((burst->pkts[i].verdict & 0xff) + burst->pkts[i].resume) << 20;
+	for (unsigned i = 0; i < TW_BURST_MAX; i++) {
+		const volatile struct tw_pkt *pkt = &burst->pkts[i];
+
+		sum += (uint64_t)((pkt->verdict & 0xff) + pkt->resume + pkt->port) << 20;
+	}
 	return sum;
 }
 
@@ -79,7 +84,7 @@ static bool is_late(struct tw_lcore *lcore, struct watch *watch, uint64_t now, b
 /* Returns when to look again. */
 static long look(struct tw_lcore *lcore, struct watch *watch)
 {
-	uint64_t seq = atomic_load_explicit(&lcore->seq, memory_order_relaxed), now, grace;
+	uint64_t seq = atomic_load_explicit(&lcore->seq, memory_order_relaxed), now;
 	bool probation = atomic_load_explicit(&lcore->before, memory_order_relaxed) != NULL;
 	long nap = probation ? NAP_PROBATION_NS : NAP_NS;
 
@@ -87,17 +92,24 @@ static long look(struct tw_lcore *lcore, struct watch *watch)
 		return nap;
 	now = tw_cpu_time(lcore->cpu_clock);
 	if (seq != watch->seq) {
-		*watch = (struct watch){ .seq = seq, .began = now, .moved = now };
+		*watch = (struct watch){
+			.seq = seq, .began = now, .at = how_far(lcore), .moved = now
+		};
 		return nap;
 	}
 	if (!watch->late && !is_late(lcore, watch, now, probation))
 		return nap;
-	if (!watch->late)
+	if (!watch->late) {
 		watch->late = now;
-	grace = probation ? HOOK_TIME_PROBATION_NS : HOOK_TIME_NS;
+		lcore->grace_ns = probation ? GRACE_PROBATION_NS : GRACE_NS;
+	}
+	if (now == watch->asked) /* it has not run since: signals would queue up */
+		return NAP_LATE_NS;
+	watch->asked = now;
 	atomic_store_explicit(&lcore->stall_seq, seq, memory_order_relaxed);
 	atomic_store_explicit(&lcore->phase,
-	                      now - watch->late < grace ? TW_FENCE_HOOK : TW_FENCE_JUMP,
+	                      now - watch->late < 2 * lcore->grace_ns ? TW_FENCE_HOOK
+	                                                              : TW_FENCE_JUMP,
 	                      memory_order_relaxed);
 	pthread_kill(lcore->thread, TW_STALL_SIGNAL);
 	return NAP_LATE_NS;

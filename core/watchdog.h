@@ -8,9 +8,6 @@
 /* To an lcore that is late: tw_lcore.phase says what it is to do. */
 #define TW_STALL_SIGNAL (SIGRTMIN + 3)
 
-/* What interpreted code has from the asking on before it raises; CPU time. */
-#define TW_HOOK_GRACE_NS 2000000
-
 int tw_watchdog_start(void);
 void tw_watchdog_stop(void);
 bool tw_watchdog_runs(void);

@@ -4,7 +4,7 @@ local abi = require "tideway.abi"
 local bpf = require "tideway.bpf"
 local lab = require "test.support.lab"
 local posix = require "tideway.posix"
-local asm = require "test.support.asm"
+local asm = require "tideway.bpf.asm"
 local shell = require "test.shell"
 local sockets = require "test.support.sockets"
 
@@ -65,7 +65,7 @@ local function in_process_that_is_killed(text)
    local dir = shell.directory()
    shell.write(dir .. "/child_spec.lua", ([[
       describe("child", function() it("attaches", function()
-         local bpf, asm = require "tideway.bpf", require "test.support.asm"
+         local bpf, asm = require "tideway.bpf", require "tideway.bpf.asm"
          local function program(kind, verdict)
             local a = asm.new()
             a:mov("r0", verdict)

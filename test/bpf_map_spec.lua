@@ -3,7 +3,7 @@ local bpf = require "tideway.bpf"
 local abi = require "tideway.abi"
 local packet = require "tideway.packet"
 local posix = require "tideway.posix"
-local asm = require "test.support.asm"
+local asm = require "tideway.bpf.asm"
 local shell = require "test.shell"
 
 local ffi = require "ffi"

@@ -2,7 +2,7 @@
 local bpf = require "tideway.bpf"
 local diagnostic = require "tideway.compiler.diagnostic"
 local posix = require "tideway.posix"
-local asm = require "test.support.asm"
+local asm = require "tideway.bpf.asm"
 local shell = require "test.shell"
 
 local root = posix.geteuid() == 0

@@ -159,6 +159,10 @@ describe("tideway ls", function()
       r = tideway "call nope"
       assert.equal(1, r.code)
       has(r.err, 'tideway call: there is no command "nope"', "log")
+      for _, signal in ipairs { "INT", "TERM" } do -- ends the call, and the engine goes on
+         r = shell.run(("timeout -s %s 1 env TIDEWAY_RUN_DIR=%s %s call events"):format(signal, run_dir, shell.binary))
+         assert.same({ 124, "", "" }, { r.code, r.out, r.err })
+      end
       r = tideway "call log x"
       has(r.err, "log: how many")
       r = tideway "call --name other log"

@@ -243,6 +243,22 @@ describe("headers:", function()
    r = e and e.type == 1 and 5 or 0
    local ip = pkt:ipv4()
    if ip then r = r + pkt:eth().type end]], { [0] = 0x0800 })
+   gives("a view and an entry that may be nil are there where more of the frame is", [[
+   local e, entry = pkt:eth(), nil
+   if pkt.len >= 40 then
+      entry = T:get(n)
+      if not entry then return end
+   end
+   T:set(3, 1, 2)
+   if e and e.type == 1 then return end
+   T:set(2, 3, 4)
+   if pkt:ipv4() then pkt:eth().type = 0x0801 end
+   if pkt:u16(50) then
+      entry.a = entry.a + n
+      r = entry.a * 10 + pkt:eth().type % 10
+   end]], { [1] = 89, [4] = 49 }, {
+      head = "local T = tw.array { name = 't', value = 'u32 a; u32 b', entries = 5 } local TABLES = { T }\n"
+         .. "local FILL = function() T:set(1, 7, 8) end" })
    gives("swap of addresses", "local e = pkt:eth() if e then e:swap() end r = pkt:u32(6) or 1", { [0x01020304] = 0x01020304 })
    gives("numbers at offsets", "r = pkt:u16(n) or 1", { [12] = 0x0800, [62] = 1, [61] = 0x2e2e, [BIG] = 1 })
    gives("numbers of 8 and 48 bits", "local a = pkt:u48(6) local b = pkt:u8(13) r = a and b and a % 65536 + b or 0", { [0] = 0xddee })

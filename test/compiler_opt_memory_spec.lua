@@ -319,6 +319,29 @@ describe("optimiser: checks", function()
       assert.equal(3, n)
    end)
 
+   it("keeps a check on a path on which only the length is known", function()
+      local got = optimised [[
+         b1():
+           v1:ptr pkt = pktdata
+           v2:ptr pkt = pktend
+           v3:num 0..65535 = pktlen
+           br eq v3, 255 -> b4(), b3()
+         b3():
+           ctxstore mark, 7
+           jmp b4()
+         b4():
+           br lt v3, 34 -> b9(), b5()
+         b5():
+           check v1 + 14 <= v2 -> b6(), b9()
+         b6():
+           v5:num 0..255 = load8 v1 +7
+           ret v5
+         b9():
+           ret 0
+      ]] -- which looks for accesses that nothing has proved
+      assert.truthy(got:find("check v1 + 14", 1, true) or got:find("check v1 + 34", 1, true))
+   end)
+
    it("drops a check that each path has made", function()
       local source = [[
          b1():

@@ -57,6 +57,13 @@ describe("optimiser: arithmetic", function()
       folds("v2:num = add v1, 8; v3:num = sub v2, 9; ret v3", "0..10", "v2:num -1..9 = sub v1, 1; ret v2")
    end)
 
+   it("takes the first byte of a swap without the swap", function()
+      folds("v2:num 0..4294967295 = bswap32 v1; v3:num 0..255 = shr v2, 24; ret v3", "0..4294967295",
+         "v2:num 0..255 = zext8 v1; ret v2")
+      folds("v2:num 0..65535 = bswap16 v1; v3:num 0..255 = shr v2, 8; ret v3", "0..65535",
+         "v2:num 0..255 = zext8 v1; ret v2")
+   end)
+
    it("undoes two swaps of byte order", function()
       folds("v2:num 0..65535 = bswap16 v1; v3:num 0..65535 = bswap16 v2; ret v3", "0..65535", "ret v1")
       folds("v2:num 0..65535 = bswap16 v1; v3:num 0..65535 = bswap16 v2; ret v3", "0..65536",

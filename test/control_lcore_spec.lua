@@ -6,6 +6,7 @@
 -- milliseconds, with clients and without: there the kernel gives the CPU to somebody else, which is counted as an
 -- involuntary switch. What the engine could do to an lcore is seen all the same: waiting for a lock or a system call is
 -- a voluntary switch; work that is forced on it is CPU time; a thread on its CPU is one that may run there.
+-- Runs alone: it measures the gaps between bursts.
 
 local affinity = require "tideway.affinity"
 local client = require "tideway.control.client"
@@ -23,8 +24,13 @@ local SCRIPT = [[
 local tw = require "tideway"
 tw.options { idle = "spin", compile = "luajit" }
 local gaps = tw.counters { name = "gaps", names = { "short", "long" } }
+local trouble = tw.array { name = "trouble", value = "u32", entries = 1 } -- made on purpose
 local watch = tw.nf("watch", function()
    local last, lib, time
+   local function cpu_time()
+      lib.C.tw_posix_clock_gettime(3, time) -- CLOCK_THREAD_CPUTIME_ID
+      return tonumber(time.sec) * 1e9 + tonumber(time.nsec)
+   end
    return {
       burst = function()
          if not lib then
@@ -32,16 +38,22 @@ local watch = tw.nf("watch", function()
             lib = require "ffi"
             time = lib.new "struct tw_posix_timespec"
          end
-         lib.C.tw_posix_clock_gettime(3, time) -- CLOCK_THREAD_CPUTIME_ID
-         local now = tonumber(time.sec) * 1e9 + tonumber(time.nsec)
+         local now, made = cpu_time(), trouble:get(0)
          gaps:add(now - (last or now) < LIMIT * 1000 and "short" or "long")
          last = now
+         if made == 0 then return end
+         trouble:set(0, 0)
+         if made == 1 then
+            while cpu_time() - now < 2 * LIMIT * 1000 do end
+         else
+            require("tideway.abi").C.tw_sleep_ms(1)
+         end
       end,
    }
 end)
 local port = tw.port("n", "net_null0")
 tw.chain("c", port, watch {}, port):pin { lcore = CPU }
-package.loaded.gaps = gaps
+package.loaded.gaps, package.loaded.trouble = gaps, trouble
 ]]
 
 -- Every thread of the engine: name, CPUs, switches.
@@ -143,6 +155,19 @@ describe("an lcore beside a hundred hostile clients", function()
             table.concat(without, " "), table.concat(with, " "), CLIENTS)
          if os.getenv "SPEC_VERBOSE" then print(text, deeds .. " deeds", ("%.0f MB more"):format(grown / 1e6)) end
          assert.is_true(median(with) <= median(without) + 2, text)
+         -- That it would be seen: ten times work on the lcore, ten times waiting.
+         local function ten(kind)
+            for _ = 1, 10 do
+               engine:eval(("require('trouble'):set(0, %d)"):format(kind))
+               assert.is_truthy(labs.eventually(10, function() return engine:eval "require('trouble'):get(0)" == 0 end))
+            end
+         end
+         local function seen(condition) assert.is_truthy((labs.eventually(10, condition))) end
+         local before = long_gaps()
+         ten(1)
+         seen(function() return long_gaps() >= before + 10 end)
+         ten(2)
+         seen(function() return lcore_of(engine.pid).voluntary >= waited + 10 end)
       end)
       scheduler.set_cpus(0, cpus)
       local result = engine:stop()

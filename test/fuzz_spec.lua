@@ -5,7 +5,7 @@
 local shell = require "test.shell"
 
 local function fuzz(arguments)
-   return shell.run(("BINARY=%s scripts/fuzz %s"):format(shell.quote(shell.binary), arguments))
+   return shell.run(("BINARY=%s scripts/fuzz %s"):format(shell.quote(shell.binary), arguments), 300)
 end
 
 describe("fuzzer", function()

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- The session of README.md, "A live dataplane in ten commands", typed into a real terminal exactly as printed there.
+-- Runs alone: its screens show rates.
 
 local labs = require "test.support.lab"
 local posix = require "tideway.posix"

@@ -303,6 +303,25 @@ describe("chains on sockets:", function()
       assert.same({ 2, 2, 0 }, (counted(chosen)))
    end)
 
+   live("NFs are replaced under the sockets of a map, which keep their places", function()
+      local map = tw.sockmap { name = "kept", entries = 2 }
+      local client, server = keep(sockets.pair())
+      map:set(0, client) -- before there is a program
+      local hook = pin({ sk_msg = map }, function(pkt)
+         local l = pkt:header(letter, 0)
+         if l then l.first = D end
+      end)
+      client:send "one"
+      assert.equal("Dne", server:receive())
+      assert(hook:replace { tw.nf("new", function() return { packet = function(pkt)
+         local l = pkt:header(letter, 0)
+         if l then l.first = R end
+      end } end) {} })
+      client:send "two"
+      assert.equal("Rwo", server:receive())
+      assert.same({ 2, 2, 0 }, (counted(hook)))
+   end)
+
    live("socket_filter: frames of a packet socket, longer than what is seen of them", function()
       local receiver, sender, all = keep(sockets.udp(), sockets.udp(), sockets.packets())
       local wanted = receiver.port

@@ -207,6 +207,7 @@ describe("the live objects", function()
          assert.equal(name, port.name)
       end
       assert.same({ "lan", "wan" }, names)
+      assert.same({ 2, 3 }, { eval "#ports", eval "#tables.count" })
    end)
 
    it("keep what a user assigns, apart from other users", function()

@@ -282,7 +282,17 @@ describe("the Grafana dashboard", function()
       return names
    end
 
-   it("names only metrics that there are", function()
+   -- Labels that an expression sums by, or that its lines are named by. Those of the collector are not ours.
+   local function labels_in(expression, legend)
+      local names = {}
+      for list in expression:gmatch "by%s*(%b())" do
+         for name in list:gmatch "[%a_][%w_]*" do names[#names + 1] = name end
+      end
+      for name in (legend or ""):gmatch "{{%s*([%w_]+)%s*}}" do names[#names + 1] = name end
+      return names
+   end
+
+   it("names only metrics and labels that there are", function()
       local dashboard = assert(json.decode(assert(posix.slurp(PATH), PATH)))
       local dir = shell.directory()
       shell.write(dir .. "/all.lua", SCRIPT:format(dir .. "/in.pcap"))
@@ -294,23 +304,42 @@ describe("the Grafana dashboard", function()
       local text = shell.run(("curl -sS -m 5 --unix-socket %s/m http://localhost/metrics"):format(dir)).out
       run:stop()
       shell.remove(dir)
-      local there, panels, checked = {}, 0, 0
+      local there, ids, checked = {}, {}, 0 -- labels by metric
       for line in text:gmatch "[^\n]+" do
-         there[line:match "^([%w_]+)" or ""] = true
+         local name, labels = line:match "^([%w_]+)({?.*)"
          local family, kind = line:match "^# TYPE (%S+) (%S+)"
-         if kind == "counter" then there[family .. "_total"] = true end
+         if kind == "counter" then name, labels = family .. "_total", "" end
+         if name then
+            there[name] = there[name] or {}
+            for label in labels:gmatch '([%w_]+)="' do there[name][label] = true end
+         end
+      end
+      local function known(expression, where)
+         local names = names_in(expression)
+         assert.is_true(#names > 0, expression)
+         for _, name in ipairs(names) do
+            checked = checked + 1
+            assert.is_true(there[name] ~= nil, name .. " in " .. where)
+         end
+         return names
       end
       for _, panel in ipairs(dashboard.panels) do
-         panels = panels + 1
-         for _, target in ipairs(panel.targets or {}) do
-            local names = names_in(target.expr)
-            assert.is_true(#names > 0, target.expr)
-            for _, name in ipairs(names) do
-               checked = checked + 1
-               assert.is_true(there[name] ~= nil, name .. " in " .. panel.title)
+         assert.is_nil(ids[panel.id])
+         ids[panel.id] = panel.gridPos.w > 0 and panel.gridPos.x + panel.gridPos.w <= 24
+         assert.is_true(ids[panel.id] and #panel.targets > 0, panel.title)
+         for _, target in ipairs(panel.targets) do
+            local names = known(target.expr, panel.title)
+            for _, label in ipairs(labels_in(target.expr, target.legendFormat)) do
+               for _, name in ipairs(names) do
+                  local has = next(there[name]) == nil or there[name][label] -- no sample: nothing of it happened yet
+                  assert.is_truthy(has, ("label %s of %s in %s"):format(label, name, panel.title))
+               end
             end
          end
       end
-      assert.is_true(panels >= 8 and checked >= 12)
+      for _, variable in ipairs(dashboard.templating.list) do
+         if variable.type == "query" then known(variable.query.query, "variable " .. variable.name) end
+      end
+      assert.is_true(#ids >= 8 and checked >= 12)
    end)
 end)

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- The engine as a service: what it tells a service manager, its watchdog, SIGHUP, logs for the journal and their limit,
 -- the unit and its example, and DPDK's own telemetry.
+-- Runs alone: a watchdog has to be fed in time.
 
 local ffi = require "ffi"
 local json = require "tideway.json"

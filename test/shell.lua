@@ -62,24 +62,33 @@ function M.public()
    return public
 end
 
---- Run a shell command to its end.
+--- Run a shell command to its end. One that takes too long is ended, with what it started, and is an error.
 ---@param command string
+---@param seconds? number how long it may take, default 120
 ---@return {code: integer, out: string, err: string}
-function M.run(command)
+function M.run(command, seconds)
+   seconds = seconds or 120
    local out, err, code = os.tmpname(), os.tmpname(), os.tmpname()
-   os.execute(("( %s\n) >%s 2>%s </dev/null; echo $? >%s"):format(command, out, err, code))
+   local start = posix.now()
+   os.execute(("timeout -k 5 %g sh -c %s >%s 2>%s </dev/null; echo $? >%s"):format(seconds, M.quote(command), out, err,
+      code))
    local result = { out = posix.slurp(out), err = posix.slurp(err), code = tonumber(posix.slurp(code)) }
    for _, path in ipairs { out, err, code } do os.remove(path) end
+   if result.code >= 124 and posix.now() - start >= seconds * 1e9 then
+      error(("this did not end within %g s:\n   %s\nits output:\n%s\nits errors:\n%s"):format(seconds, command, result.out,
+         result.err), 2)
+   end
    return result
 end
 
 --- Run `tideway ARGUMENTS`.
 ---@param arguments string as typed in a shell
 ---@param prefix? string before the binary: "VAR=value", "setpriv ..."
+---@param seconds? number how long it may take, default 120
 ---@return {code: integer, out: string, err: string}
-function M.tideway(arguments, prefix)
+function M.tideway(arguments, prefix, seconds)
    local binary = prefix and prefix:find "setpriv" and M.public() or M.binary
-   return M.run((prefix and prefix .. " " or "") .. M.quote(binary) .. " " .. arguments)
+   return M.run((prefix and prefix .. " " or "") .. M.quote(binary) .. " " .. arguments, seconds)
 end
 
 --- Is a program there?

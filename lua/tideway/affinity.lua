@@ -9,7 +9,10 @@ local M = {}
 
 local TASKS = "/proc/self/task"
 
-local function parse(text)
+--- The CPUs of a list as the kernel writes it, "0-2,5".
+---@param text string
+---@return integer[]
+function M.parse(text)
    local list = {}
    for a, b in text:gmatch "(%d+)%-?(%d*)" do
       for cpu = tonumber(a), tonumber(b ~= "" and b or a) do list[#list + 1] = cpu end
@@ -18,7 +21,7 @@ local function parse(text)
 end
 
 -- What the process was started with: the control thread's own set is smaller later.
-local allowed = parse(posix.slurp "/proc/self/status":match "\nCpus_allowed_list:%s*([^\n]+)")
+local allowed = M.parse(posix.slurp "/proc/self/status":match "\nCpus_allowed_list:%s*([^\n]+)")
 local taken = ""
 
 --- Numbers of the CPUs this process may use.

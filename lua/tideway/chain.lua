@@ -66,8 +66,9 @@ end
 --- `{ step = true }` (no thread: the script calls tideway.engine's step()). Or to a hook of the kernel, where it runs
 --- as an eBPF program:
 --- `{ xdp = I, mode = "auto"|"native"|"generic" }` · `{ tc = I }`, `{ tc = "eth0:egress", priority = 50 }` ·
---- `{ cgroup = path, direction = "ingress"|"egress" }` · `{ socket_filter = fd }` · `{ sk_reuseport = fd }` ·
---- `{ sk_msg = sockmap }` · `{ sk_skb = sockmap, at = "verdict"|"stream_verdict"|"stream_parser" }` ·
+--- `{ cgroup = path, direction = "ingress"|"egress" }` ·
+--- `{ socket_filter = socket }` · `{ sk_reuseport = socket }` (tw.bpf.socket) · `{ sk_msg = sockmap }` ·
+--- `{ sk_skb = sockmap, at = "verdict"|"stream_verdict"|"stream_parser" }` ·
 --- `{ sk_lookup = true|netns }` · `{ lwt = "10.0.0.0/8 via 10.1.1.1 dev eth0", at = "in"|"out"|"xmit" }`.
 --- I is the name of an interface, a port, a list of them, or true: the interfaces of the chain's source ports.
 --- `persist = name`: the program stays when the process ends, and a later run of this name takes it up.

@@ -20,9 +20,10 @@ local M = {}
 transfer.record_cdefs()
 
 --- Start what was declared with tw.port, tw.chain, ...
+---@param may_be_empty? boolean no chain is declared yet: changes will bring them
 ---@return { cpu: integer|"step", slot: integer }[] lcores
-function M.start()
-   plan.validate()
+function M.start(may_be_empty)
+   plan.validate(may_be_empty)
    require("tideway.change.adopt").note()
    hooks.load()
    M.lcores = plan.start()

@@ -85,11 +85,12 @@ function Hold:release(key)
 end
 
 --- In punt() or tick(): a new zeroed frame that leaves by a port when the function returns.
----@param port integer port index
+---@param port tideway.port|integer a port or its index
 ---@param len integer bytes
 ---@param onward? boolean it goes on with the NF behind this one, with `out` set to the port
 ---@return tideway.pkt? nil when no packet buffer is free
 function M.emit(port, len, onward)
+   if type(port) == "table" then port = port.index end
    if M.control then return M.control.emit(port, len, onward) end
    local pkt = C.tw_emit(port, len)
    if pkt == nil then return nil end

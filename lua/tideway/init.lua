@@ -40,7 +40,7 @@ function M.random() return require("tideway.abi").C.tw_random() end
 --- The names this module offers, in order.
 ---@return string[]
 function M.names()
-   local list = { "bpf", "names", "now", "random", "version" }
+   local list = { "bench", "bpf", "names", "now", "random", "version" }
    for name in pairs(source) do list[#list + 1] = name end
    table.sort(list)
    return list
@@ -48,9 +48,9 @@ end
 
 return setmetatable(M, {
    __index = function(_, name)
-      if name == "bpf" then
-         rawset(M, "bpf", require "tideway.bpf")
-         return M.bpf
+      if name == "bpf" or name == "bench" then
+         rawset(M, name, require("tideway." .. name))
+         return M[name]
       end
       local module = source[name]
       if not module then

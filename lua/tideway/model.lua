@@ -93,7 +93,7 @@ function M.edit(handle)
    local version = M.current()
    local state = version.state[handle]
    if not state then error(tostring(handle) .. " is not there any more", 0) end
-   if version.own then
+   if version.own and not version.over then
       if not version.own[handle] then
          state = copy(state)
          version.state[handle], version.own[handle] = state, true
@@ -107,6 +107,10 @@ end
 --- Raise that something cannot be changed just so.
 ---@param what string
 function M.refuse(what)
+   if M.current().over then
+      error(what .. ": behind commit() or abandon() nothing more is declared in the same evaluation; do it in the next",
+         0)
+   end
    error(("%s: the engine runs; change it in one go, from `tideway repl` or by "
       .. "require(\"tideway.change\").transaction(fn)"):format(what), 0)
 end
@@ -114,7 +118,8 @@ end
 --- May things be declared now? Raises when the engine runs and this is no change.
 ---@param what string that is declared
 function M.writable(what)
-   if M.live and not M.current().own then M.refuse(what) end
+   local version = M.current()
+   if M.live and (not version.own or version.over) then M.refuse(what) end
 end
 
 --- The first handle of a list with this value in a field.

@@ -109,10 +109,11 @@ local function check_queues(chain, source)
 end
 
 --- Check the model, give the chains on lcores their lcores and open their ports.
-function M.validate()
+---@param may_be_empty? boolean a change will bring the chains
+function M.validate(may_be_empty)
    local chains = M.on_lcores()
    if not model.dry then open_ports(chains) end
-   if #model.chains == 0 and not model.live then
+   if #model.chains == 0 and not model.live and not may_be_empty then
       error("the script declares no chain; the smallest is tw.chain(\"c\", tw.port \"net_null0\", tw.nf.count {})", 0)
    end
    for _, chain in ipairs(chains) do

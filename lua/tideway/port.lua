@@ -80,9 +80,11 @@ end
 ---@return string
 function Port:mode() return ffi.string(C.tw_stats().port[self.index].mode) end
 
--- Names that DPDK gives a meaning: drivers, PCI addresses, our wires. Any other word is a network interface.
+-- Names that DPDK gives a meaning: drivers, PCI addresses, and our own: wires, sources and sinks of benchmarks. Any
+-- other word is a network interface.
 local function is_device(word)
-   return word:find "," or word:find "^net_" or word:find "^eth_" or word:find "^wire%d"
+   return word:find "," or word:find "^net_" or word:find "^eth_" or word:find "^wire%d" or word:find "^source%d+$"
+      or word:find "^sink%d+$"
       or word:find "^%x+:%x+%.%x$" or word:find "^%x+:%x+:%x+%.%x$"
 end
 

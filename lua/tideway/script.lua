@@ -12,7 +12,14 @@ local M = {}
 ---@type { path: string, args: string[], before: table<string, true> }?
 M.loaded = nil
 
+local asked -- names of modules that the script required when it ran last; nil before
+
+-- A loader that finds nothing, and sees what is asked for.
+local function note(name) asked[name] = true end
+
 local function run(path, args)
+   if not asked then table.insert(package.loaders, 1, note) end
+   asked = {}
    local chunk, err = loadfile(path)
    if not chunk then return nil, err end
    local arg = { [0] = path }
@@ -25,13 +32,17 @@ local function run(path, args)
    return true, value
 end
 
---- The files that the script consists of: itself and the modules of the user's that it required.
+--- The files that the script consists of: itself and the modules of the user's that it required, those too that could
+--- not be loaded.
 ---@return table<string, string> path by name; the script's name is ""
 function M.files()
-   local files = { [""] = M.loaded and M.loaded.path }
-   for name in pairs(M.loaded and package.loaded or {}) do
-      if not M.loaded.before[name] and name ~= "tideway" and not name:find "^tideway%." then
-         files[name] = package.searchpath(name, package.path)
+   if not M.loaded then return {} end
+   local files = { [""] = M.loaded.path }
+   for _, names in ipairs { package.loaded, asked } do
+      for name in pairs(names) do
+         if not M.loaded.before[name] and name ~= "tideway" and not name:find "^tideway%." then
+            files[name] = package.searchpath(name, package.path)
+         end
       end
    end
    return files

@@ -104,6 +104,10 @@ function M.reloaded(status) M.notify("READY=1", "STATUS=" .. status) end
 
 -- Runs the script again; what it is refused for is said, and the engine goes on as before.
 local function reload()
+   if change.busy() then
+      loop.after(0.05, reload)
+      return
+   end
    M.reloading()
    local ok, report = pcall(function()
       return select(2, change.transaction(function() reloading.reload() end, "SIGHUP"))

@@ -1,28 +1,31 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- A chain of NFs on an lcore, fused by the compiler, against the same NFs in C. Runs inside the engine's binary,
--- started by scripts/bench/run --only fuse; no ports: bursts come from memory, one that was filled at a time.
+-- Benchmark: a chain of NFs on an lcore, fused by the compiler, against the same NFs in C. No ports: bursts come from
+-- memory, one that was filled at a time, in the control thread.
 
-package.path = "scripts/bench/?.lua;" .. package.path
-require("tideway.model").staged = false -- tables are the engine's at once
-require("tideway.options").options { no_huge = true, memory_mb = 4096 }
-
+local lfs = require "lfs"
+local input = require "input"
+package.path = input.root .. "/?.lua;" .. package.path
 local bit = require "bit"
 local ffi = require "ffi"
 local abi = require "tideway.abi"
+local bench = require "tideway".bench
 local chain_code = require "tideway.chain_code"
+local clock = require "tideway.posix.clock"
 local compiler = require "tideway.compiler"
 local frame = require "test.support.frame"
 local lcore = require "tideway.compiler.back.lcore"
+local model = require "tideway.model"
 local nfs = require "fuse.nfs"
-local report = require "report"
+local posix = require "tideway.posix"
 local tw = require "tideway"
 
 local C = abi.C
-local FRAME = 64
+local FRAME, BURST, PACKETS = 64, 64, 500000
 local NFS = { "parse", "firewall", "ttl", "nat", "mac" }
 local GCC = "gcc -O3 -march=native -fwrapv -fno-strict-aliasing -shared -fPIC -Wall -Wextra -Werror -Icore -o %s %s"
-local TIER1, TIER2, BY_HAND = 1.0, 1.5, 1.1 -- goals: against the separate functions, and against the one by hand
 local GCC_SECONDS = 60
+local SLOT = 31 -- of the readers of tables; lcores count from 0
+local ROUNDS, SECONDS = 7, 0.02
 
 ffi.cdef [[
 struct fuse_stage { struct tw_table *table; int32_t reasons[2]; uint8_t dst[6], src[6]; };
@@ -32,30 +35,8 @@ void fuse_fused(struct tw_burst *burst, int32_t count, const struct fuse_stage *
 void fuse_fused_bulk(struct tw_burst *burst, int32_t count, const struct fuse_stage *stages);
 void fuse_fill(struct tw_burst *burst, int32_t count, uint8_t *memory, const uint8_t *frames);
 int tw_rcu_register(unsigned slot);
-struct fuse_time { long seconds, nanoseconds; };
-int fuse_clock(int clock, struct fuse_time *time) __asm__("clock_gettime");
+void tw_rcu_unregister(unsigned slot);
 ]]
-
-local options = { rounds = 7, packets = 1000000, burst = 64, flows = { 1024, 65536 } }
-do
-   local words, i = { ... }, 1
-   while words[i] do
-      local word, value = words[i], words[i + 1]
-      if word == "--check" then
-         options.check, i = true, i - 1
-      elseif word == "--rounds" or word == "--packets" or word == "--burst" then
-         options[word:sub(3)] = tonumber(value)
-      elseif word == "--flows" then
-         options.flows = { tonumber(value) }
-      elseif word == "--json" then
-         options.json = value
-      else
-         error(("fuse: cannot use '%s'; there are --rounds, --packets, --burst, --flows, --json, --check"):format(word),
-            0)
-      end
-      i = i + 2
-   end
-end
 
 -- ---- packets and tables ----
 
@@ -63,9 +44,10 @@ local function inside(i)
    return ("10.%d.%d.%d"):format(math.floor(i / 62500), math.floor(i / 250) % 250, i % 250 + 1)
 end
 
-local flows, frames -- their number, and a frame of each
+local flows, frames = 0, nil -- their number, and a frame of each
 
 local function make_frames(count)
+   if flows == count then return end
    flows, frames = count, ffi.new("uint8_t[?]", count * FRAME)
    for i = 0, count - 1 do
       local build, data = i % 2 == 0 and frame.udp4 or frame.tcp4, ("\0"):rep(i % 2 == 0 and 18 or 6)
@@ -119,11 +101,13 @@ end
 
 local burst, memory = ffi.new "struct tw_burst", ffi.new("uint8_t[?]", 64 * 2304 + 64)
 local kept = {} -- what machine code points to
+local library
 
 local function by_gcc()
+   if library then return library end
    local object = os.tmpname()
    assert(os.execute(GCC:format(object, "scripts/bench/fuse/chain.c")) == 0, "gcc refused chain.c")
-   local library = ffi.load(object)
+   library = ffi.load(object)
    os.remove(object)
    return library
 end
@@ -152,7 +136,7 @@ local function native(segment)
    return function(count) word.fn(burst, count) end
 end
 
-local function contenders_of(n, library)
+local function functions_of(n)
    local list, stages = make(n)
    local segment = segment_of(list, "fuse" .. n)
    kept[#kept + 1] = { list, stages, segment }
@@ -176,37 +160,34 @@ end
 
 -- ---- measuring ----
 
-local clock = ffi.new "struct fuse_time"
-
-local function now()
-   ffi.C.fuse_clock(3, clock) -- CPU time of the thread
-   return tonumber(clock.seconds) * 1e9 + tonumber(clock.nanoseconds)
-end
+local thread = posix.getpid() -- the control thread's
 
 -- The alignment that packet buffers have.
 local address = ffi.cast("uint64_t", ffi.cast("uintptr_t", memory))
 local buffers = ffi.cast("uint8_t *", bit.band(address + 63, bit.bnot(63ULL)))
+kept.memory = memory
 
-local function over_packets(library, packets, run)
-   local at, size = 0, options.burst
-   local from = now()
-   for _ = 1, packets / size do
-      library.fuse_fill(burst, size, buffers, frames + at * FRAME)
-      run(size)
-      at = (at + size) % flows
+-- ns a packet, CPU time.
+local function over_packets(packets, run)
+   local at = 0
+   local from = clock.thread(thread)
+   for _ = 1, packets / BURST do
+      library.fuse_fill(burst, BURST, buffers, frames + at * FRAME)
+      run(BURST)
+      at = (at + BURST) % flows
    end
-   return (now() - from) / packets
+   return (clock.thread(thread) - from) / packets
 end
 
 local function nothing() end
 
 -- Frames and verdicts after the first flows: what every contender must agree on.
-local function outcome(library, run)
+local function outcome(run)
    local list = {}
-   for at = 0, flows - options.burst, options.burst do
-      library.fuse_fill(burst, options.burst, buffers, frames + at * FRAME)
-      run(options.burst)
-      for i = 0, options.burst - 1 do
+   for at = 0, flows - BURST, BURST do
+      library.fuse_fill(burst, BURST, buffers, frames + at * FRAME)
+      run(BURST)
+      for i = 0, BURST - 1 do
          local pkt = burst.pkts[i]
          list[#list + 1] = ("%d %d %s"):format(pkt.verdict, pkt.out, frame.hex(ffi.string(pkt.data, pkt.len)))
       end
@@ -214,113 +195,102 @@ local function outcome(library, run)
    return table.concat(list, "\n")
 end
 
-local ORDER = { "separate", "separate_bulk", "by_hand", "by_hand_bulk", "luajit", "native", "plain" }
-
--- ns a packet of every contender, by round; every second round backwards.
-local function measure(library, contenders, rounds)
-   local names, ns = {}, {}
-   for _, name in ipairs(ORDER) do
-      if contenders[name] then
-         names[#names + 1], ns[name] = name, {}
-         assert(outcome(library, contenders[name]) == outcome(library, contenders.separate),
-            name .. " gives other packets than the separate functions")
-      end
-   end
-   for round = 0, rounds do
-      for position = 1, #names do
-         local name = names[round % 2 == 0 and position or #names + 1 - position]
-         local fill = over_packets(library, options.packets / 4, nothing)
-         local taken = over_packets(library, options.packets, contenders[name]) - fill
-         if round > 0 then ns[name][round] = taken end -- round 0 warms up
-      end
-   end
-   return ns
+-- As on an lcore: the tables' memory is not reused meanwhile, so look-ups need no further protection.
+local function as_reader(fn, ...)
+   assert(ffi.C.tw_rcu_register(SLOT) == 0, abi.error())
+   local results = { pcall(fn, ...) }
+   ffi.C.tw_rcu_unregister(SLOT)
+   if not results[1] then error(results[2], 0) end
+   return unpack(results, 2)
 end
 
--- ---- report ----
+local made = {} -- by flows and number of NFs: the functions; made once, with one set of tables
 
-local all_met = true
+local function functions(count, n)
+   local key = count .. "/" .. n
+   make_frames(count)
+   if made[key] then return made[key] end
+   jit.opt.start("maxtrace=8000", "maxrecord=20000", "maxirconst=8000", "maxside=1000", "maxsnap=2000", "hotloop=28",
+      "hotexit=6", "sizemcode=256", "loopunroll=100", "maxmcode=16384")
+   by_gcc()
+   local staged = model.staged
+   model.staged = false -- tables are the engine's at once
+   local ok, list = pcall(functions_of, n)
+   model.staged = staged
+   if not ok then error(list, 0) end
+   as_reader(function()
+      local wanted = outcome(list.separate)
+      for name, run in pairs(list) do
+         if type(run) == "function" then
+            assert(outcome(run) == wanted, name .. " gives other packets than the separate functions")
+            over_packets(PACKETS / 4, run) -- warm-up, for LuaJIT
+         end
+      end
+   end)
+   made[key] = list
+   return list
+end
 
-local function verdict(met)
-   if not met then all_met = false end
-   return met and "PASS" or "MISS"
+local function missing()
+   if not lfs.attributes "core/abi.h" then return "start it in the repository's folder: cd " .. input.root end
+   if os.execute "command -v gcc >/dev/null" ~= 0 then return "gcc is not installed; try: apt-get install gcc" end
 end
 
 local TITLES = {
-   separate = "five C functions (gcc -O3)", separate_bulk = "the same, look-ups in bulk",
+   separate = "C functions, one after the other (gcc -O3)", separate_bulk = "the same, look-ups in bulk",
    by_hand = "fused by hand in C", by_hand_bulk = "the same, look-ups in bulk", luajit = "tier 1: fused, LuaJIT",
-   native = "tier 2: fused, native", plain = "five Lua functions",
+   native = "tier 2: fused, native", plain = "Lua functions, one after the other",
 }
 
--- How many times as fast as another contender, round by round.
-local function speed(ns, name, reference)
-   local list = {}
-   for round, taken in ipairs(ns[name] or {}) do list[round] = ns[reference][round] / taken end
-   return list[1] and report.median(list), list
-end
-
-local function print_chain(ns)
-   print(("\nfuse: parse, firewall, TTL, NAT, MAC over bursts of %d, %d flows"):format(options.burst, flows))
-   print(("   %-28s %8s   %s"):format("", "ns/pkt", "speed against the five C functions (rounds)"))
-   for _, name in ipairs(ORDER) do
-      if ns[name] then
-         local median, list = speed(ns, name, "separate")
-         print(("   %-28s %8.1f   %.2f (%.2f..%.2f)"):format(TITLES[name], report.median(ns[name]), median,
-            math.min(unpack(list)), math.max(unpack(list))))
-      end
-   end
-   local goals = {
-      { "tier 1 against the five", speed(ns, "luajit", "separate") or 0, TIER1 },
-      { "tier 2 against the five", speed(ns, "native", "separate") or 0, TIER2 },
-      { "tier 2 against C fused by hand", (speed(ns, "native", "by_hand")), 1 / BY_HAND },
+local function contender(name, count, n)
+   return bench.contender {
+      name = name, note = TITLES[name], missing = missing,
+      start = function()
+         local list = functions(count, n)
+         if not list[name] then return nil, list.why or "the compiler made none" end
+         return true
+      end,
+      measure = function(_, seconds)
+         local run, sum, turns = functions(count, n)[name], 0, 0
+         local from = clock.thread(thread)
+         repeat
+            local fill = as_reader(over_packets, PACKETS / 4, nothing)
+            sum, turns = sum + as_reader(over_packets, PACKETS, run) - fill, turns + 1
+            bench.sleep(0)
+         until clock.thread(thread) - from >= seconds * 1e9
+         return { value = sum / turns, unit = "ns", ns = sum / turns, cpu_time = true }
+      end,
    }
-   for _, g in ipairs(goals) do
-      print(("   %-32s %.2f times as fast, goal %.2f  %s"):format(g[1], g[2], g[3], verdict(g[2] >= g[3])))
-   end
-   return goals
 end
 
-local function print_growth(rows)
-   print "\n   NFs   separate C   tier 1   tier 2   plain Lua      ns a packet; in brackets: for each NF more"
-   local before
-   for _, row in ipairs(rows) do
-      local cells = { ("   %3d"):format(row.n) }
-      for _, name in ipairs { "separate", "luajit", "native", "plain" } do
-         local more = before and row[name] and before[name] and (row[name] - before[name]) / (row.n - before.n)
-         cells[#cells + 1] = row[name] and ("%8.1f%s"):format(row[name], more and (" [%.1f]"):format(more) or "")
-            or ("%8s"):format "-"
-      end
-      print(table.concat(cells, "  "))
-      before = row
-   end
+local function contenders(names, count)
+   local list = {}
+   for i, name in ipairs(names) do list[i] = contender(name, count, #NFS) end
+   return list
 end
 
-local function main()
-   jit.opt.start("maxtrace=8000", "maxrecord=20000", "maxirconst=8000", "maxside=1000", "maxsnap=2000", "hotloop=28",
-      "hotexit=6", "sizemcode=256", "loopunroll=100", "maxmcode=16384")
-   local library = by_gcc()
-   assert(ffi.C.tw_rcu_register(0) == 0, abi.error()) -- tables treat this thread as an lcore's from now on
-   local chains = {}
-   for i, count in ipairs(options.flows) do
-      make_frames(count)
-      local ns = measure(library, contenders_of(#NFS, library), options.rounds)
-      chains[i] = { flows = count, ns = ns, goals = print_chain(ns) }
-   end
-   make_frames(options.flows[1])
-   local rows = {}
-   for _, n in ipairs { 1, 2, 4, 8, 12, 16 } do
-      local row, taken = { n = n }, measure(library, contenders_of(n, library), math.min(3, options.rounds))
-      for name, list in pairs(taken) do row[name] = report.median(list) end
-      rows[#rows + 1] = row
-   end
-   print_growth(rows)
-   if options.json then
-      local file = assert(io.open(options.json, "w"))
-      file:write(report.json { machine = report.machine(), burst = options.burst, rounds = options.rounds,
-         chains = chains, growth = rows }, "\n")
-      file:close()
-   end
-   return all_met and 0 or options.check and 1 or 0
+for _, count in ipairs { 1024, 65536 } do
+   bench.group("fuse-" .. count, {
+      title = ("parse, firewall, TTL, NAT, MAC over bursts of %d from memory, %d flows"):format(BURST, count),
+      unit = "ns", better = "less", rounds = ROUNDS, seconds = SECONDS, reference = "separate",
+      contenders = contenders({ "separate", "separate_bulk", "by_hand", "by_hand_bulk", "luajit", "native", "plain" },
+         count),
+      goals = { luajit = 1.0, native = 0.667 },
+   })
+   bench.group("fuse-by-hand-" .. count, {
+      title = ("the same, native code against C fused by hand, %d flows"):format(count), unit = "ns", better = "less",
+      rounds = ROUNDS, seconds = SECONDS, reference = "by_hand",
+      contenders = contenders({ "by_hand", "native" }, count), goals = { native = 1.1 },
+   })
 end
 
-os.exit(main())
+bench.curve("fuse-length", {
+   title = "the chain grows, 1,024 flows", x = { name = "NFs", values = { 1, 2, 4, 8, 12, 16 } }, unit = "ns",
+   better = "less", rounds = 3, seconds = SECONDS, order = { "separate", "luajit", "native", "plain" },
+   contenders = {
+      separate = function(n) return contender("separate", 1024, n) end,
+      luajit = function(n) return contender("luajit", 1024, n) end,
+      native = function(n) return contender("native", 1024, n) end,
+      plain = function(n) return contender("plain", 1024, n) end,
+   },
+})

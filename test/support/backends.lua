@@ -386,8 +386,9 @@ local function hook_part(job, outcome, hook)
    local got, err = guarded(outcome, hook, run_hook, job.instance, frames, compiled)
    if not got then
       local text = tostring(err)
-      -- The kernel gives up after a million steps: a limit, not an error of the program.
-      if text:find("more than the 1000001 steps", 1, true) then
+      -- The kernel gives up after a million steps, or 8192 open branches: limits, not errors of the program.
+      if text:find("more than the 1000001 steps", 1, true)
+         or text:find("more paths than the verifier follows", 1, true) then
          outcome.refused[hook] = err
       elseif err then
          fail(outcome, "verifier", hook, text)

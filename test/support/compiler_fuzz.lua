@@ -17,7 +17,7 @@ local FRAMES = 24
 M.MAY_REFUSE = {
    "beyond the 2%^53", "within 2%^51 only", "this loop may run", "how often this loop runs", "values this loop computes",
    "an operand may be negative", "the divisor may be", "start of a packet can't be moved inwards",
-   "takes more than the %d+ steps", "calls are nested", "too large",
+   "takes more than the %d+ steps", "more paths than the verifier follows", "calls are nested", "too large",
 }
 
 local function may_refuse(message)
@@ -93,14 +93,15 @@ end
 local function now() return posix.now() / 1e9 end
 
 --- Run.
----@param options { seed: integer, seconds: number, iterations: integer?, backends: string[]?, before: fun(seed: integer)? }
+---@param options { seed: integer, seconds: number, least: integer?, iterations: integer?, backends: string[]?,
+--- before: fun(seed: integer)? } least: so many programs, however long they take
 ---@return { programs: integer, refused: table<string, integer>, runs: table<string, integer> } counts
 ---@return test.compiler_fuzz.failure?
 function M.run(options)
    local stop = now() + options.seconds
    local counts = { programs = 0, refused = {}, runs = {} }
    local seed = options.seed
-   while counts.programs < (options.iterations or math.huge) and (counts.programs == 0 or now() < stop) do
+   while counts.programs < (options.iterations or math.huge) and (counts.programs < (options.least or 1) or now() < stop) do
       if options.before then options.before(seed) end
       local jobs, seeds = {}, {}
       for i = 1, math.min(BATCH, (options.iterations or math.huge) - counts.programs) do

@@ -29,8 +29,8 @@ local Instance = {}
 Instance.__index = Instance
 
 --- Start one and wait until it is ready.
----@param options { script: string?, name: string?, options: string?, run_dir: string?, prefix: string? } prefix: a
---- command that runs the binary, such as taskset
+---@param options { script: string?, files: table<string, string>?, name: string?, options: string?, run_dir: string?,
+--- prefix: string? } files: by name, beside the script; prefix: a command that runs the binary, such as taskset
 ---@return test.instance
 function M.start(options)
    local name = options.name or "spec"
@@ -40,6 +40,7 @@ function M.start(options)
    self.path = self.dir .. "/control"
    self.files = shell.directory()
    shell.write(self.files .. "/script.lua", options.script or M.IDLE)
+   for file, text in pairs(options.files or {}) do shell.write(self.files .. "/" .. file, text) end
    self.process = labs.spawn(("env TIDEWAY_RUN_DIR=%s %s %s run --json --name %s %s %s/script.lua"):format(self.run_dir,
       options.prefix or "", shell.binary, name, options.options or "", self.files))
    self.pid = self.process.pid

@@ -99,7 +99,7 @@ end
 ---@return { code: integer?, out: string, err: string, counters: table? } counters when it printed JSON
 function Process:stop(name)
    self:signal(name or "INT")
-   local code = self:wait(10)
+   local code = self:wait(30) -- a busy machine may not run it for seconds
    if not code then
       self:signal "KILL"
       self:wait(2)
@@ -172,7 +172,7 @@ end
 ---@return test.process
 function Lab:engine(script, arguments, options)
    local engine = self:launch(script, arguments, options)
-   if not engine:says("ready:", 10) then
+   if not engine:says("ready:", 60) then
       error(("%s did not start: %s"):format(script, engine:read "err"), 2)
    end
    return engine

@@ -70,7 +70,7 @@ local function changes()
       got[devargs:match "^net_([a-z_]+)"] = ok or abi.error()
       if ok then C.tw_port_close(index) end
    end
-   local bpf, asm = require "tideway.bpf", require "test.support.asm"
+   local bpf, asm = require "tideway.bpf", require "tideway.bpf.asm"
    for _, hook in ipairs { "xdp", "tc_ingress" } do
       local a, h = asm.new(), bpf.link.hooks[hook]
       local map = assert(bpf.map.new { kind = "array", value = "u64", entries = 1, name = "hits" })

@@ -12,6 +12,8 @@ local parts = { btf = true, map = true, program = true, link = true, object = tr
 ---@field verifier table
 ---@field elf table
 ---@field probe table
+---@field socket fun(what: table): tideway.bpf.Socket
+---@field sockets fun(what: table): tideway.bpf.Socket[]
 local M = {}
 
 -- Helpers of the kernel, under their names without bpf_: the compiler knows them. Called elsewhere they say so.
@@ -35,6 +37,8 @@ return setmetatable(M, {
       local v
       if parts[name] then
          v = require("tideway.bpf." .. name)
+      elseif name == "socket" or name == "sockets" then
+         v = require("tideway.bpf.socket")[name == "socket" and "one" or "all"]
       elseif require("tideway.compiler.target.helpers").id[name] then
          v = helper(name)
       end

@@ -100,6 +100,7 @@ local function wrap(self)
    if t then env.read = map_value.reader(self, env) end
    self.env = env
    for name, f in pairs(code.generate(self, list, env)) do self[name] = f end
+   if self.kind == "sockmap" or self.kind == "sockhash" then require("tideway.bpf.socket").remember(self) end
    return setmetatable(self, meta)
 end
 

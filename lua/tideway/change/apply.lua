@@ -214,7 +214,8 @@ function M.apply(draft, diff)
    if model.running ~= draft.base then error("what runs was changed meanwhile; repeat it", 0) end
    local applied = {
       diff = diff, base = draft.base, version = version_of(draft), lcores_before = engine.lcores,
-      published = has_lcore_changes(diff),
+      -- A plan has every port that was open when it was made, so that NFs can send to it.
+      published = has_lcore_changes(diff) or #diff.closed.ports > 0,
    }
    applied.hooks = hook_swap.prepare(diff)
    local ok, err = pcall(function()

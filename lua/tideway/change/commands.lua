@@ -78,11 +78,11 @@ function M.edit()
 end
 
 --- Do what was declared since edit().
----@return string report
-function M.commit() return change.commit() end
+function M.commit() change.commit() end
 
 --- Forget what was declared since edit().
----@return string
-function M.abandon() return change.abandon() and "forgotten" or "there was nothing to forget" end
+function M.abandon()
+   if not change.abandon() then error("there is nothing to forget: begin with edit()", 0) end
+end
 
 return M

@@ -14,6 +14,7 @@ local M = {}
 ---@field retry table<tideway.nf.instance, true> running NFs that are not to be kept though they are equal
 ---@field undone integer? levels of undo that it takes back
 ---@field restore (fun())? undoes what else was done for it
+---@field over string? of edit(): it was committed or abandoned, with this result
 ---@field label string? what is asked for, in few words, for the list of changes
 
 --- Begin a draft on what runs.
@@ -53,6 +54,7 @@ end
 ---@param draft tideway.change.draft
 function M.discard(draft)
    if draft.restore then draft.restore() end
+   draft.restore = nil
    for _, port in ipairs(draft.ports) do
       if port.opened and not has(draft.base.ports, port) then M.close_port(port) end
    end

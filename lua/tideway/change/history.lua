@@ -92,7 +92,7 @@ function M.level(levels)
    if #stack == 0 then return nil, "there is nothing to undo" end
    local level = stack[#stack - levels + 1]
    if level then return level end
-   return nil, ("%d changes can be undone, not %d"):format(#stack, levels)
+   return nil, ("%d %s can be undone, not %d"):format(#stack, #stack == 1 and "change" or "changes", levels)
 end
 
 --- That many changes are undone.

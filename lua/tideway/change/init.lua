@@ -30,6 +30,10 @@ end
 local busy = false -- a change is being applied
 local edits = setmetatable({}, { __mode = "k" }) -- operator -> draft of edit()
 
+--- Is a change being made? Another one has to wait.
+---@return boolean
+function M.busy() return busy end
+
 local function is_retried(draft)
    return function(nf) return draft.retry[nf] == true end
 end
@@ -48,6 +52,7 @@ local function settle_and_apply(draft, who)
    local diff = apply.difference(draft)
    if #diff.actions == 0 then
       if draft.reload then model.running.tables = draft.tables end
+      if draft.undone then history.undone(draft.undone) end
       return nil
    end
    if draft.generation ~= history.generation then
@@ -92,6 +97,10 @@ function M.transaction(fn, who)
    history.meet(mine)
    local draft = mine and edits[mine] or draft_lib.begin(history.generation)
    local ok, value = model.with(draft, fn)
+   if draft.over then -- fn was commit() or abandon()
+      if not ok then error(value, 0) end
+      return value, draft.over
+   end
    if mine and edits[mine] == draft then -- goes on until commit()
       if not ok then error(value, 0) end
       return value
@@ -168,30 +177,39 @@ function M.edit()
    if not edits[mine] then edits[mine] = draft_lib.begin(history.generation) end
 end
 
+-- The draft of the edit() that ends here; the rest of the evaluation can declare nothing more.
+local function end_of_edit()
+   local mine = M.operator()
+   local draft = mine and edits[mine]
+   if not draft then return nil end
+   edits[mine] = nil
+   return draft
+end
+
 --- Apply what was declared since edit().
 ---@param who? string
 ---@return string report
 function M.commit(who)
-   local mine = M.operator()
-   local draft = mine and edits[mine]
+   local draft = end_of_edit()
    if not draft then error("there is nothing to commit: begin with edit()", 0) end
-   local conflict = history.conflict(mine, draft.generation)
-   edits[mine] = nil
+   local conflict = history.conflict((M.operator()), draft.generation)
    if conflict then
       draft_lib.discard(draft)
+      draft.over = conflict
       error(conflict, 0)
    end
-   return M.changed(draft) and apply_draft(draft, who_is(who)) or "nothing changed"
+   draft.over = M.changed(draft) and apply_draft(draft, who_is(who)) or "nothing changed"
+   return draft.over
 end
 
 --- Forget what was declared since edit().
 ---@return boolean there was something
 function M.abandon()
-   local mine = M.operator()
-   local draft = mine and edits[mine]
-   if draft then edits[mine] = nil end
-   if draft then draft_lib.discard(draft) end
-   return draft ~= nil
+   local draft = end_of_edit()
+   if not draft then return false end
+   draft_lib.discard(draft)
+   draft.over = "forgotten"
+   return true
 end
 
 -- ---- the engine ----

@@ -9,6 +9,7 @@ local history = require "tideway.change.history"
 local model = require "tideway.model"
 local nfs = require "tideway.nf"
 local script = require "tideway.script"
+local value = require "tideway.live.value"
 
 local M = {}
 
@@ -64,6 +65,15 @@ end
 -- Was it taken out by the fence? Then it is to be made anew even if it is the same.
 local function is_out(found)
    return require("tideway.abi").C.tw_stats().chain[found.chain.index].quarantined[found.index - 1] ~= 0
+end
+
+-- A new instance. What is wrong with its parameters is said without a position, which would be one in here.
+local function made_by(constructor, config)
+   local ok, nf = pcall(constructor, config)
+   if ok then return nf end
+   local here = debug.getinfo(1, "S").short_src
+   if type(nf) == "string" and nf:sub(1, #here + 1) == here .. ":" then nf = nf:sub(#here + 2):gsub("^%d+: ", "") end
+   error(nf, 0)
 end
 
 -- Puts new instances in the places of those found; make(found) is called once for each instance.
@@ -155,7 +165,7 @@ local function nfs_named(draft, what)
       if not constructor then
          error(("%s declares no NF %q any more"):format(path, made.constructor.name), 0)
       end
-      return constructor(made.config)
+      return made_by(constructor, made.config)
    end)
    draft.label = "reload " .. what
 end
@@ -185,11 +195,11 @@ function M.set(what, parameters)
       table.sort(names)
       remake(draft, find(what), function(found)
          local made, config = origin_of(found), {}
-         for name, value in pairs(made.config) do config[name] = value end
-         for name, value in pairs(parameters) do config[name] = value end
-         return made.constructor(config)
+         for name, old in pairs(made.config) do config[name] = old end
+         for name, new in pairs(parameters) do config[name] = new end
+         return made_by(made.constructor, config)
       end)
-      for i, name in ipairs(names) do names[i] = ("%s = %s"):format(name, tostring(parameters[name])) end
+      for i, name in ipairs(names) do names[i] = ("%s = %s"):format(name, value.inline(parameters[name], 60)) end
       draft.label = ("set %s { %s }"):format(what, table.concat(names, ", "))
    end)
 end
@@ -223,7 +233,7 @@ function M.undo(levels)
    end
    return change.make(function(draft)
       local level, err = history.level(levels)
-      if not level then error("undo: " .. err, 0) end
+      if not level then error(err, 0) end
       local version = model.draft(level.base)
       for _, key in ipairs { "ports", "rings", "chains", "state", "tables", "own" } do draft[key] = version[key] end
       number(draft, draft.base)

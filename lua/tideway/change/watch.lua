@@ -1,10 +1,10 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- `tideway run --watch`: runs the script again when its file, or one of its modules, was saved.
 
-local lfs = require "lfs"
 local change = require "tideway.change"
 local log = require "tideway.log"
 local loop = require "tideway.loop"
+local posix = require "tideway.posix"
 local reload = require "tideway.change.reload"
 local script = require "tideway.script"
 
@@ -15,22 +15,18 @@ local M = {
 
 local timer, known, pending
 
--- What tells a file's versions apart; false when it is not there: an editor is about to put another one there.
-local function mark_of(path)
-   local s = lfs.attributes(path)
-   return s and ("%d:%d:%s"):format(s.ino, s.size, s.modification) or false
-end
-
-local function marks()
+-- What the files say; false for one that is not there: an editor is about to put another one there. Their times and
+-- sizes would not tell apart what is saved twice in a second.
+local function texts()
    local list = {}
-   for _, path in pairs(script.files()) do list[path] = mark_of(path) end
+   for _, path in pairs(script.files()) do list[path] = posix.slurp(path) or false end
    return list
 end
 
 -- The name of a file that is different; nil: none is.
 local function difference(a, b)
-   for path, mark in pairs(b) do
-      if a[path] ~= mark then return path end
+   for path, text in pairs(b) do
+      if a[path] ~= text then return path end
    end
 end
 
@@ -47,22 +43,24 @@ local function run_again(path)
 end
 
 local function look()
-   local now = marks()
+   local now = texts()
    local path = difference(known, now)
    if not path then
       pending = nil
-   elseif not pending or difference(pending, now) or not now[path] then
+   elseif not pending or difference(pending, now) or not now[path] or change.busy() then
       pending = now
    else
       known, pending = now, nil
       run_again(path)
-      for other, mark in pairs(marks()) do known[other] = known[other] or mark end -- modules that came
+      for other, text in pairs(texts()) do -- modules that came, by a script that was refused, too
+         if known[other] == nil then known[other] = text end
+      end
    end
 end
 
 --- Begin.
 function M.start()
-   known, pending = marks(), nil
+   known, pending = texts(), nil
    timer = loop.every(M.period, look)
 end
 

@@ -8,8 +8,8 @@ local function value_of(word)
    return tonumber(word) or word
 end
 
-local function say(message)
-   io.stderr:write("tideway call: ", message, "\n")
+local function fail(options, message)
+   io.stderr:write(("tideway %s: %s\n"):format(options.as or "call", message))
    return 1
 end
 
@@ -22,13 +22,15 @@ end
 
 local function run(options)
    local client, err = require("tideway.control.client").open(options.name)
-   if not client then return say(err) end
+   if not client then return fail(options, err) end
    local args = {}
    for i, word in ipairs(options.args) do args[i] = value_of(word) end
-   local reply = client:call(options.command, args, { event = on_event })
+   local reply = require("tideway.control.interactive").call(client, options.command, args, on_event)
    client:close()
-   if not reply.ok then return say(reply.error) end
-   if reply.dropped then say(("%d parts of the output were lost: it was read too slowly"):format(reply.dropped)) end
+   if not reply.ok then return fail(options, reply.error) end
+   if reply.dropped then
+      fail(options, ("%d parts of the output were lost: it was read too slowly"):format(reply.dropped))
+   end
    if options.json then
       local value = reply.value
       if reply.view then value = reply.view.data end

@@ -17,7 +17,7 @@ return {
    },
    run = function(options)
       return require("tideway.cli.call").run {
-         name = options.name, command = "reload", args = { options.nf }, json = options.json,
+         as = "reload", name = options.name, command = "reload", args = { options.nf }, json = options.json,
       }
    end,
 }

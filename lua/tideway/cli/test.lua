@@ -1,6 +1,8 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- `tideway test`: run busted specs inside this binary, so that FFI, JIT and engine are the real ones.
 
+local types = require("tideway.cli.parser").types
+
 -- FFI types and the engine's modules exist once per VM: busted must not reload modules for each
 -- file, so "file" is registered without its usual insulation.
 local function new_busted()
@@ -120,43 +122,6 @@ local function specs_in(path, list)
    return list
 end
 
-local function quote(word) return "'" .. word:gsub("'", [['\'']]) .. "'" end
-
--- Notes in `failures` the lines that tell of a failure: the one that names it and the indented ones after it.
-local function note_failure(line, failures)
-   if line:find ": failed: " or line:find ": error: " then
-      failures.open = true
-   elseif not line:find "^   " then
-      failures.open = false
-   end
-   if failures.open then failures[#failures + 1] = line end
-end
-
--- Each file in a process of its own: no file finds what another one left in the VMs, in DPDK's memory or in the tables
--- of drop reasons. Adds its counts, and its failures to `failures`.
-local function run_apart(file, filter, count, failures)
-   local binary = require "tideway.posix".readlink "/proc/self/exe"
-   local command = ("exec %s test%s %s 2>&1"):format(quote(binary), filter and " --filter " .. quote(filter) or "",
-      quote(file))
-   local pipe, found = assert(io.popen(command)), false
-   for line in pipe:lines() do
-      note_failure(line, failures)
-      local passed, failed, skipped = line:match "^(%d+) passed, (%d+) failed, (%d+) skipped$"
-      if passed then
-         found = true
-         count.passed, count.failed = count.passed + passed, count.failed + failed
-         count.skipped = count.skipped + skipped
-      elseif not (filter and line:find "^%S+_spec%.lua  0 in 0%.0 s$") then
-         out(line .. "\n")
-      end
-   end
-   pipe:close()
-   if found then return end
-   count.failed = count.failed + 1
-   failures[#failures + 1] = ("%s: failed: its process ended before its tests did"):format(file)
-   out(failures[#failures] .. "\n")
-end
-
 local function run_specs(options)
    local has_busted = pcall(require, "busted.core")
    if not has_busted then
@@ -172,8 +137,9 @@ local function run_specs(options)
       specs_in(path, list)
    end
    if #list == 1 then return run_file(list[1], options.filter) end
-   local count, failures = { passed = 0, failed = 0, skipped = 0 }, {}
-   for _, file in ipairs(list) do run_apart(file, options.filter, count, failures) end
+   local count, failures = require("tideway.cli.test_files").run(list, {
+      filter = options.filter, jobs = options.jobs or #require("tideway.affinity").cpus(), limit = options.limit or 600,
+   })
    if #failures > 0 then out("\nwhat failed, again:\n" .. table.concat(failures, "\n") .. "\n\n") end
    return summary(count)
 end
@@ -184,6 +150,12 @@ return {
    summary = "Run busted specs in this binary.",
    description = "The last line is `N passed, N failed, N skipped`; exit code 1 when something failed.",
    arguments = { { "FILES", "Spec files, or directories of *_spec.lua files (default: test).", args = "*" } },
-   options = { { "--filter", "Only tests whose full name matches this Lua pattern.", value = "PATTERN" } },
+   options = {
+      { "--filter", "Only tests whose full name matches this Lua pattern.", value = "PATTERN" },
+      { "--jobs", "Files that run at the same time (default: as many as CPUs); some run alone.", value = "N",
+         convert = types.count },
+      { "--limit", "Seconds after which a file of several is ended (default: 600).", value = "SECONDS",
+         convert = types.count },
+   },
    run = run_specs,
 }

@@ -18,8 +18,8 @@ return {
    },
    run = function(options)
       return require("tideway.cli.call").run {
-         name = options.name, command = "undo", args = { options.levels and tostring(options.levels) or nil },
-         json = options.json,
+         as = "undo", name = options.name, command = "undo",
+         args = { options.levels and tostring(options.levels) or nil }, json = options.json,
       }
    end,
 }

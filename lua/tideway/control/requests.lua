@@ -35,7 +35,8 @@ local function serve(client, id, fn, options)
       role = roles.of(client.peer),
       done = function(ok, result)
          client.busy, client.active[id] = client.busy - 1, nil
-         local outcome = ok and (result.report or "ok") or tostring(result)
+         local said = ok and (result.report or type(result.value) == "string" and result.value)
+         local outcome = ok and (said or "ok") or tostring(result)
          if options.change then audit.add(client, options.change, outcome) end
          if ok then
             result.id, result.ok = id, true

@@ -128,11 +128,14 @@ end
 
 local function socket(kind)
    return function(_, pin)
-      local fd = pin[kind]
+      local given = pin[kind]
+      local fd = type(given) == "table" and given.fd or given
       if type(fd) ~= "number" or fd < 0 or fd % 1 ~= 0 then
-         return nil, ("%s = %s: it is the descriptor of a socket, a number"):format(kind, tostring(fd))
+         return nil, ("%s = %s: it is a socket, tw.bpf.socket { udp = 53 }, or its descriptor, a number"):format(kind,
+            tostring(given))
       end
-      return kind, { { link = { hook = kind, socket = fd }, label = ("%s of descriptor %d"):format(kind, fd) } }
+      local label = type(given) == "table" and tostring(given) or ("descriptor %d"):format(fd)
+      return kind, { { link = { hook = kind, socket = fd }, label = ("%s of %s"):format(kind, label) } }
    end
 end
 kinds.socket_filter, kinds.sk_reuseport = socket "socket_filter", socket "sk_reuseport"

@@ -59,7 +59,7 @@ end
 local function member(object, key)
    local kind = type(object)
    if kind == "string" then return string[key] end
-   if kind ~= "table" and kind ~= "cdata" then return nil end
+   if kind ~= "table" and kind ~= "cdata" and kind ~= "userdata" then return nil end
    local ok, value = pcall(function() return object[key] end)
    return ok and value or nil
 end

@@ -6,6 +6,7 @@ local commands = require "tideway.live.commands"
 local doc = require "tideway.live.doc"
 local nearest = require "tideway.live.nearest"
 local nf_library = require "tideway.nf"
+local objects = require "tideway.live.objects"
 local posix = require "tideway.posix"
 local tw = require "tideway"
 local value = require "tideway.live.value"
@@ -22,8 +23,10 @@ local function file_of(module)
    return posix.slurp(path .. ".lua") and path .. ".lua" or path .. "/init.lua"
 end
 
--- The file that declares a name of tw.
-local function file_of_tw(name) return file_of(getmetatable(tw).__source[name] or "tideway") end
+-- tw and tw.bench: modules whose names are loaded on first use; where they are themselves.
+local MODULES = { tw = "tideway", ["tw.bench"] = "tideway.bench" }
+
+local function module_of(label) return label == "tw" and tw or tw.bench end
 
 local function short(path) return (path:gsub("^" .. abi.root:gsub("%p", "%%%0") .. "/?", "")) end
 
@@ -67,18 +70,21 @@ local function of_command(name)
    return show_doc(("%s: %s (role %s)"):format(call_of(name, d), entry.summary, entry.role), d)
 end
 
--- The comment on a name of tw, where it is exported or where it is made.
-local function doc_of_tw(name)
-   local d = doc.declared(file_of_tw(name), name)
+-- The comment on a name of such a module, where it is exported or where it is made.
+local function doc_of_member(label, name)
+   local module = module_of(label)
+   local d = doc.declared(file_of(getmetatable(module).__source[name] or MODULES[label]), name)
    if d then return d end
-   local ok, member = pcall(function() return tw[name] end)
+   local ok, member = pcall(function() return module[name] end)
    return ok and type(member) == "function" and doc.of(member) or nil
 end
 
-local function of_tw(name)
-   local d = doc_of_tw(name)
-   return d and show_doc(call_of("tw." .. name, d), d)
+local function of_member(label, name)
+   local d = doc_of_member(label, name)
+   return d and show_doc(call_of(("%s.%s"):format(label, name), d), d)
 end
+
+local function of_tw(name) return of_member("tw", name) end
 
 -- ---- NFs ----
 
@@ -222,6 +228,7 @@ local function of_object(object)
       if made then return of_constructor(made.constructor) end
    end
    if object == tw then return M.names_of_tw() end
+   if object == rawget(tw, "bench") then return M.names_of_tw "tw.bench" end
    local mt = getmetatable(object)
    if type(object) == "table" and rawget(object, "ctype") and rawget(object, "size") then
       return of_header(object)
@@ -241,13 +248,15 @@ local ROLE_TEXT = {
    view = "to look", operate = "to operate", admin = "to change what runs",
 }
 
---- What tw offers.
+--- What tw offers, or tw.bench.
+---@param label? "tw"|"tw.bench"
 ---@return tideway.view
-function M.names_of_tw()
+function M.names_of_tw(label)
+   label = label or "tw"
    local rows = {}
-   for _, name in ipairs(tw.names()) do
-      local d = doc_of_tw(name)
-      rows[#rows + 1] = { "tw." .. name, d and doc.first_sentence(d.text) or "" }
+   for _, name in ipairs(module_of(label).names()) do
+      local d = doc_of_member(label, name)
+      rows[#rows + 1] = { ("%s.%s"):format(label, name), d and doc.first_sentence(d.text) or "" }
    end
    local v = view.table({ "name", "what" }, rows)
    v.headless = true
@@ -290,6 +299,8 @@ local function of_name(name)
    local nf = last:match "^nf%.([%w_]+)$" or last
    if page_of(nf) then return of_constructor(tw.nf[nf]) end
    if last == "tw" then return M.names_of_tw() end
+   local of_bench = last:match "^bench%.([%w_]+)$"
+   if of_bench then return of_member("tw.bench", of_bench) end
    for _, known in ipairs(tw.names()) do
       if known == last then
          local v = of_tw(last)
@@ -307,6 +318,7 @@ function M.names()
    for name in pairs(tw.headers) do names[#names + 1] = name end
    for _, name in ipairs(nf_library.known()) do names[#names + 1] = "tw.nf." .. name end
    for _, name in ipairs(tw.names()) do names[#names + 1] = "tw." .. name end
+   for _, name in ipairs(tw.bench.names()) do names[#names + 1] = "tw.bench." .. name end
    return names
 end
 
@@ -322,12 +334,9 @@ function M.help(x)
       return v
    end
    if type(x) == "function" then return of_function(x) end
-   if type(x) == "table" then
-      local mt = getmetatable(x)
-      local what = type(mt) == "table" and mt.__names and rawget(x, "parts")
-      if what and commands[what.what .. "s"] then return of_command(what.what .. "s") end
-      return of_object(x)
-   end
+   local what = objects.what(x)
+   if what and commands[what .. "s"] then return of_command(what .. "s") end
+   if type(x) == "table" then return of_object(x) end
    return value.view(x)
 end
 

@@ -19,9 +19,11 @@ local M = {}
 ---@field find fun(key: any): any
 ---@field names fun(): any[]
 ---@field show fun(...): tideway.view
-local Collection = {}
+local prototype = newproxy(true) -- of a table Lua would take the length itself
+local Collection = getmetatable(prototype)
+local parts_of = setmetatable({}, { __mode = "k" })
 
-local function parts(self) return rawget(self, "parts") end
+local function parts(self) return parts_of[self] end
 
 function Collection:__index(key)
    local found = parts(self).find(key)
@@ -35,10 +37,13 @@ function Collection:__newindex(key)
    error(("%ss are not assigned to: %s is declared with tw"):format(parts(self).what, tostring(key)), 2)
 end
 
+function Collection:__len() return #parts(self).names() end
 function Collection:__call(...) return parts(self).show(...) end
 function Collection:__view() return parts(self).show() end
 function Collection:__names() return parts(self).names() end
-function Collection:__tostring() return ("%ss: %s"):format(parts(self).what, table.concat(self:__names(), ", ")) end
+function Collection:__tostring()
+   return ("%ss: %s"):format(parts(self).what, table.concat(parts(self).names(), ", "))
+end
 
 -- `for name, port in pairs(ports)`, in the environment's pairs().
 function Collection:__pairs()
@@ -56,7 +61,17 @@ end
 ---@param show fun(...): tideway.view
 ---@return tideway.live.collection
 function M.collection(what, find, names, show)
-   return setmetatable({ parts = { what = what, find = find, names = names, show = show } }, Collection)
+   local collection = newproxy(prototype)
+   parts_of[collection] = { what = what, find = find, names = names, show = show }
+   return collection
+end
+
+--- What a collection is one of: "port"; nil: it is none.
+---@param value any
+---@return string?
+function M.what(value)
+   local collection = type(value) == "userdata" and parts_of[value]
+   return collection and collection.what or nil
 end
 
 --- The names in something: of a collection, a proxy; nil for other values.

@@ -97,9 +97,8 @@ end
 --- Evaluate fn in a session of its own, from the next turn of the loop on.
 ---@param fn fun(): ...
 ---@param options { sink: tideway.live.sink, role: string?, client: table?, done: fun(ok: boolean, ...),
---- engine_code: boolean?, trusted: boolean? } done: called with what fn returned or the error it raised;
---- engine_code: fn is
---- no user's code; trusted: and changes nothing and soon comes to its end
+--- engine_code: boolean?, trusted: boolean? } done: called with what fn returned or the error it raised; engine_code:
+--- fn is no user's code; trusted: and it changes nothing and soon comes to its end
 ---@return tideway.live.session
 function M.start(fn, options)
    local session = {

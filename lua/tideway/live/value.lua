@@ -227,7 +227,8 @@ end
 M.shown = {}
 
 local function shown(value)
-   if type(value) ~= "table" and type(value) ~= "cdata" then return nil end
+   local kind_of = type(value)
+   if kind_of ~= "table" and kind_of ~= "cdata" and kind_of ~= "userdata" then return nil end
    local show = metamethod(value, "__view")
    if show then return show end
    for _, kind in ipairs(M.shown) do

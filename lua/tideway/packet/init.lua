@@ -48,9 +48,15 @@ local verdict_of = ffi.metatype(ffi.typeof "struct { }", { __index = reasons })(
 ---@param reason string a constant string
 function Pkt:drop(reason) self.verdict = verdict_of[reason] end
 
+-- A port may be given by itself or by its index.
+local function index_of(port)
+   if type(port) == "table" then return port.index end
+   return port
+end
+
 --- Send the packet to a port. It leaves the chain.
----@param port integer port index
-function Pkt:send(port) self.verdict = bor(C.TW_PORT, lshift(port, 8)) end
+---@param port tideway.port|integer a port or its index
+function Pkt:send(port) self.verdict = bor(C.TW_PORT, lshift(index_of(port), 8)) end
 
 --- Send a copy to every port of the chain but the one it came from.
 function Pkt:flood() self.verdict = C.TW_FLOOD end
@@ -62,8 +68,8 @@ function Pkt:pass() self.verdict = C.TW_PASS end
 function Pkt:punt() self.verdict = C.TW_PUNT end
 
 --- Choose the port by which the packet leaves at the end of the chain; no verdict, the next NF runs.
----@param port integer port index
-function Pkt:route(port) self.out = port end
+---@param port tideway.port|integer a port or its index
+function Pkt:route(port) self.out = index_of(port) end
 
 --- Keep the packet in a hold queue until `queue:release(key)` or the queue's timeout.
 ---@param queue tideway.hold_queue

@@ -16,6 +16,8 @@ int tw_posix_spawnattr_setsigmask(void *attr, const void *set) __asm__("posix_sp
 int tw_posix_spawn_actions_init(void *actions) __asm__("posix_spawn_file_actions_init");
 int tw_posix_spawn_actions_destroy(void *actions) __asm__("posix_spawn_file_actions_destroy");
 int tw_posix_spawn_actions_dup2(void *actions, int fd, int to) __asm__("posix_spawn_file_actions_adddup2");
+int tw_posix_spawn_actions_open(void *actions, int fd, const char *path, int flags, unsigned mode)
+   __asm__("posix_spawn_file_actions_addopen");
 int tw_posix_waitpid(int pid, int *status, int options) __asm__("waitpid");
 int tw_posix_pipe(int *fds, int flags) __asm__("pipe2");
 long tw_posix_write(int fd, const void *data, size_t count) __asm__("write");
@@ -28,13 +30,15 @@ local M = {}
 
 local SETSIGDEF, SETSIGMASK, O_CLOEXEC = 4, 8, 0x80000
 local WNOHANG, EINTR = 1, 4
+local O_RDONLY, O_WRONLY_CREATE_TRUNCATE = 0, 0x241
 local SIG_IGN = ffi.cast("void (*)(int)", 1)
 
-M.SIGINT, M.SIGQUIT, M.SIGTSTP = 2, 3, 20
+M.SIGINT, M.SIGQUIT, M.SIGKILL, M.SIGTSTP = 2, 3, 9, 20
 
 --- Start a program, found by PATH, with signals as a program expects them.
 ---@param argv string[]
----@param options? { stdin: integer?, ignore: integer[]? } descriptor of its standard input; signals it keeps ignored
+---@param options? { stdin: integer?, output: string?, ignore: integer[]? } descriptor of its standard input; file that
+--- gets what it prints, it has no input then; signals it keeps ignored
 ---@return integer? pid
 ---@return string? error
 function M.spawn(argv, options)
@@ -52,6 +56,11 @@ function M.spawn(argv, options)
    C.tw_posix_spawnattr_setsigdefault(attr, set)
    C.tw_posix_spawn_actions_init(actions)
    if options.stdin then C.tw_posix_spawn_actions_dup2(actions, options.stdin, 0) end
+   if options.output then
+      C.tw_posix_spawn_actions_open(actions, 0, "/dev/null", O_RDONLY, 0)
+      C.tw_posix_spawn_actions_open(actions, 1, options.output, O_WRONLY_CREATE_TRUNCATE, 420)
+      C.tw_posix_spawn_actions_dup2(actions, 1, 2)
+   end
    local words, pid = ffi.new("const char *[?]", #argv + 1), ffi.new "int[1]"
    for i, word in ipairs(argv) do words[i - 1] = word end
    local err = C.tw_posix_spawnp(pid, argv[1], actions, attr, words, C.tw_posix_environ)
@@ -77,7 +86,8 @@ end
 
 --- Ask a process to end.
 ---@param pid integer
-function M.terminate(pid) C.tw_posix_kill(pid, 15) end
+---@param signal? integer default SIGTERM
+function M.terminate(pid, signal) C.tw_posix_kill(pid, signal or 15) end
 
 --- A descriptor that can be read when a child has ended.
 ---@param pid integer

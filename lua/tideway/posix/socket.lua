@@ -27,8 +27,8 @@ int tw_posix_chmod(const char *path, unsigned mode) __asm__("chmod");
 int tw_posix_unlink(const char *path) __asm__("unlink");
 ]]
 
-local AF_UNIX, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC = 1, 1, 0x800, 0x80000
-local SOL_SOCKET, SO_PEERCRED, SO_SNDTIMEO, SO_PEERGROUPS = 1, 17, 21, 59
+local AF_UNIX, SOCK_STREAM, SOCK_SEQPACKET, SOCK_NONBLOCK, SOCK_CLOEXEC = 1, 1, 5, 0x800, 0x80000
+local SOL_SOCKET, SO_PEERCRED, SO_SNDTIMEO, SO_COOKIE, SO_PEERGROUPS = 1, 17, 21, 57, 59
 local MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000
 local PATH_MAX = 107
 
@@ -94,13 +94,15 @@ end
 
 --- Connect, waiting some seconds at most. What is sent and received later waits as the caller says.
 ---@param path string
+---@param packets? boolean a socket of packets instead of a stream, and without waiting
 ---@return integer? fd
 ---@return string? error
 ---@return integer? errno
-function M.connect(path)
+function M.connect(path, packets)
    local address, err = address_of(path)
    if not address then return nil, err end
-   local fd = C.tw_posix_socket(AF_UNIX, SOCK_STREAM + SOCK_CLOEXEC, 0)
+   local kind = packets and SOCK_SEQPACKET + SOCK_NONBLOCK or SOCK_STREAM
+   local fd = C.tw_posix_socket(AF_UNIX, kind + SOCK_CLOEXEC, 0)
    if fd < 0 then return failure() end
    local wait = ffi.new("struct tw_posix_timeval", 5, 0)
    C.tw_posix_setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, wait, ffi.sizeof(wait))
@@ -125,6 +127,14 @@ function M.peer(fd)
    local groups = {}
    for i = 0, tonumber(len[0]) / 4 - 1 do groups[i + 1] = list[i] end
    return { pid = cred.pid, uid = cred.uid, gid = cred.gid, groups = groups }
+end
+
+--- The number that the kernel knows a socket by, no other one ever has it.
+---@param fd integer
+---@return ffi.cdata*? cookie uint64_t; nil: no socket
+function M.cookie(fd)
+   local cookie, len = ffi.new "uint64_t[1]", ffi.new("unsigned[1]", 8)
+   return C.tw_posix_getsockopt(fd, SOL_SOCKET, SO_COOKIE, cookie, len) == 0 and cookie[0] or nil
 end
 
 --- Send what the socket takes now. A peer that is gone is an error and not a signal.

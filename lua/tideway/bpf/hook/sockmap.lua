@@ -42,6 +42,7 @@ function M.attach(o)
       return nil, ("%s runs %s already, which is not ours; take another map"):format(state.target, other.program(id))
    end
    if C.tw_bpf_target_attach(o.program.fd, o.map.fd, state.attach_type) < 0 then return nil, abi.error() end
+   o.map.renew()
    return state
 end
 
@@ -63,6 +64,7 @@ function M.replace(link, program)
    local ok, err = is_ours(link)
    if not ok then return nil, err end
    if C.tw_bpf_target_attach(program.fd, link.map.fd, link.attach_type) < 0 then return nil, abi.error() end
+   link.map.renew()
    return true
 end
 

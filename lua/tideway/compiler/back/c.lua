@@ -2,14 +2,14 @@
 -- Prints a program for an lcore as C: one function that runs the whole chain over a burst. The text stands alone; it
 -- brings the engine's declarations with it and wants no header but the compiler's own.
 
-local bit = require "bit"
 local ffi = require "ffi"
 local abi = require "tideway.abi"
 local bulks = require "tideway.compiler.back.c.bulk"
 local core = require "tideway.core"
 local graphs = require "tideway.compiler.ir.graph"
 local hash = require "tideway.compiler.back.c.hash"
-local ir = require "tideway.compiler.ir"
+local mbufs = require "tideway.compiler.back.c.mbufs"
+local operands = require "tideway.compiler.back.c.operand"
 local target = require "tideway.compiler.target.lcore"
 
 local M = {}
@@ -46,33 +46,7 @@ Printer.__index = Printer
 
 function Printer:say(...) self.lines[#self.lines + 1] = select("#", ...) > 1 and string.format(...) or (...) end
 
--- ---- operands ----
-
-local TYPES = { num = "int64_t", u64 = "uint64_t", i64 = "int64_t", ptr = "uint8_t *" }
-
-local function address_of(value)
-   if type(value) == "number" then return value end
-   return tonumber(ffi.cast("uintptr_t", value))
-end
-
-local function constant(c)
-   if c.type == "ptr" then
-      local object = c.object
-      return ("((uint8_t *)0x%xULL)"):format(address_of(object and (object.table or object.address) or c.value))
-   end
-   if c.type == "num" then return ("(%.0fLL)"):format(tonumber(c.value)) end
-   local hex = bit.tohex(ffi.cast("uint64_t", ffi.cast("int64_t", c.value)))
-   return ("((%s)0x%sULL)"):format(TYPES[c.type], hex)
-end
-
-local letter = "v" -- of the variables that stand for values
-
-local function operand(v) return v.op == "const" and constant(v) or letter .. v.id end
-
-local function address(v, off)
-   off = off or 0
-   return off == 0 and operand(v) or ("%s %s %d"):format(operand(v), off < 0 and "-" or "+", math.abs(off))
-end
+local TYPES, operand, address, address_of = operands.TYPES, operands.operand, operands.address, operands.address_of
 
 local function fits_u32(v) return v.lo ~= nil and v.lo >= 0 and v.hi <= 2 ^ 32 - 1 end
 
@@ -307,134 +281,12 @@ function Printer:body(order)
    self:loop_end()
 end
 
--- ---- straight on mbufs ----
-
--- Fields of struct tw_pkt that are variables of the loop then.
-local LOCAL = { data = true, len = true, verdict = true, out = true, port = true, stage = true, resume = true,
-   mark = true }
+-- ---- fields of the packet ----
 
 --- A field of the packet: in the burst, or a variable.
 function Printer:field(member)
-   return self.options.mbufs and LOCAL[member] and member or "pkt->" .. member
+   return self.options.mbufs and mbufs.FIELDS[member] and member or "pkt->" .. member
 end
-
--- Nothing may ask for the packet itself: there is none in the burst.
-local function runs_on_mbufs(order, options)
-   if options.stage or options.guard or options.resume or not options.stages then return false end
-   for _, block in ipairs(order) do
-      for _, v in ipairs(block.insts) do
-         local f = (v.op == "ctxload" or v.op == "ctxstore") and target.fields[v.field]
-         if v.packet or f and (f.of == "self" or f.of == "pkt" and not LOCAL[f.member]) then return false end
-      end
-   end
-   return true
-end
-
--- Where frames begin behind an mbuf unless somebody moved them: to fetch something else does no harm.
-local DATA_AHEAD = 256
-
-local MBUF_HEAD = [[
-int32_t odd = 0;
-uint64_t bytes = 0, word, rest;
-uint16_t any = 0, all = 0xffff; /* bits of the ports that packets leave by */
-if (port >= TW_PORTS_MAX) __builtin_unreachable();
-for (int32_t i = 0; i < count; i++) {
-const uint8_t *const mbuf = mbufs[i];
-uint8_t *const data = (uint8_t *)load64(mbuf + TW_MBUF_BUF_ADDR) + load16(mbuf + TW_MBUF_DATA_OFF);
-const int32_t len = load16(mbuf + TW_MBUF_DATA_LEN);
-int32_t verdict = TW_NEXT;
-uint16_t out = TW_PORT_NONE, stage = TW_STAGE_ENGINE, resume = 0;
-uint32_t mark = 0;
-bytes += len;
-*(volatile uint32_t *)&burst->at = i;
-__builtin_prefetch((uint8_t *)mbufs[i + TW_MBUFS_AHEAD] + %d, 1);
-if (load32(mbuf + TW_MBUF_PKT_LEN) != (uint32_t)len) { resume = TW_RESUME_SCATTERED; goto next; }
-]]
-
--- What the last NF sends to a port goes there together with what was routed there.
--- pkts[i].mark and what is beside it stay unwritten in packets that go on, unless the program writes them.
-local MBUF_END = [[
-next:;
-const uint32_t to = (uint32_t)verdict >> 8;
-const bool sent = (verdict & 0xff) == TW_PORT && stage == %d && to < TW_PORTS_MAX;
-if (sent) out = to;
-word = (uint32_t)verdict | (uint64_t)out << 32 | (uint64_t)port << 48;
-__builtin_memcpy(&burst->pkts[i].verdict, &word, sizeof(word));
-any |= out;
-all &= out;
-if (verdict != TW_SINK || %s) {
-rest = mark | (uint64_t)stage << 32 | (uint64_t)resume << 48;
-__builtin_memcpy(&burst->pkts[i].mark, &rest, sizeof(rest));
-odd |= !sent && verdict != TW_SINK;
-}
-}
-burst->bytes = bytes;
-burst->odd |= odd | any ^ all;
-]]
-
-local function writes_mark(order)
-   for _, block in ipairs(order) do
-      for _, v in ipairs(block.insts) do
-         if v.op == "ctxstore" and v.field == "mark" then return true end
-      end
-   end
-   return false
-end
-
--- What an address is made of, down to the packet's first bytes, in order; nil when there is more to it.
-local FIRST_BYTES = 64
-
-local function steps_to(v, list, seen)
-   if v.op == "const" or seen[v] then return list end
-   if v.op == "load" then
-      local base = v.args[1]
-      if base.op ~= "pktdata" or v.off < 0 or v.off + v.bits / 8 > FIRST_BYTES then return nil end
-   elseif v.op ~= "pktdata" and not ir.PURE[v.op] then
-      return nil
-   end
-   for _, a in ipairs(v.args or {}) do
-      if not steps_to(a, list, seen) then return nil end
-   end
-   seen[v] = true
-   list[#list + 1] = v
-   return list
-end
-
--- Fetches what a packet some places ahead will look up in memory that is too large for the caches. A packet that has
--- no such bytes makes this fetch something else: its buffer is longer than that.
-function Printer:fetch_far(order)
-   local done = {}
-   for _, block in ipairs(order) do
-      for _, v in ipairs(block.insts) do
-         local steps = v.far and not done[v.args[1]] and steps_to(v.args[1], {}, {})
-         if steps then
-            done[v.args[1]] = true
-            self:say "{\nconst uint8_t *const later = mbufs[i + TW_MBUFS_AHEAD];"
-            self:say "uint8_t *const data ="
-            self:say "(uint8_t *)load64(later + TW_MBUF_BUF_ADDR) + load16(later + TW_MBUF_DATA_OFF);"
-            letter = "a"
-            for _, step in ipairs(steps) do self:say("%s %s;", TYPES[step.type], operand(step)) end
-            for _, step in ipairs(steps) do self:instruction(step) end
-            self:say("__builtin_prefetch(%s);\n}", address(v.args[1], v.off))
-            letter = "v"
-         end
-      end
-   end
-end
-
-function Printer:body_on_mbufs(order)
-   self:declarations(order)
-   self:say(MBUF_HEAD:format(DATA_AHEAD))
-   self:fetch_far(order)
-   for _, block in ipairs(order) do
-      self:say("b%d:;", block.id)
-      self:block(block, 1, #block.insts)
-      self:terminator(block.term)
-   end
-   self:say(MBUF_END:format(self.options.stages - 1, writes_mark(order) and "true" or "false"))
-end
-
-local MBUF_HEADING = "void %s_mbufs(struct tw_burst *burst, void *const *mbufs, int32_t count, uint16_t port)\n"
 
 -- ---- two passes with a look-up of all packets in between ----
 
@@ -552,7 +404,8 @@ local HEADING = "void %s(struct tw_burst *burst, int32_t count)\n"
 local function print_function(heading, program, options, body)
    local printer = setmetatable({ lines = {}, rows = {}, helpers = {}, options = options }, Printer)
    if options.stage then printer:say("burst->stage = %d;", options.stage) end
-   body(printer, graphs.of(program).order)
+   local graph = graphs.of(program)
+   body(printer, graph.order, graph)
    local helpers = {}
    for _, text in pairs(printer.helpers) do helpers[#helpers + 1] = text end
    table.sort(helpers)
@@ -571,9 +424,9 @@ function M.emit(program, options)
    local text = print_function(HEADING, program, options, function(printer)
       if found then printer:body_in_passes(found, order) else printer:body(order) end
    end)
-   if found or not runs_on_mbufs(order, options) then return text end
+   if found or not mbufs.runs(order, options) then return text end
    local on_mbufs = setmetatable({ mbufs = true }, { __index = options })
-   return text .. print_function(MBUF_HEADING, program, on_mbufs, Printer.body_on_mbufs)
+   return text .. print_function(mbufs.HEADING, program, on_mbufs, mbufs.body)
 end
 
 return M

@@ -19,6 +19,7 @@ local merge = require "tideway.compiler.front.merge"
 ---@field block tideway.ir.block? nil where the program can't get to
 ---@field state tideway.front.state?
 ---@field target table
+---@field inferred table<tideway.ir.value, boolean> pointers that can't be nil, for reasons the verifier does not see
 ---@field pos tideway.ir.position?
 local Context = {}
 Context.__index = Context
@@ -34,7 +35,7 @@ function M.new(name, target, options)
    local program = ir.program(name, target.name)
    local cx = setmetatable({
       program = program, target = target, options = options or {}, joins = {}, calls = {},
-      choices = {}, choice_id = {}, implied = {}, checked_at_join = {},
+      choices = {}, choice_id = {}, implied = {}, checked_at_join = {}, inferred = {},
       depth = 0, slots = 0, effects = 0, reads = {},
    }, Context)
    cx.block = ir.block(program)

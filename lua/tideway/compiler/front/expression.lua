@@ -4,6 +4,7 @@
 local bit = require "bit"
 local ffi = require "ffi"
 local array = require "tideway.compiler.front.array"
+local choice = require "tideway.compiler.front.choice"
 local ctype = require "tideway.compiler.front.ctype"
 local memory = require "tideway.compiler.front.memory"
 local number = require "tideway.compiler.front.number"
@@ -42,14 +43,19 @@ function M.resolve(cx, fv)
    if fv.k == "ptr" and fv.nilable then return nilable(cx, fv) end
    if fv.k ~= "tagged" then return fv end
    local lo, hi = cx:range(fv.tag)
-   local set = fv.set
+   local set, inferred = fv.set, false
    for tag = TAG_NIL, TAG_VALUE do
       local one = bit.lshift(1, tag)
-      if tag < lo or tag > hi or (bit.band(set, one) ~= 0 and lo < hi and cx:excluded(fv.tag, tag)) then
+      if tag < lo or tag > hi then
          set = bit.band(set, bit.bnot(one))
+      elseif bit.band(set, one) ~= 0 and lo < hi and cx:excluded(fv.tag, tag) then
+         set, inferred = bit.band(set, bit.bnot(one)), true
       end
    end
-   if set == 8 then return fv.val end
+   if set == 8 then
+      if inferred and fv.val.k == "ptr" then cx.inferred[fv.val.ir] = true end
+      return fv.val
+   end
    if set == 1 then return NIL end
    if set == 2 then return FALSE end
    if set == 4 then return TRUE end
@@ -368,6 +374,8 @@ function M.index(cx, object, key)
       end
       if key.k ~= "host" then cx:refuse "a field is named by a constant" end
       return memory.field(cx, object, key.v)
+   elseif object.k == "choice" then
+      return choice.each(cx, object, function(one) return host_index(cx, one, key) end)
    elseif object.k == "tagged" then
       cx:refuse(("this is %s here"):format(value.describe(object)), "test it first: if x then ... end")
    end

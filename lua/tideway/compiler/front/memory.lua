@@ -103,6 +103,14 @@ function M.usable(cx, p)
    if p.gen and p.gen ~= cx.state.gen then
       cx:refuse("this view was taken before the packet was resized", "take it again after the resize")
    end
+   if cx.inferred[p.ir] and cx.target.checks and p.ir.space ~= "pkt" then
+      local yes, no = cx:split("ne", p.ir, cx:null())
+      if no then
+         cx:go(no)
+         cx.target.trap(cx)
+         cx:go(yes)
+      end
+   end
 end
 
 -- Largest offset that an access to the frame has itself; the IR's is 16 bits.

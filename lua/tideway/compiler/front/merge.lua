@@ -209,14 +209,30 @@ local function available(block, val)
    return false
 end
 
+-- The frame's start on an edge.
+local function frame_start(cx, edge)
+   local known = edge.state.memo.data
+   if known then return known.ir end
+   local v = ir.value(cx.program, "pktdata", "ptr", {}, { space = "pkt", pos = cx.pos, block = edge.block })
+   table.insert(edge.block.insts, v)
+   return v
+end
+
+-- Any place in the memory that a pointer points into; nil when there is none to be had. A verifier that does not see
+-- why a path with nil can't come to an access is content with any place in the frame.
+local function place_in(cx, block, edge, v)
+   local root = v.root or (v.op == "ptradd" and v.args[1]) or v
+   if v ~= root and available(block, { k = "ptr", ir = root }) then return root end
+   if root.op == "pktdata" and not cx.copied then return frame_start(cx, edge) end
+end
+
 -- A value of the same kind as `like` for an edge that has none; nobody looks at it.
-local function filler(cx, block, like)
+local function filler(cx, block, edge, like)
    if like.k == "int" then
       local c = ir.const(like.ir.lo or 0, like.ir.type)
       return value.int(c)
    elseif like.k == "ptr" then
-      local place = like.ir.op == "ptradd" and like.ir.args[1] -- any place in the same memory
-      if not place or not available(block, { k = "ptr", ir = place }) then place = cx:null() end
+      local place = place_in(cx, block, edge, like.ir) or cx:null()
       return value.ptr(place, like.off, like.type,
          { ref = like.ref, nilable = place.op == "const" or nil, gen = like.gen, shape = like.shape,
             alternatives = like.alternatives })
@@ -260,7 +276,7 @@ local function merge_tagged(cx, block, edges, fvs)
       end
       if not same then
          local like = have[1]
-         for i, fv in ipairs(fvs) do all[i] = val_of(fv) or filler(cx, block, like) end
+         for i, fv in ipairs(fvs) do all[i] = val_of(fv) or filler(cx, block, edges[i], like) end
          if like.k == "host" and type(like.v) == "number" then
             for i, fv in ipairs(fvs) do all[i] = val_of(fv) or like end
          end
@@ -333,6 +349,9 @@ local function is_pointer(fv) return fv.k == "ptr" end
 local function can_tag(fv)
    return fv.k == "tagged" or fv.k == "int" or fv.k == "ptr" or fv.k == "host" or fv.k == "pkt" or fv.k == "closure"
 end
+
+-- Neither nil nor a boolean.
+local function is_set(fv) return fv.k ~= "tagged" and set_of(fv) == 8 end
 
 -- A pointer that may be nil as what it is known to be on its path: a pointer or nil.
 local function outcome(edge, fv)
@@ -423,7 +442,7 @@ function merge_values(cx, block, edges, fvs)
    if all(fvs, can_tag) then
       local known = {}
       for i, fv in ipairs(fvs) do known[i] = outcome(edges[i], fv) end
-      return merge_tagged(cx, block, edges, known)
+      if not all(known, is_set) then return merge_tagged(cx, block, edges, known) end
    end
    return value.conflict "it is a different thing on each path"
 end

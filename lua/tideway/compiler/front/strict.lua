@@ -73,6 +73,8 @@ function M.index(cx, object, key)
       if key.k == "host" then packet_field(cx, key.v) end
    elseif object.k == "host" then
       host_key(cx, object.v, key.k == "host" and key.v or nil)
+   elseif object.k == "choice" then
+      cx:refuse "a field of one of several tables can't be read in a sandbox"
    elseif object.k == "ptr" and key.k ~= "host" or object.k == "ptr" and type(key.v) ~= "string" then
       local array = require "tideway.compiler.front.array"
       if not array.of(object) and object.type.kind ~= "array" then
@@ -98,11 +100,11 @@ end
 
 -- Nothing but numbers, texts and what the engine gave goes to functions that are not the sandbox's own.
 local function arguments(cx, args)
+   local function foreign(v) return type(v) == "function" or type(v) == "table" and not M.genuine[v] end
    for _, a in ipairs(args) do
-      if a.k == "closure" or a.k == "host" and (type(a.v) == "function"
-         or type(a.v) == "table" and not M.genuine[a.v]) then
-         cx:refuse("this argument is a table or function of the sandbox, which only its own functions take")
-      end
+      local bad = a.k == "closure" or a.k == "host" and foreign(a.v)
+      for id in pairs(a.k == "choice" and a.set or {}) do bad = bad or foreign(cx.choices[id]) end
+      if bad then cx:refuse "this argument is a table or function of the sandbox, which only its own functions take" end
    end
 end
 

@@ -221,7 +221,7 @@ function RULES.shr(walk, v, a, b)
    local c = number(b)
    if not c then return nil end
    if c == 0 and v.w ~= 32 then return a end
-   if v.w ~= 32 and c == 8 and a.op == "bswap" and a.bits == 16 and a.args[1].type == v.type then
+   if v.w ~= 32 and a.op == "bswap" and c == a.bits - 8 and a.args[1].type == v.type then
       v.op, v.bits, v.args = "zext", 8, { a.args[1] }
       walk.again = true
       return nil

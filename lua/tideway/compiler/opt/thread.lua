@@ -83,6 +83,7 @@ function M.consider(walk, block, target)
    if not way then return end
    walk.threads[#walk.threads + 1] = {
       target = target, block = to, goal = term.targets[way], known = term.op == "check" and known or nil,
+      branch = term.op == "br",
    }
 end
 
@@ -148,8 +149,10 @@ local function apart(t, defs, used)
    return true
 end
 
--- Whether the block still ends in that target: the walk may have decided its branch since.
-local function has(block, goal)
+-- Whether the block still ends in that target: the walk may have decided its branch since. A comparison of the frame's
+-- length that is a check by now has proved what comes behind it: it may not be left out by what is known of a number.
+local function has(block, goal, branch)
+   if branch and block.term.op == "check" then return false end
    for _, t in ipairs(ir.targets(block.term)) do
       if t == goal then return true end
    end
@@ -165,7 +168,7 @@ function M.apply(program, threads)
    for _, t in ipairs(threads) do
       local block, goal = t.block, t.goal
       local copy = not t.known and copies[goal]
-      if not copy and has(block, goal) and apart(t, defs, used) then
+      if not copy and has(block, goal, t.branch) and apart(t, defs, used) then
          local map
          for _, p in ipairs(proved_pointers(t)) do used[p] = true end
          copy, map = clone(program, block, goal, t.known)

@@ -143,7 +143,7 @@ function M:tc_head(cx, ctx, v)
    local lo, hi = cx:range(v)
    if hi > 0 then
       cx:refuse("on tc the start of a packet can't be moved inwards",
-         "pin the chain to xdp or an lcore")
+         "pin the chain to xdp or an lcore; a VLAN tag is taken away by tw.bpf.skb_vlan_pop()")
    end
    local size = number.ir(cx, number.negate(cx, value.int(v)))
    local _ = lo

@@ -157,6 +157,26 @@ function SPECIAL.csum_diff(cx, args)
    return { value.int(rc) }
 end
 
+local function resizing(cx, name, ...)
+   return cx.target:call(cx, name, "num", { cx.target:context(cx), ... },
+      { resizes = true, writes = { pkt = true }, lo = -4095, hi = 0 })
+end
+
+--- tw.bpf.skb_vlan_pop(): the outermost tag goes, also one that the kernel took out of the frame; the one behind it is
+--- then out of the frame. 0 when it is done, else 1. Views taken before are dead.
+function SPECIAL.skb_vlan_pop(cx)
+   return { memory.resize_outcome(cx, resizing(cx, "skb_vlan_pop"), 0, 0) }
+end
+
+--- tw.bpf.skb_vlan_push(type, tci): a tag, outside of the frame; the one that was there goes into the frame.
+function SPECIAL.skb_vlan_push(cx, args)
+   local type = number.ir(cx, args[1] or value.NIL, "tw.bpf.skb_vlan_push, the EtherType of the tag")
+   local tci = number.ir(cx, args[2] or value.NIL, "tw.bpf.skb_vlan_push, the tag")
+   local swapped = cx:emit("bswap", "num", { type }, { bits = 16, lo = 0, hi = 65535 })
+   local old = cx:range(memory.length(cx))
+   return { memory.resize_outcome(cx, resizing(cx, "skb_vlan_push", swapped, tci), old, 0) }
+end
+
 --- Handler for a helper; nil when packet functions can't call it.
 function M.of(name)
    local make = SPECIAL[name]

@@ -7,6 +7,7 @@ local bits = require "tideway.compiler.front.bits"
 local bpf = require "tideway.bpf"
 local barrier = require "tideway.packet.barrier"
 local checksum = require "tideway.packet.checksum"
+local choice = require "tideway.compiler.front.choice"
 local ctype = require "tideway.compiler.front.ctype"
 local helper = require "tideway.compiler.front.intrinsic.helper"
 local header = require "tideway.packet.header"
@@ -56,6 +57,7 @@ known[type] = function(cx, args)
    local fv = args[1]
    if fv.k == "host" then return { value.host(type(fv.v)) } end
    if fv.k == "int" then return { value.host(fv.ir.type == "num" and "number" or "cdata") } end
+   if fv.k == "choice" then return { choice.each(cx, fv, function(one) return value.host(type(one.v)) end) } end
    cx:refuse "the type of this value is known only at run time"
 end
 

@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 local bit = require "bit"
 local abi = require "tideway.abi"
+local choice = require "tideway.compiler.front.choice"
 local memory = require "tideway.compiler.front.memory"
 local number = require "tideway.compiler.front.number"
 local value = require "tideway.compiler.front.value"
@@ -67,30 +68,16 @@ function M.drop_word(cx, reason)
 end
 
 function M.methods.drop(cx, _, args)
-   local reason = args[1] or value.NIL
-   if reason.k == "host" and type(reason.v) == "string" then
-      M.set_verdict(cx, value.host(M.drop_word(cx, reason.v)))
-   elseif reason.k == "choice" then
-      local ids, join = {}, cx:join()
-      for id in pairs(reason.set) do ids[#ids + 1] = id end
-      table.sort(ids)
-      for i, id in ipairs(ids) do
-         local text = cx.choices[id]
-         if type(text) ~= "string" then cx:refuse "pkt:drop(reason): the reason is not a string on every path" end
-         local word = value.host(M.drop_word(cx, text))
-         cx.words[word.v] = true
-         local yes, no
-         if i < #ids then yes, no = cx:split("eq", reason.ir, cx:const(id)) end
-         if yes then cx:go(yes) end
-         if yes or i == #ids then cx:jump(join, { word }) end
-         if no then cx:go(no) end
+   local word = choice.each(cx, args[1] or value.NIL, function(reason)
+      if reason.k ~= "host" or type(reason.v) ~= "string" then
+         cx:refuse(("pkt:drop(reason): the reason must be a constant string, this is %s"):format(
+            value.describe(reason)), "write it in quotes: pkt:drop \"ttl_expired\"")
       end
-      local word = cx:enter(join)[1]
-      cx.state.vars[cx.verdict] = word
-   else
-      cx:refuse(("pkt:drop(reason): the reason must be a constant string, this is %s"):format(value.describe(reason)),
-         "write it in quotes: pkt:drop \"ttl_expired\"")
-   end
+      local drop = value.host(M.drop_word(cx, reason.v))
+      cx.words[drop.v] = true
+      return drop
+   end)
+   M.set_verdict(cx, word)
    return {}
 end
 
