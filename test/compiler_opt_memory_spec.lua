@@ -319,6 +319,35 @@ describe("optimiser: checks", function()
       assert.equal(3, n)
    end)
 
+   it("does not raise a check to one that fails by the same block with another argument", function()
+      local source = [[
+         b1():
+           v1:ptr pkt = pktdata
+           v2:ptr pkt = pktend
+           check v1 + 34 <= v2 -> b2(), b5(0)
+         b2():
+           v3:num 0..255 = load8 v1 +12
+           br eq v3, 8 -> b5(2), b3()
+         b3():
+           check v1 + 54 <= v2 -> b4(), b5(0)
+         b4():
+           ret 9
+         b5(v4:num 0..2):
+           v5:num 0..7 = and v4, 7
+           jmp b6(v5)
+         b6(v6:num 0..8) loop 1:
+           br le v6, 0 -> b7(), b8()
+         b7():
+           ctxstore mark, 7
+           jmp b6(1)
+         b8():
+           ret 0
+      ]]
+      assert.truthy(optimised(source, "raise"):find("v1 + 34", 1, true))
+      assert.truthy(optimised(source:gsub("and v4, 7", "and v3, 7"):gsub("b5%(2%)", "b5(0)"):gsub("and v3", "and 5"),
+         "raise"):find("v1 + 54", 1, true))
+   end)
+
    it("keeps a check on a path on which only the length is known", function()
       local got = optimised [[
          b1():

@@ -211,7 +211,8 @@ return {
    summary = "Compile a chain or an NF, and show what came out.",
    description = "SCRIPT declares chains, or is the file of one NF (it returns tw.nf(...)). It is compiled for the "
       .. "hook it is pinned to, for --hook, or for xdp. Without options prints the eBPF program with its source "
-      .. "lines; -o writes an ELF file that bpftool, ip and libbpf load: `bpftool prog load out.o /sys/fs/bpf/nf`. "
+      .. "lines; -o writes an ELF file that bpftool, ip and libbpf load: `bpftool prog load out.o /sys/fs/bpf/nf`, "
+      .. "`ip link set eth0 xdp obj out.o sec xdp`. "
       .. "Its maps are empty: entries that the script put into tables are not in the file.",
    arguments = {
       { "SCRIPT", "Lua file; `...` and `arg` hold ARGS." }, { "ARGS", "Arguments of the script.", args = "*" },

@@ -128,19 +128,54 @@ local function returned(block, args)
    return v.op == "const" and v or nil
 end
 
+-- The edge behind a block that does nothing but hand on its parameters; nil when more depends on which edge led here:
+-- what it computes, or whoever uses the parameters later.
+local function handed_on(target, escaped)
+   local block, next = target.block, target.block.term.targets[1]
+   if #block.params == 0 then return next end
+   if #block.insts > 0 then return nil end
+   local given, args = {}, {}
+   for i, p in ipairs(block.params) do
+      if escaped[p] then return nil end
+      given[p] = target.args[i]
+   end
+   for i, a in ipairs(next.args) do args[i] = given[a] or a end
+   return { block = next.block, args = args }
+end
+
 -- What comes of taking an edge: the block where the program first does something or branches, with its arguments;
 -- or the constant that it returns without having done anything.
-local function outcome(target)
+local function outcome(target, escaped)
    for _ = 1, 20 do
       local block, term = target.block, target.block.term
+      local next
       if not acts(block, true) then
          if term.op == "ret" then return { ret = returned(block, target.args), block = block, args = target.args } end
-         if term.op == "jmp" then target = term.targets[1] else return { block = block, args = target.args } end
-      else
-         return { block = block, args = target.args }
+         next = term.op == "jmp" and handed_on(target, escaped)
       end
+      if not next then return { block = block, args = target.args } end
+      target = next
    end
    return nil
+end
+
+-- The parameters that are used outside of their blocks.
+local function escaping(program)
+   local home, escaped = {}, {}
+   for _, block in ipairs(program.blocks) do
+      for _, p in ipairs(block.params) do home[p] = block end
+   end
+   for _, block in ipairs(program.blocks) do
+      local function look(args)
+         for _, a in ipairs(args) do
+            if home[a] and home[a] ~= block then escaped[a] = true end
+         end
+      end
+      for _, v in ipairs(block.insts) do look(v.args) end
+      look(block.term.args)
+      for _, t in ipairs(ir.targets(block.term)) do look(t.args) end
+   end
+   return escaped
 end
 
 local function reached(target, result)
@@ -185,11 +220,11 @@ end
 ---@param program tideway.ir.program
 ---@return integer raised
 function M.raise(program)
-   local count = 0
+   local count, escaped = 0, escaping(program)
    for _, block in ipairs(program.blocks) do
       local term = block.term
       if term.op == "check" then
-         local result = outcome(term.targets[2])
+         local result = outcome(term.targets[2], escaped)
          if result then
             local p = term.args[1]
             local n = demanded(term.targets[1], p, result, {})
