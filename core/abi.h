@@ -360,6 +360,9 @@ size_t tw_lcore_heap(int slot);              /* bytes of its Lua heap */
 /* Lets its VM throw its traces away, take back what it gave up and record anew, at its next tick.
  */
 int tw_lcore_rewarm(int slot);
+/* While it is on, lcores without packets look for them some hundred times a second only, whatever
+ * the options say: something else is measured on their CPUs. */
+void tw_lcores_rest(bool on);
 
 #include "abi_table.h"
 #include "abi_acl.h"

@@ -29,10 +29,12 @@
 #define IDLE_ARM_TURNS 280  /* empty turns, short sleeps among them, before interrupts are armed */
 #define IDLE_SLEEP_MIN_NS 2000
 #define IDLE_SLEEP_MAX_NS 100000
+#define REST_NS 10000000
 #define SWEEP_BUDGET 4096 /* table entries looked at per tick */
 
 struct tw_lcore *_Atomic tw_lcore_table[TW_LCORES_MAX];
 _Thread_local struct tw_lcore *tw_self;
+static _Atomic bool resting;
 _Atomic bool tw_lcore_draining; /* ports are not read any more, rings are */
 
 /* ---- clock: monotonic ns from the TSC, set right again at every tick ---- */
@@ -347,6 +349,10 @@ static void idle(struct tw_lcore *lcore)
 	long ns;
 
 	lcore->stats->idle_loops++;
+	if (__builtin_expect(atomic_load_explicit(&resting, memory_order_relaxed), 0)) {
+		sleep_ns(lcore, REST_NS);
+		return;
+	}
 	switch (tw_options()->idle) {
 	case TW_IDLE_SPIN:
 		return;
@@ -487,6 +493,11 @@ size_t tw_lcore_heap(int slot)
 	struct tw_lcore *lcore = slot >= 0 && slot < TW_LCORES_MAX ? tw_lcore_table[slot] : NULL;
 
 	return lcore && lcore->plan && lcore->plan->vm ? lcore->plan->vm->used : 0;
+}
+
+void tw_lcores_rest(bool on)
+{
+	atomic_store_explicit(&resting, on, memory_order_relaxed);
 }
 
 int tw_lcore_rewarm(int slot)

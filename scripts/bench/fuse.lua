@@ -244,7 +244,7 @@ local TITLES = {
 
 local function contender(name, count, n)
    return bench.contender {
-      name = name, note = TITLES[name], missing = missing,
+      name = name, apart = true, note = TITLES[name], missing = missing,
       start = function()
          local list = functions(count, n)
          if not list[name] then return nil, list.why or "the compiler made none" end

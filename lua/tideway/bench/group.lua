@@ -1,12 +1,14 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Groups: contenders that take turns in rounds, so that what drifts on the machine concerns all of them alike.
 
+local abi = require "tideway.abi"
 local chains = require "tideway.bench.chain"
 local disturbance = require "tideway.bench.disturbance"
 local rows = require "tideway.bench.rows"
 local runner = require "tideway.bench.runner"
 local specs = require "tideway.bench.spec"
 
+local C = abi.C
 local AGAIN = 0.2
 local M = {}
 
@@ -14,6 +16,7 @@ local M = {}
 ---@field name string
 ---@field note? string its settings, for the report
 ---@field cpu? integer the CPU that does the work, to look at what disturbs it
+---@field apart? boolean it has no use for the engine's lcores: they rest meanwhile
 ---@field missing? fun(self): string? why it cannot run here
 ---@field start? fun(self): boolean?, string?
 ---@field measure fun(self, seconds: number): table?, string? a sample: { value =, unit =, ns =, cycles =, ... }; why =
@@ -60,6 +63,7 @@ end
 -- One contender, once.
 local function once(contender, seconds)
    local ok, err = true, nil
+   C.tw_lcores_rest(contender.apart or false)
    if contender.start then ok, err = contender:start() end
    if not ok then return nil, err or "it did not start" end
    local watch = disturbance.watch(contender.cpu)
@@ -129,6 +133,7 @@ end
 local function run_rounds(group, measured, context)
    local speeds, cpu = {}, nil
    for _, c in ipairs(group.contenders) do cpu = cpu or c.cpu end
+   C.tw_lcores_rest(group.contenders[1].apart or false) -- the CPU's speed comes first
    for round = 1, group.rounds do
       speeds[round] = disturbance.speed(cpu)
       local texts = {}
@@ -145,6 +150,7 @@ local function run_rounds(group, measured, context)
       end
       context.progress(table.concat(texts, "  "), round, group.rounds)
    end
+   C.tw_lcores_rest(false)
    note_speeds(measured, speeds)
    return speeds
 end

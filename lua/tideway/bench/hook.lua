@@ -161,7 +161,7 @@ function M.hook(o)
       if type(frame) ~= "string" or #frame < 14 then wrong("%s: frame %d is no string of 14 bytes", o.name, i) end
    end
    return setmetatable({
-      name = o.name, note = o.note, nfs = nfs, object = o.object, make = make, frames = frames,
+      name = o.name, apart = true, note = o.note, nfs = nfs, object = o.object, make = make, frames = frames,
       program_name = type(o.program) == "string" and o.program or nil, repeats = o.repeats or REPEATS,
       needs = o.missing,
    }, Hook)

@@ -243,7 +243,7 @@ function M.process(o)
    end
    local command = o.command
    return setmetatable({
-      name = o.name, note = o.note, count = o.count, from = o.from, needs = o.missing, log = o.log,
+      name = o.name, apart = true, note = o.note, count = o.count, from = o.from, needs = o.missing, log = o.log,
       start_limit = o.start_limit or START_LIMIT,
       signal = o.signal or process.SIGINT, warm_up = o.warm_up or WARM_UP, memory_mb = o.memory_mb or 400,
       command = type(command) == "function" and command or function() return command end, after = o.after,

@@ -10,11 +10,14 @@ local M = {}
 
 local STEPS = 32 -- blocks copied at most
 
+-- Look-ups in tables with more entries are best done for all packets at once (back/c/bulk.lua), so there is to be one.
+local LARGE = 16384
+
 -- Instructions of a block; a call counts for four. Objects on the stack have one place.
 local function cost(block)
    local sum = 1
    for _, v in ipairs(block.insts) do
-      if v.op == "alloca" then return math.huge end
+      if v.op == "alloca" or v.op == "call" and v.table and (v.table.entries or 0) > LARGE then return math.huge end
       sum = sum + (v.op == "call" and 4 or 1)
    end
    return sum
