@@ -216,7 +216,8 @@ function M.http(o)
    end
    if o.script and not posix.slurp(o.script) then wrong("script %s cannot be read", o.script) end
    return setmetatable({
-      name = o.name or o.url, apart = true, url = o.url, connections = connections, threads = threads, timeout = o.timeout or 2,
+      name = o.name or o.url, apart = true, url = o.url,
+      connections = connections, threads = threads, timeout = o.timeout or 2,
       script = o.script, arguments = o.arguments or {}, headers = o.headers or {}, server = o.server,
       processes = o.processes, netns = o.netns, cpus = o.cpus, warm_up = o.warm_up or 1, needs = o.missing,
       log = o.log, start_limit = 10,

@@ -165,7 +165,8 @@ function M.live(o)
    if why then wrong("%s: %s", o.name, why) end
    if o.command and not o.ready then wrong("%s: ready is missing: what the program prints when it is ready", o.name) end
    return setmetatable({
-      name = o.name, apart = true, note = o.note, frames = frames, setup = o.setup or {}, command = o.command, ready = o.ready,
+      name = o.name, apart = true, note = o.note, frames = frames,
+      setup = o.setup or {}, command = o.command, ready = o.ready,
       shut = o.shut, needs = o.missing, log = o.log, cpu = (child.cpus()),
    }, Live)
 end
