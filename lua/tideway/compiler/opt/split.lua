@@ -2,6 +2,7 @@
 -- Splitting of paths: where paths meet and a later branch asks which of them it was (TCP or UDP? found or not?), what
 -- lies between is copied for the paths that have a constant answer, until jump threading can take the branch out.
 
+local copying = require "tideway.compiler.opt.copy"
 local ir = require "tideway.compiler.ir"
 local graphs = require "tideway.compiler.ir.graph"
 local ssa = require "tideway.compiler.opt.ssa"
@@ -78,25 +79,7 @@ local function edges_of(graph, block, later)
 end
 
 local function clone(program, block)
-   local copy, map = ir.block(program), {}
-   local function mapped(list)
-      local out = {}
-      for i, a in ipairs(list) do out[i] = map[a] or a end
-      return out
-   end
-   local function duplicate(v)
-      local w = {}
-      for k, x in pairs(v) do w[k] = x end
-      program.values = program.values + 1
-      w.id, w.args = program.values, mapped(v.args)
-      map[v] = w
-      return w
-   end
-   for i, p in ipairs(block.params) do
-      copy.params[i] = duplicate(p)
-      copy.params[i].block = copy
-   end
-   for i, v in ipairs(block.insts) do copy.insts[i] = duplicate(v) end
+   local copy, map, mapped = copying.block(program, block)
    local term = {}
    for k, x in pairs(block.term) do term[k] = x end
    term.args, term.targets = mapped(block.term.args), {}
@@ -124,7 +107,7 @@ local function step(program, budget)
          local copy, map = clone(program, block)
          for _, edge in ipairs(edges) do edge.target.block = copy end
          local defs = {}
-         for v, w in pairs(map) do defs[v] = { [block] = v, [copy] = w } end
+         copying.define(block, copy, map, defs)
          ssa.repair(program, defs)
          return cost(block)
       end

@@ -5,6 +5,7 @@
 
 local ir = require "tideway.compiler.ir"
 local arith = require "tideway.compiler.opt.arith"
+local copying = require "tideway.compiler.opt.copy"
 local ssa = require "tideway.compiler.opt.ssa"
 
 local M = {}
@@ -95,30 +96,7 @@ local function proved_pointer(program, known, v)
 end
 
 local function clone(program, block, goal, known)
-   local map = {}
-   local copy = ir.block(program)
-   local function mapped(list)
-      local out = {}
-      for i, a in ipairs(list) do out[i] = map[a] or a end
-      return out
-   end
-   local function duplicate(v)
-      local w = {}
-      for k, x in pairs(v) do w[k] = x end
-      program.values = program.values + 1
-      w.id, w.args = program.values, mapped(v.args)
-      map[v] = w
-      return w
-   end
-   for i, p in ipairs(block.params) do
-      copy.params[i] = duplicate(p)
-      copy.params[i].block = copy
-   end
-   for _, v in ipairs(block.insts) do
-      local same, made = proved_pointer(program, known, v)
-      map[v] = same or made
-      if not same then table.insert(copy.insts, made or duplicate(v)) end
-   end
+   local copy, map, mapped = copying.block(program, block, function(v) return proved_pointer(program, known, v) end)
    copy.term = {
       op = "jmp", args = {}, targets = { { block = goal.block, args = mapped(goal.args) } }, pos = block.term.pos,
    }
@@ -173,10 +151,7 @@ function M.apply(program, threads)
          for _, p in ipairs(proved_pointers(t)) do used[p] = true end
          copy, map = clone(program, block, goal, t.known)
          copies[goal] = copy
-         for v, w in pairs(map) do
-            defs[v] = defs[v] or { [block] = v }
-            defs[v][copy] = w
-         end
+         copying.define(block, copy, map, defs)
       end
       if copy then
          t.target.block = copy
