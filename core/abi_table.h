@@ -63,6 +63,7 @@ struct tw_table_info {
 	uint64_t evictions; /* entries that made room for another (lru) */
 	uint64_t expired;   /* entries removed after their deadline */
 	uint64_t bytes;     /* memory, that of DPDK's structures estimated */
+	uint64_t number;    /* how many tables were made before */
 };
 
 /* NULL when the specification is wrong or memory is short. Control thread. */
@@ -71,8 +72,6 @@ struct tw_table *tw_table_new(const struct tw_table_spec *spec);
 void tw_table_free(struct tw_table *table);
 void tw_tables_free_all(void);
 struct tw_table *tw_table_find(const char *name); /* NULL: none. Control thread. */
-/* The table after `table` in order of creation, the first for NULL. Control thread. */
-struct tw_table *tw_table_next(const struct tw_table *table);
 void tw_table_get_info(const struct tw_table *table, struct tw_table_info *info);
 
 /* Copies the next entry at or after *cursor (0 at first) whose deadline is not past; 1, or 0 at

@@ -14,6 +14,7 @@
 static struct tw_table *first;
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned made[TW_TABLE_ACL + 1];
+static uint64_t made_all;
 static struct tw_table *sweep_next;
 
 static const char *const kind_name[] = { "",      "hash",     "lru",   "lpm", "lpm6",
@@ -45,11 +46,6 @@ struct tw_table *tw_table_find(const char *name)
 	for (t = first; t && strcmp(t->name, name); t = t->next)
 		;
 	return t;
-}
-
-struct tw_table *tw_table_next(const struct tw_table *table)
-{
-	return table ? table->next : first;
 }
 
 /* Powers of two up to a cache line, then whole lines: no value straddles two lines needlessly. */
@@ -168,6 +164,7 @@ struct tw_table *tw_table_new(const struct tw_table_spec *spec)
 		return NULL;
 	}
 	pthread_mutex_lock(&registry_lock);
+	t->number = made_all++;
 	for (link = &first; *link; link = &(*link)->next)
 		;
 	*link = t;
@@ -208,6 +205,7 @@ void tw_table_get_info(const struct tw_table *table, struct tw_table_info *info)
 	memset(info, 0, sizeof(*info));
 	memcpy(info->name, table->name, sizeof(info->name));
 	info->kind = table->kind;
+	info->number = table->number;
 	info->entries = table->entries;
 	info->count = table->ops->count(table);
 	info->key_size = table->key_size;

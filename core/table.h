@@ -31,6 +31,7 @@ struct tw_table {
 	uint32_t value_size, value_stride;
 	uint32_t expires_offset;
 	uint64_t bytes;
+	uint64_t number; /* how many were made before */
 	/* Written by whoever refuses, evicts or expires; relaxed, they guard no data. */
 	_Atomic uint64_t full, evictions, expired;
 };

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Contenders of a benchmark that are other programs, or a kernel's network: DPDK programs from outside, veth pairs.
+-- Runs alone: it reserves hugepages for DPDK programs, which other engines would take.
 
 local lfs = require "lfs"
 local affinity = require "tideway.affinity"

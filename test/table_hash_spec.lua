@@ -397,6 +397,17 @@ describe("table declarations", function()
       assert.same({ "hash", 1, 0 }, { found.kind, found.capacity, found.count })
    end)
 
+   it("are listed in order of creation, also while others are collected", function()
+      local a = make.hash { name = "first", key = "u32", value = "u32", entries = 1 }
+      local b = make.hash { name = "last", key = "u32", value = "u32", entries = 1 }
+      for i = 1, 400 do
+         for _ = 1, 3 do make.counters { size = i } end
+         local names = {}
+         for _, entry in ipairs(tables.tables()) do names[#names + 1] = entry.name end
+         assert.same({ a.name, b.name }, { names[1], names[2] })
+      end
+   end)
+
    it("give the layout of a C struct", function()
       local t = make.hash { key = "u8 a; u32 b; u16 c; u64 d", value = "u32", entries = 1 }
       local offsets = {}

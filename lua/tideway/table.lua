@@ -234,17 +234,14 @@ local kind_names = {
 --- The tables that live now, in order of creation.
 ---@return table[] list  each { name, kind, count, capacity, full, evictions, expired, bytes }
 function M.tables()
-   local list, known = {}, scope.by_address()
-   local t = C.tw_table_next(nil)
-   while t ~= nil do
-      local object = known[tonumber(ffi.cast("uintptr_t", t))]
-      if object then
-         local entry = stats_of { table = t }
-         entry.name, entry.kind = object.name, kind_names[info_of({ table = t }).kind]
-         list[#list + 1] = entry
-      end
-      t = C.tw_table_next(t)
+   local list = {}
+   for _, object in pairs(scope.by_address()) do
+      local entry, info = stats_of(object), info_of(object)
+      entry.name, entry.kind, entry.number = object.name, kind_names[info.kind], tonumber(info.number)
+      list[#list + 1] = entry
    end
+   table.sort(list, function(a, b) return a.number < b.number end)
+   for _, entry in ipairs(list) do entry.number = nil end
    for _, waiting in ipairs(staged.waiting()) do list[#list + 1] = waiting end
    return list
 end
