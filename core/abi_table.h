@@ -72,6 +72,7 @@ struct tw_table *tw_table_new(const struct tw_table_spec *spec);
 void tw_table_free(struct tw_table *table);
 void tw_tables_free_all(void);
 struct tw_table *tw_table_find(const char *name); /* NULL: none. Control thread. */
+uint32_t tw_tables_count(void);
 void tw_table_get_info(const struct tw_table *table, struct tw_table_info *info);
 
 /* Copies the next entry at or after *cursor (0 at first) whose deadline is not past; 1, or 0 at

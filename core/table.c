@@ -48,6 +48,17 @@ struct tw_table *tw_table_find(const char *name)
 	return t;
 }
 
+uint32_t tw_tables_count(void)
+{
+	uint32_t n = 0;
+
+	pthread_mutex_lock(&registry_lock);
+	for (struct tw_table *t = first; t; t = t->next)
+		n++;
+	pthread_mutex_unlock(&registry_lock);
+	return n;
+}
+
 /* Powers of two up to a cache line, then whole lines: no value straddles two lines needlessly. */
 static uint32_t value_stride(uint32_t size)
 {
