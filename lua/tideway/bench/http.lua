@@ -103,10 +103,8 @@ local function answers(self)
       self.url }))
 end
 
---- Start the server, if it is ours to start, and warm both up.
----@return boolean? ok
----@return string? error
-function Http:start()
+-- Starts the server, if it is ours to start, and warms both up.
+local function start(self)
    if self.server then
       local err
       self.child, err = child.start(inside(self, self.server), self.log)
@@ -125,6 +123,11 @@ function Http:start()
    self:stop()
    return nil, ("%s: %s"):format(self.name, err)
 end
+
+--- Start the server and warm both up, unless that is done for each measurement.
+---@return boolean? ok
+---@return string? error
+function Http:start() return self.alone or start(self) end
 
 local function histogram_of(raw)
    local ok, module = pcall(require, "tideway.bench.histogram")
@@ -147,12 +150,16 @@ local function errors_of(found)
    return count, list[1] and table.concat(list, ", ")
 end
 
---- Load for so long.
----@param seconds number whole ones, at least 1
----@return table? sample value: answers a second that are none of an error; latency; extras: percentiles in
----  microseconds, errors, cpu_us: CPU time of the server for an answer
----@return string? error
-function Http:measure(seconds)
+-- What a sample's value can be: of answers that are none of an error, what wrk found, and CPU time of the server.
+local VALUES = {
+   requests = function(good, found) return good / found.duration * 1e6, "requests/s" end,
+   per_cpu = function(good, _, used) return good / used, "requests/CPU s" end,
+   cpu = function(_, _, used, took) return used / took, "CPUs" end,
+   p50 = function(_, found) return found.percentiles["50"], "us" end,
+   p99 = function(_, found) return found.percentiles["99"], "us" end,
+}
+
+local function measure(self, seconds)
    local pids = pids_of(self)
    for _, pid in ipairs(pids) do
       if not posix.alive(pid) then return nil, ("%s: there is no process %d any more"):format(self.name, pid) end
@@ -170,10 +177,26 @@ function Http:measure(seconds)
    local extras = { errors = count, mbit = found.bytes * 8 / found.duration }
    for _, p in ipairs(PERCENTILES) do extras[("p%g_us"):format(p)] = found.percentiles[tostring(p)] end
    if #pids > 0 then extras.cpu_us = used / good * 1e6 end
+   local value, unit = VALUES[self.value](good, found, used, took)
    return {
-      value = good / found.duration * 1e6, unit = "requests/s", note = text, extras = extras,
-      cpu = #pids > 0 and used / took or nil, latency = histogram_of(found.raw),
+      value = value, unit = unit, note = text, extras = extras, cpu = #pids > 0 and used / took or nil,
+      latency = histogram_of(found.raw),
    }
+end
+
+--- Load for so long.
+---@param seconds number whole ones, at least 1
+---@return table? sample value: as it was declared; latency; extras: percentiles in microseconds, errors, cpu_us: CPU
+---  time of the server for an answer
+---@return string? error
+function Http:measure(seconds)
+   if not self.alone then return measure(self, seconds) end
+   local ok, err = start(self)
+   if not ok then return nil, err end
+   local called, sample, why = pcall(measure, self, seconds)
+   self:stop()
+   if not called then error(sample, 0) end
+   return sample, why
 end
 
 --- End the server, if it was ours to start.
@@ -198,11 +221,14 @@ end
 --- adds those that requests would have had while it waited.
 ---@param o { url: string, name: string?, connections: integer?, threads: integer?, timeout: integer?, script: string?,
 ---  arguments: string[]?, headers: string[]?, server: string[]?, processes: (integer[]|fun(): integer[])?,
----  netns: string?, cpus: string?, warm_up: integer?, note: string?, missing: (fun(): string?)?, log: string? }
+---  netns: string?, cpus: string?, warm_up: integer?, note: string?, missing: (fun(): string?)?, log: string?,
+---  value: string?, alone: boolean? }
 ---  connections: default 64; threads: of wrk, default 1; timeout: seconds, default 2; script: a script of wrk's
 ---  (request(), response(), ...) with its arguments; headers: "Name: value"; server: a program that is started for the
 ---  measurement; processes: whose CPU time counts, besides the server's; netns: namespace that both run in; cpus:
----  CPUs of wrk, as taskset has them; warm_up: seconds, default 1
+---  CPUs of wrk, as taskset has them; warm_up: seconds, default 1; value = "requests" (a second), "per_cpu" (for
+---  a second of the server's CPU time), "cpu" (CPUs that the server used), "p50", "p99" (us); alone: the server is
+---  there only while it is measured, for one that polls
 ---@return tideway.bench.http contender
 function M.http(o)
    local function wrong(...) error("bench.http: " .. string.format(...), 3) end
@@ -214,13 +240,16 @@ function M.http(o)
       wrong("connections = %s, threads = %s: each thread needs a connection, and there is at least one", connections,
          threads)
    end
+   local value = o.value or "requests"
+   if not VALUES[value] then wrong("value is requests, per_cpu, cpu, p50 or p99, not %s", tostring(value)) end
+   if value:find "cpu" and not (o.server or o.processes) then wrong("value = %q: no process is named", value) end
    if o.script and not posix.slurp(o.script) then wrong("script %s cannot be read", o.script) end
    return setmetatable({
       name = o.name or o.url, apart = true, url = o.url,
       connections = connections, threads = threads, timeout = o.timeout or 2,
       script = o.script, arguments = o.arguments or {}, headers = o.headers or {}, server = o.server,
       processes = o.processes, netns = o.netns, cpus = o.cpus, warm_up = o.warm_up or 1, needs = o.missing,
-      log = o.log, start_limit = 10,
+      log = o.log, start_limit = 10, value = value, alone = o.alone,
       note = o.note or ("wrk, %d connections in %d threads"):format(connections, threads),
    }, Http)
 end
