@@ -127,7 +127,10 @@ end
 --- Start the server and warm both up, unless that is done for each measurement.
 ---@return boolean? ok
 ---@return string? error
-function Http:start() return self.alone or start(self) end
+function Http:start()
+   if self.alone then return true end
+   return start(self)
+end
 
 local function histogram_of(raw)
    local ok, module = pcall(require, "tideway.bench.histogram")
