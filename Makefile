@@ -4,6 +4,7 @@
 PREFIX ?= /usr/local
 BUILD ?= build
 LUAJIT ?= luajit
+CLANG ?= clang
 PKG_CONFIG ?= pkg-config
 WERROR ?= -Werror
 
@@ -14,8 +15,8 @@ ARCH_FLAGS ?= -march=x86-64-v2
 endif
 
 binary := $(BUILD)/tideway
-sources := $(wildcard core/*.c)
-generated := $(BUILD)/gen/abi_cdef.c $(BUILD)/gen/abi_assert.c
+sources := $(wildcard core/*.c core/*/*.c)
+generated := $(BUILD)/gen/abi_cdef.c $(BUILD)/gen/abi_assert.c $(BUILD)/gen/redirect_object.c
 objects := $(sources:core/%.c=$(BUILD)/core/%.o) $(generated:.c=.o)
 abi := $(wildcard core/abi*.h)
 
@@ -36,7 +37,9 @@ ifeq ($(shell command -v $(PKG_CONFIG)),)
 $(error pkg-config is missing: apt-get install -y --no-install-recommends pkg-config   (or: make deps))
 endif
 missing := $(strip $(foreach l,$(libraries),$(if $(shell $(PKG_CONFIG) --exists $l || echo no),$(package_$l))) \
-	$(if $(shell command -v $(LUAJIT)),,luajit) $(if $(shell command -v $(CC)),,build-essential))
+	$(if $(wildcard /usr/include/http_parser.h /usr/local/include/http_parser.h),,libhttp-parser-dev) \
+	$(if $(shell command -v $(CLANG)),,clang) $(if $(shell command -v $(LUAJIT)),,luajit) \
+	$(if $(shell command -v $(CC)),,build-essential))
 ifneq ($(missing),)
 $(error missing: apt-get install -y --no-install-recommends $(missing)   (or: make deps))
 endif
@@ -51,7 +54,7 @@ all_cflags = $(CFLAGS) -g -std=gnu11 -Wall -Wextra $(WERROR) -D_GNU_SOURCE -Icor
 # -E: LuaJIT's FFI finds the engine's functions as dynamic symbols, Lua's C modules find the Lua API.
 all_ldflags = -Wl,-E $(LDFLAGS) $(EXTRA_LDFLAGS)
 # Wire ports use the ring driver by its API; pkg-config leaves drivers out.
-all_libs = $(lib_ldflags) -lrte_net_ring -lpthread -ldl -lm
+all_libs = $(lib_ldflags) -lhttp_parser -lrte_net_ring -lpthread -ldl -lm
 
 # V=1 shows the commands, -s nothing.
 ifeq ($(V)$(findstring s,$(firstword -$(MAKEFLAGS))),)
@@ -99,6 +102,21 @@ $(BUILD)/gen/abi_cdef.c: $(BUILD)/gen/abi_cdef.h scripts/gen-abi.lua
 $(BUILD)/gen/abi_assert.c: $(BUILD)/gen/abi_cdef.h scripts/gen-abi.lua
 	$(call say,GEN )$(LUAJIT) scripts/gen-abi.lua assert $< > $@
 
+# ---- the program of the kernel that passes descriptors on (core/msg), as bytes ----
+
+bpf_include = /usr/include/$(shell $(CC) -dumpmachine)
+
+$(BUILD)/gen/redirect.bpf.o: bpf/redirect.bpf.c core/msg/routes.h core/msg/pool.h $(abi)
+	@mkdir -p $(@D)
+	$(call say,BPF )$(CLANG) -O2 -g -target bpf -mcpu=v3 -ffreestanding -Wall -Wextra $(WERROR) -Icore \
+		-idirafter $(bpf_include) -fdebug-compilation-dir=. -c $< -o $@
+
+$(BUILD)/gen/redirect_object.c: $(BUILD)/gen/redirect.bpf.o
+	$(call say,GEN ){ echo '#include <stddef.h>'; \
+		echo 'const unsigned char tw_redirect_object[] __attribute__((aligned(8))) = {'; \
+		od -An -v -tx1 $< | sed 's/ \(..\)/0x\1,/g'; echo '};'; \
+		echo 'const size_t tw_redirect_object_size = sizeof(tw_redirect_object);'; } > $@
+
 # ---- set-up, run, test ----
 
 deps: ## install what is missing (Debian packages)
@@ -127,7 +145,7 @@ check: all ## formats, linters, layer rules, ABI drift
 	@scripts/check
 
 format: ## lay out core/ as clang-format wants it
-	clang-format -i core/*.[ch]
+	clang-format -i core/*.[ch] core/*/*.[ch]
 
 asan: have-deps ## build build/asan/tideway with address and undefined-behaviour sanitizers
 	@$(MAKE) --no-print-directory all BUILD=$(BUILD)/asan CFLAGS='-O1 -fno-omit-frame-pointer' \

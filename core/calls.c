@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* calls.c - which system calls are left to a running engine, and to the C compiler. */
+/* calls.c - which system calls are left to a running engine, to workers, and to the C compiler. */
 #include "abi.h"
 #include "error.h"
 #include "privilege.h"
@@ -90,6 +90,22 @@ static const struct argument refused[] = {
 	{ "ioctl", 1, 0x541c }, /* TIOCLINUX */
 	{ "ioctl", 1, TIOCSETD },
 };
+
+/* What a worker does: it computes, waits, and moves descriptors over sockets that it has. */
+static const char working[] =
+	"mmap munmap mprotect mremap madvise brk membarrier futex set_robust_list rseq gettid "
+	"exit exit_group sched_yield sched_getaffinity getcpu nanosleep clock_nanosleep clock_gettime "
+	"clock_getres gettimeofday time times getrusage restart_syscall getrandom "
+	"rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack "
+	"read write readv writev recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg getsockopt "
+	"close poll ppoll epoll_wait epoll_pwait epoll_pwait2 fstat "
+	"getpid getppid getuid geteuid getgid getegid ";
+
+/* While it is built, before any of its function's code runs: modules are files. */
+static const char building[] =
+	"open openat stat lstat newfstatat statx access faccessat faccessat2 "
+	"readlink readlinkat getcwd lseek pread64 fcntl getdents64 setrlimit "
+	"prlimit64 epoll_create1 epoll_ctl eventfd2 seccomp prctl get_robust_list ";
 
 /* What no compiler does. */
 static const char not_compiling[] =
@@ -215,6 +231,20 @@ static int rules_of_compiler(scmp_filter_ctx filter, uint32_t calls)
 {
 	(void)calls;
 	return call_rules(filter, SCMP_ACT_ERRNO(EPERM), not_compiling);
+}
+
+static int rules_of_worker(scmp_filter_ctx filter, uint32_t calls)
+{
+	int rc = call_rules(filter, SCMP_ACT_ALLOW, working);
+
+	if (rc == 0 && calls)
+		rc = call_rules(filter, SCMP_ACT_ALLOW, building);
+	return rc;
+}
+
+int tw_calls_of_worker(bool built)
+{
+	return filter_with(SCMP_ACT_ERRNO(EPERM), rules_of_worker, !built);
 }
 
 int tw_calls_of_compiler(void)

@@ -2,8 +2,9 @@
 /* helper.c - the helper process: does for an engine without rights what needs some, and nothing
  * else. It starts before the engine gives up its rights, and ends with it, however that ends.
  *
- * It compiles C text (helper_compile.c) and opens BPF objects by their ids, which the kernel grants
- * to CAP_SYS_ADMIN only. Nothing in here waits for anything but its socket and its compiler.
+ * It compiles C text (helper_compile.c), starts and ends workers under user ids of their own
+ * (helper_worker.c), and opens BPF objects by their ids, which the kernel grants to CAP_SYS_ADMIN
+ * only. Nothing in here waits for anything but its sockets and its children.
  */
 #include "abi.h"
 #include "helper.h"
@@ -177,6 +178,11 @@ static bool serve(void)
 		compile(&request, fd);
 		return true;
 	}
+	if (request.op == TW_HELPER_WORKERS && fd >= 0) {
+		tw_spawn_channel(fd);
+		say(request.id, 0, "");
+		return true;
+	}
 	if (fd >= 0)
 		close(fd);
 	if (request.op == TW_HELPER_CANCEL)
@@ -229,7 +235,8 @@ static int settle(void)
 
 int tw_helper_main(void)
 {
-	struct pollfd set[2] = { { .fd = TW_HELPER_SOCKET, .events = POLLIN },
+	struct pollfd set[3] = { { .fd = TW_HELPER_SOCKET, .events = POLLIN },
+		                 { .events = POLLIN },
 		                 { .events = POLLIN } };
 	struct signalfd_siginfo info;
 	bool stop = settle() < 0;
@@ -238,13 +245,19 @@ int tw_helper_main(void)
 	while (!stop && set[1].fd >= 0) {
 		compile_ended();
 		compile_next();
-		if (poll(set, 2, tw_compile_patience()) < 0 && errno != EINTR)
+		set[2].fd = tw_spawn_fd();
+		set[2].revents = 0;
+		if (poll(set, 3, tw_compile_patience()) < 0 && errno != EINTR)
 			break;
+		if (set[2].revents)
+			tw_spawn_serve();
 		if (set[0].revents)
 			stop = !serve();
 		while (read(set[1].fd, &info, sizeof(info)) == sizeof(info))
 			stop |= info.ssi_signo == SIGTERM;
+		tw_spawn_reap();
 	}
+	tw_spawn_stop();
 	tw_compile_stop();
 	return 0;
 }

@@ -19,6 +19,7 @@ enum tw_helper_op {
 	TW_HELPER_BPF_ID,      /* command: BPF_..._GET_FD_BY_ID, argument: id; replies with it */
 	TW_HELPER_NEXT_LINK,   /* argument: id of a BPF link; replies with that of the next */
 	TW_HELPER_HOLDER,      /* argument: id of a BPF program; replies with a pid, 0: nobody's */
+	TW_HELPER_WORKERS,     /* descriptor: a socket on which the supervisor asks for workers */
 };
 
 struct tw_helper_request {
@@ -33,9 +34,40 @@ struct tw_helper_reply {
 	char words[224]; /* of an error: a sentence */
 };
 
+/* ---- workers: between the helper and the supervisor, on a socket of their own ---- */
+
+enum tw_spawn_op {
+	TW_SPAWN_START = 1, /* replies with pid and pidfd; the worker runs only after that */
+	TW_SPAWN_KILL,      /* the worker of that id, by SIGKILL; no reply */
+	TW_SPAWN_ENDED,     /* helper to supervisor, unasked: status as waitpid() gives it */
+};
+
+struct tw_spawn_request {
+	uint32_t op, id;
+	uint32_t uid;         /* 0: that of the helper */
+	uint32_t cpu_percent; /* 0: no cgroup */
+	uint64_t memory;      /* bytes that its cgroup may have */
+	char socket[16];      /* abstract name of the registration socket, as text */
+	cpu_set_t cpus;       /* none: anywhere */
+};
+
+struct tw_spawn_reply {
+	uint32_t op, id;
+	int32_t status; /* pid or -errno; TW_SPAWN_ENDED: the status */
+	uint32_t pid;
+	char words[224]; /* of an error, or of limits that cannot be set: a sentence */
+};
+
 /* ---- the process ---- */
 
 int tw_helper_main(void);
+
+/* Workers, by helper_worker.c. */
+void tw_spawn_channel(int fd); /* takes over the supervisor's socket */
+int tw_spawn_fd(void);         /* -1: none */
+void tw_spawn_serve(void);     /* requests that have come; ends all when the socket is closed */
+void tw_spawn_reap(void);      /* children that have ended */
+void tw_spawn_stop(void);      /* none is left when this returns */
 
 /* One compilation at a time, by helper_compile.c. */
 int tw_compile_begin(int text, const cpu_set_t *cpus, int engine);
@@ -59,3 +91,5 @@ int tw_helper_bpf_by_id(uint32_t command, uint32_t id);
 int tw_helper_next_link(uint32_t id);
 /* A process that holds a BPF program, 0: none; -errno. */
 int tw_helper_holder(uint32_t program);
+/* Hands the helper one end of a socket for workers; the other one, or -errno. */
+int tw_helper_workers(void);

@@ -204,13 +204,13 @@ static bool take(struct tw_helper_job *mine)
 	return true;
 }
 
-/* A short question: the answer's status, with its descriptor. */
-static int question(uint32_t op, uint32_t kind, uint32_t argument, int *fd)
+/* A short question, with a descriptor or -1: the answer's status, with its descriptor. */
+static int question_with(int with, uint32_t op, uint32_t kind, uint32_t argument, int *fd)
 {
 	struct tw_helper_request request = { op, ++last_id, kind, argument, { { 0 } } };
 	struct tw_helper_job job = { .reply.id = request.id, .object = -1 };
 	uint64_t until = tw_now() + ANSWER_MS * 1000000ull;
-	int rc = ask(&request, -1);
+	int rc = ask(&request, with);
 
 	if (rc < 0)
 		return rc;
@@ -225,6 +225,11 @@ static int question(uint32_t op, uint32_t kind, uint32_t argument, int *fd)
 		return tw_fail(ETIMEDOUT, "the helper process does not answer");
 	*fd = job.object;
 	return job.reply.status;
+}
+
+static int question(uint32_t op, uint32_t kind, uint32_t argument, int *fd)
+{
+	return question_with(-1, op, kind, argument, fd);
 }
 
 int tw_helper_bpf_by_id(uint32_t command, uint32_t id)
@@ -246,6 +251,24 @@ int tw_helper_holder(uint32_t program)
 	int fd;
 
 	return question(TW_HELPER_HOLDER, 0, program, &fd);
+}
+
+int tw_helper_workers(void)
+{
+	int pair[2], fd = -1, rc;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return tw_fail(errno, "no socket for workers: %s", strerror(errno));
+	rc = question_with(pair[1], TW_HELPER_WORKERS, 0, 0, &fd);
+	if (rc == -EPIPE || rc == -ECONNRESET) /* it has ended unseen: another one is started */
+		rc = question_with(pair[1], TW_HELPER_WORKERS, 0, 0, &fd);
+	close(pair[1]);
+	if (fd >= 0)
+		close(fd);
+	if (rc == 0)
+		return pair[0];
+	close(pair[0]);
+	return rc;
 }
 
 /* ---- compilations ---- */

@@ -2,7 +2,9 @@
 /* main.c - starts the control VM and hands the command line to tideway.cli. */
 #include "abi.h"
 #include "helper.h"
+#include "supervisor.h"
 #include "vm.h"
+#include "worker/worker.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -97,6 +99,8 @@ int main(int argc, char **argv)
 
 	if (argc == 1 && !strcmp(argv[0], TW_HELPER_NAME))
 		return tw_helper_main();
+	if (argc && !strcmp(argv[0], TW_WORKER_NAME))
+		return tw_worker_main(argc, argv);
 	L = tw_vm_control();
 	control = L;
 	if (!L) {
@@ -130,6 +134,7 @@ out:
 		fprintf(stderr, "tideway: internal error: %s\n", lua_tostring(L, -1));
 	/* Finalizers of the VM free tables: when no lcore runs, and before everything is taken
 	 * down. */
+	tw_supervisor_stop();
 	tw_engine_stop();
 	lua_close(L);
 	tw_engine_close();

@@ -14,3 +14,6 @@ int tw_capabilities_keep(uint64_t keep);
 int tw_calls_of_compiler(void);
 /* All threads are left with what an engine does; calls: enum tw_calls. */
 int tw_calls_of_engine(uint32_t calls);
+/* The calling process computes and talks over the sockets it has; not `built`: it may read files
+ * yet. */
+int tw_calls_of_worker(bool built);

@@ -148,7 +148,7 @@ static int open_core(lua_State *L)
 	return 1;
 }
 
-static void open_libs(lua_State *L)
+void tw_vm_libs(lua_State *L)
 {
 	const char *root = tw_lua_root();
 
@@ -176,7 +176,7 @@ lua_State *tw_vm_control(void)
 		return NULL;
 	}
 	tw_vm_limit_init(L);
-	open_libs(L);
+	tw_vm_libs(L);
 	return L;
 }
 
@@ -193,7 +193,7 @@ static int build(lua_State *L)
 	const struct tw_vm_source *source = args->source;
 
 	lua_settop(L, 0);
-	open_libs(L);
+	tw_vm_libs(L);
 	lua_getglobal(L, "require");
 	lua_pushliteral(L, "tideway.lcore");
 	lua_call(L, 1, 1);

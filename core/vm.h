@@ -33,6 +33,8 @@ struct tw_vm {
 /* The installed Lua tree: found beside the binary. NULL with tw_error() when it is not there. */
 const char *tw_lua_root(void);
 lua_State *tw_vm_control(void);
+/* The standard library, and where the engine's own is found. */
+void tw_vm_libs(lua_State *L);
 void tw_vm_limit_init(lua_State *L); /* vm_limit.c: tw_control_memory() works from here on */
 
 /* What a VM is built from. */

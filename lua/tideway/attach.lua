@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- The counters of an instance that runs, mapped from its run directory: what top, graph and metrics read.
+-- The counters of an instance that runs: what top, graph and metrics read. Those of packets are mapped from its run
+-- directory, those of its gate are asked for at its control socket.
 
 local ffi = require "ffi"
 local lfs = require "lfs"
@@ -60,6 +61,14 @@ end
 local Attached = {}
 Attached.__index = Attached
 
+-- Who has a gate says so when one says hello; who may not ask sees the counters of packets alone.
+local function gate_client(instance)
+   local client = require("tideway.control.client").open(instance, 2)
+   if not client then return nil end
+   if client.hello.gate then return client end
+   client:close()
+end
+
 --- Map the counters of the instance of this name, or of the youngest that runs.
 ---@param name? string
 ---@return tideway.attached?
@@ -69,14 +78,24 @@ function M.open(name)
    if not instance then return nil, names end
    local anchor, err = map(instance)
    if not anchor then return nil, err end
-   return setmetatable({
+   local self = setmetatable({
       instance = instance, names = names, anchor = anchor, counters = ffi.cast("const struct tw_stats *", anchor),
    }, Attached)
+   self.client = gate_client(instance)
+   return self
 end
 
 --- The counters now.
 ---@return tideway.stats.snapshot
-function Attached:snapshot() return stats.snapshot(self.counters) end
+function Attached:snapshot()
+   local snap = stats.snapshot(self.counters)
+   if self.client then
+      local reply = self.client:call("gate", {}, { seconds = 5 })
+      if reply.ok and reply.view then snap.gate = reply.view.data end
+      if reply.gone then self.client = nil end
+   end
+   return snap
+end
 
 --- The counters now, and the rates since the call before (nil the first time).
 ---@return tideway.stats.snapshot
@@ -84,6 +103,9 @@ function Attached:snapshot() return stats.snapshot(self.counters) end
 function Attached:sample()
    local snap, now = self:snapshot(), posix.now()
    local rates = self.last and stats.rates(self.last, snap, (now - self.last_at) / 1e9)
+   if rates and snap.gate then
+      rates.gate = require("tideway.gate.figures").rates(self.last.gate, snap.gate, (now - self.last_at) / 1e9)
+   end
    self.last, self.last_at = snap, now
    return snap, rates
 end

@@ -1,11 +1,13 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Chains: sources, NFs in order, sink, and where they are pinned.
+-- Chains of packets: sources, NFs in order, sink, and where they are pinned. Chains of messages, which are behind
+-- listeners, are in gate/service.lua.
 
 local edit = require "tideway.chain_edit"
 local model = require "tideway.model"
 local nfs = require "tideway.nf"
 local places = require "tideway.hook.place"
 local ports = require "tideway.port"
+local services = require "tideway.gate.service"
 
 local CHAINS_MAX = 31 -- one slot is for the counts of those that are gone
 
@@ -31,6 +33,7 @@ end
 function Chain:__newindex(key, value) model.edit(self)[key] = value end
 function Chain:__tostring() return "chain " .. rawget(self, "name") end
 
+local is_upstream = require("tideway.gate.upstream").is_upstream
 local function is_endpoint(value) return ports.is_port(value) or ports.is_ring(value) end
 
 local function check_lcore(chain, value)
@@ -54,6 +57,10 @@ end
 
 -- What stands beside a place that is none of ours.
 local function check_places(chain, place)
+   if place.worker ~= nil then
+      error(("chain %s: workers take messages, and this chain has packets; it would need listeners (tw.listen) as its "
+         .. "source"):format(chain.name), 3)
+   end
    for key in pairs(place) do
       if key ~= "lcore" and key ~= "step" then
          error(("chain %s: cannot pin to %s; places are lcore, %s"):format(chain.name, tostring(key),
@@ -131,9 +138,16 @@ local function parts_of(name, ...)
                :format(name, tostring(item)), 3)
          end
          sink = item
+      elseif is_upstream(item) then
+         error(("tw.chain(%q, ...): %s takes messages, and this chain has packets; it would need listeners (tw.listen) "
+            .. "as its source"):format(name, tostring(item)), 3)
       elseif type(item) == "function" then
          stages[#stages + 1] = nfs.instance(("function%d"):format(i), item, 3)
       elseif nfs.is_instance(item) then
+         if not nfs.takes_packets(item) then
+            error(("tw.chain(%q, ...): NF %s takes messages (message, response, data), and this chain has packets; it "
+               .. "belongs to a chain behind a listener (tw.listen)"):format(name, item.name), 3)
+         end
          stages[#stages + 1] = item
       else
          error(("tw.chain(%q, ...): argument %d is %s; expected an NF instance, such as tw.nf.count {}, a function, "
@@ -158,19 +172,20 @@ local function handle_of(name, level)
    return setmetatable({ name = name, index = index }, Chain)
 end
 
---- Declare a chain. When the engine runs this is part of a change; a chain that was deleted in it, or all in a reload,
---- are declared anew under their names.
+--- Declare a chain: of packets, behind ports and rings, or of messages, behind listeners. When the engine runs this is
+--- part of a change; a chain that was deleted in it, or all in a reload, are declared anew under their names.
 ---@param name string
----@param source table port, ring, or list of them
----@param ... any NF instances (or plain packet functions), at the end optionally the sink: a port or ring
----@return tideway.chain
+---@param source table port, ring, or list of them; a listener, or list of them
+---@param ... any NF instances (or plain functions), at the end optionally the sink: a port or ring; an upstream group
+---@return tideway.chain|tideway.service
 function M.chain(name, source, ...)
    if type(name) ~= "string" or name == "" then error("tw.chain: the name must be a string", 2) end
    model.writable(("tw.chain(%q, ...)"):format(name))
-   local other = model.find(model.chains, "name", name)
+   local other = model.find(model.all_chains(), "name", name)
    if other then
       error(("tw.chain: the name %q is taken by the chain declared at %s"):format(name, other.where), 2)
    end
+   if services.is_source(source) then return (services.declare(name, source, ...)) end
    local sources, where = sources_of(name, source), model.where(2)
    local stages, sink = parts_of(name, ...)
    local version, chain = model.current(), handle_of(name, 2)

@@ -4,6 +4,8 @@
 local ffi = require "ffi"
 local abi = require "tideway.abi"
 local hold = require "tideway.hold"
+local gate = require "tideway.gate.engine"
+local gate_figures = require "tideway.gate.figures"
 local hooks = require "tideway.hook"
 local loop = require "tideway.loop"
 local model = require "tideway.model"
@@ -19,7 +21,7 @@ local M = {}
 
 transfer.record_cdefs()
 
---- Start what was declared with tw.port, tw.chain, ...
+--- Start what was declared with tw.port, tw.listen, tw.chain, ...
 ---@param may_be_empty? boolean no chain is declared yet: changes will bring them
 ---@return { cpu: integer|"step", slot: integer }[] lcores
 function M.start(may_be_empty)
@@ -28,6 +30,7 @@ function M.start(may_be_empty)
    hooks.load()
    M.lcores = plan.start()
    hooks.attach()
+   gate.start()
    require("tideway.change").start()
    return M.lcores
 end
@@ -69,13 +72,17 @@ end
 --- Counters now.
 function M.snapshot()
    M.refresh()
-   return stats.snapshot(C.tw_stats())
+   local snapshot = stats.snapshot(C.tw_stats())
+   snapshot.gate = gate_figures.snapshot()
+   return snapshot
 end
 
---- Stop lcores, detach from hooks, close ports, rings and tables, forget the model.
+--- Stop lcores and the gate, detach from hooks, close ports, rings and tables, forget the model.
 function M.close()
    require("tideway.change").stop()
    native.stop()
+   gate.stop()
+   gate_figures.forget()
    hooks.stop()
    C.tw_engine_close()
    C.tw_helper_stop()

@@ -3,6 +3,8 @@
 
 local compiler = require "tideway.compiler"
 local diagnostic = require "tideway.compiler.diagnostic"
+local gate = require "tideway.gate.report"
+local gate_blob = require "tideway.gate.blob"
 local hook_chain = require "tideway.hook.chain"
 local hooks = require "tideway.hook"
 local model = require "tideway.model"
@@ -93,11 +95,12 @@ end
 function M.load(path, args)
    model.dry = true
    local ok, value = script.load(path, args)
-   if not ok or #model.chains == 0 then return ok, value end
+   if not ok or #model.chains + #model.services == 0 then return ok, value end
    local err
    ok, err = pcall(function()
       plan.validate()
       for _, chain in ipairs(plan.on_lcores()) do transfer.pack(chain.stages, "chain " .. chain.name) end
+      for _, service in ipairs(model.services) do gate_blob.inline(service, model.state(service)) end
       compile_pinned()
    end)
    return ok or nil, ok and value or err
@@ -121,9 +124,10 @@ local function chain_report(chain)
 end
 
 --- The ports and chains of the script that was loaded, and where what can run.
----@return { ports: table[], chains: table[] }
+---@return { ports: table[], chains: table[], listeners: table[], upstreams: table[], services: table[] }
 function M.report()
-   local out = { ports = {}, chains = {} }
+   local out = gate.report()
+   out.ports, out.chains = {}, {}
    for i, port in ipairs(model.ports) do
       out.ports[i] = { name = port.name, devargs = port.devargs, interface = port.iface, where = port.where }
    end

@@ -1,8 +1,9 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- What is declared: ports, rings, chains. The engine turns it into a plan.
+-- What is declared: ports, rings, chains of packets; listeners, upstream groups, chains of messages ("services"). The
+-- engine turns it into a plan and into what its gate has.
 --
--- Ports, rings and chains are handles that stay the same while what they stand for changes. A version is the lists of
--- handles and, for each chain, what it is made of (its state). Until the engine runs, scripts write into the version
+-- All of these are handles that stay the same while what they stand for changes. A version is the lists of handles and,
+-- for each but ports and rings, what it is made of (its state). Until the engine runs, scripts write into the version
 -- that runs; afterwards a change works on a draft, which only whoever makes the change sees, and which becomes the
 -- running version when it is applied (tideway.change).
 
@@ -10,7 +11,10 @@
 ---@field running tideway.model.version
 ---@field ports table[] of the current version, in order of declaration
 ---@field rings table[]
----@field chains table[]
+---@field chains table[] of packets
+---@field listeners table[]
+---@field groups table[] of upstream servers
+---@field services table[] chains of messages
 ---@field dry boolean nothing is opened (`tideway check`)
 ---@field staged boolean tables that need DPDK wait until somebody needs them (tideway.table.staged)
 ---@field live boolean the engine runs: only drafts can be written to
@@ -21,11 +25,18 @@ local M = {}
 ---@field ports table[]
 ---@field rings table[]
 ---@field chains table[]
----@field state table<table, table> what each chain is made of
+---@field listeners table[]
+---@field groups table[]
+---@field services table[]
+---@field state table<table, table> what each chain, listener and group is made of
 ---@field own? table<table, boolean> of a draft: states that are its own and may be written to
 ---@field tables table<table, true> the tables that can be found by name
 
-local LISTS = { ports = true, rings = true, chains = true }
+--- The lists of a version.
+M.LISTS = { "ports", "rings", "chains", "listeners", "groups", "services" }
+
+local is_list = {}
+for _, name in ipairs(M.LISTS) do is_list[name] = true end
 
 -- Versions that some see instead of the one that runs.
 local seen = setmetatable({}, { __mode = "k" })
@@ -43,17 +54,18 @@ end
 --- An empty version.
 ---@return tideway.model.version
 function M.version()
-   return { ports = {}, rings = {}, chains = {}, state = {}, tables = setmetatable({}, { __mode = "k" }) }
+   local version = { state = {}, tables = setmetatable({}, { __mode = "k" }) }
+   for _, name in ipairs(M.LISTS) do version[name] = {} end
+   return version
 end
 
 --- A draft: a copy of a version whose states are copied when they are first written to.
 ---@param of tideway.model.version
 ---@return tideway.model.version
 function M.draft(of)
-   return {
-      ports = copy(of.ports), rings = copy(of.rings), chains = copy(of.chains), state = copy(of.state), own = {},
-      tables = setmetatable(copy(of.tables), { __mode = "k" }),
-   }
+   local draft = { state = copy(of.state), own = {}, tables = setmetatable(copy(of.tables), { __mode = "k" }) }
+   for _, name in ipairs(M.LISTS) do draft[name] = copy(of[name]) end
+   return draft
 end
 
 --- Forget everything declared.
@@ -81,7 +93,7 @@ function M.with(version, fn, ...)
    return done(xpcall(fn, function(err) return err end, ...))
 end
 
---- What a chain is made of, in the version that one sees here.
+--- What a chain, listener or group is made of, in the version that one sees here.
 ---@param handle table
 ---@return table? state nil: it is not there
 function M.state(handle) return M.current().state[handle] end
@@ -133,7 +145,7 @@ function M.find(list, field, value)
 end
 
 --- An index that no handle of the kind has; if it can be, none either that something remembered has.
----@param kind "ports"|"chains"
+---@param kind "ports"|"chains"|"listeners"|"groups"|"services"
 ---@param limit integer
 ---@return integer? index nil: all are taken
 function M.free_index(kind, limit)
@@ -150,6 +162,16 @@ function M.free_index(kind, limit)
    end
 end
 
+--- All chains, of packets and of messages.
+---@param version? tideway.model.version default: that one sees here
+---@return table[]
+function M.all_chains(version)
+   version = version or M.current()
+   local list = copy(version.chains)
+   for _, service in ipairs(version.services) do list[#list + 1] = service end
+   return list
+end
+
 --- file:line of the script that called us, for messages about things found wrong later.
 ---@param level integer as for error()
 ---@return string
@@ -163,5 +185,5 @@ M.dry, M.staged = false, false
 M.reset()
 
 return setmetatable(M, {
-   __index = function(_, key) return LISTS[key] and M.current()[key] or nil end,
+   __index = function(_, key) return is_list[key] and M.current()[key] or nil end,
 })

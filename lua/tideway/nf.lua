@@ -7,7 +7,17 @@ local M = {}
 
 -- Functions an instance may offer, and other keys the engine knows.
 local METHODS = {
-   packet = true, burst = true, message = true, punt = true, tick = true, export = true, import = true, stop = true,
+   packet = true, burst = true, message = true, response = true, data = true, punt = true, tick = true, export = true,
+   import = true, stop = true,
+}
+
+-- What becomes of what an NF had in hand when it faults: of packets, of messages. The first is the default.
+local PACKET_POLICIES = { "drop", "bypass" }
+local MESSAGE_POLICIES = { "fail", "retry", "bypass" }
+
+-- What NFs of messages may say of themselves.
+local MESSAGE_WORDS = {
+   body = { "whole" }, response_body = { "whole" }, sticky = { "connection", "exchange" }, readonly = { true, false },
 }
 
 ---@class tideway.nf.instance
@@ -18,7 +28,14 @@ local METHODS = {
 ---@field punt? fun(pkt: tideway.pkt)
 ---@field tick? fun(now: number)
 ---@field stop? fun()
----@field on_fault "drop"|"bypass"
+---@field message? fun(msg: tideway.message) a request, a connection, a datagram
+---@field response? fun(msg: tideway.message) on its way back
+---@field data? fun(msg: tideway.message) a piece of a body or stream
+---@field body? "whole" message() comes when all of the body is there
+---@field response_body? "whole" the same for response()
+---@field sticky? "connection"|"exchange" which messages go to the same instance
+---@field readonly? boolean its instances cannot write to messages
+---@field on_fault "drop"|"bypass"|"fail"|"retry" of packets the first two, of messages the last three
 local Instance = {}
 Instance.__index = Instance
 Instance.__tostring = function(self) return "NF " .. self.name end
@@ -26,6 +43,45 @@ Instance.__tostring = function(self) return "NF " .. self.name end
 local function position(fn)
    local info = debug.getinfo(fn, "S")
    return ("%s:%d"):format(info.short_src, info.linedefined)
+end
+
+local function one_of(value, choices)
+   for _, choice in ipairs(choices) do
+      if value == choice then return true end
+   end
+   return false
+end
+
+local function quoted(choices)
+   local words = {}
+   for i, choice in ipairs(choices) do
+      words[i] = type(choice) == "string" and ('"%s"'):format(choice) or tostring(choice)
+   end
+   return table.concat(words, " or ")
+end
+
+--- Does it take messages? packets?
+---@param nf tideway.nf.instance
+function M.takes_messages(nf) return (nf.message or nf.response or nf.data) ~= nil end
+function M.takes_packets(nf) return (nf.packet or nf.burst) ~= nil end
+
+local function policy_of(name, value, level)
+   local choices = {}
+   if M.takes_packets(value) then choices = { unpack(PACKET_POLICIES) } end
+   for _, choice in ipairs(M.takes_messages(value) and MESSAGE_POLICIES or {}) do
+      if not one_of(choice, choices) then choices[#choices + 1] = choice end
+   end
+   local policy = value.on_fault == nil and choices[1] or value.on_fault
+   if one_of(policy, choices) then return policy end
+   error(("NF %q: on_fault is %s, not %s"):format(name, quoted(choices), tostring(policy)), level + 1)
+end
+
+local function check_words(name, value, level)
+   for key, choices in pairs(MESSAGE_WORDS) do
+      if value[key] ~= nil and M.takes_messages(value) and not one_of(value[key], choices) then
+         error(("NF %q: %s is %s, not %s"):format(name, key, quoted(choices), tostring(value[key])), level + 1)
+      end
+   end
 end
 
 --- Make an instance from what a constructor returned.
@@ -47,15 +103,13 @@ function M.instance(name, value, level)
    if value.packet and value.burst then
       error(("NF %q offers packet and burst; give one of them"):format(name), level + 1)
    end
-   local main = value.packet or value.burst or value.message
+   local main = value.packet or value.burst or value.message or value.response or value.data
    if not main then
-      error(("NF %q has neither packet(pkt) nor burst(batch)"):format(name), level + 1)
+      error(("NF %q has neither packet(pkt) nor burst(batch), and none of message(msg), response(msg), data(msg)")
+         :format(name), level + 1)
    end
-   local policy = value.on_fault or "drop"
-   if policy ~= "drop" and policy ~= "bypass" then
-      error(("NF %q: on_fault is \"drop\" or \"bypass\", not %s"):format(name, tostring(policy)), level + 1)
-   end
-   value.name, value.on_fault, value.where = name, policy, value.where or position(main)
+   check_words(name, value, level + 1)
+   value.name, value.on_fault, value.where = name, policy_of(name, value, level + 1), value.where or position(main)
    return setmetatable(value, Instance)
 end
 

@@ -13,6 +13,12 @@ M.compile = "native"
 M.privileges = "drop"
 --- How long a change has to prove good before what ran before is forgotten, seconds; 0: not at all.
 M.probation = 1
+--- Threads of the gate, and their CPUs; nil: tideway.gate.placement decides.
+M.gates, M.gate_cpus = nil, nil
+--- How messages reach the functions of all chains, whatever the script pins them to; nil: as it says.
+M.worker = nil
+--- How long what is under way in the gate may take to end when the engine stops or something is taken away, seconds.
+M.drain = 10
 --- Where metrics are offered: "unix:/path", "127.0.0.1:9464"; nil: nowhere.
 M.metrics = nil
 
@@ -35,6 +41,19 @@ local from_command_line = {}
 
 local function refuse(level, ...) error("tw.options: " .. string.format(...), level + 1) end
 
+local GATES_MAX = abi.C.TW_GATES_MAX
+
+local function is_cpu(value) return type(value) == "number" and value % 1 == 0 and value >= 0 and value < 1024 end
+
+local function gate_cpus(value, level)
+   local fine = type(value) == "table" and #value > 0 and #value <= GATES_MAX
+   for _, cpu in ipairs(fine and value or {}) do fine = fine and is_cpu(cpu) end
+   if not fine then
+      refuse(level + 1, "gate_cpus is a list of CPU numbers, one for each thread of the gate (%d at most)", GATES_MAX)
+   end
+   return { unpack(value) }
+end
+
 local function set(c, key, value, level)
    if key == "idle" then
       if not IDLE[value] then refuse(level + 1, "idle is spin, pause, sleep or interrupt, not %s", tostring(value)) end
@@ -47,6 +66,20 @@ local function set(c, key, value, level)
          refuse(level + 1, "probation is a number of seconds from 0 to 3600, not %s", tostring(value))
       end
       M.probation = value
+   elseif key == "gates" then
+      if not is_cpu(value) or value < 1 or value > GATES_MAX then
+         refuse(level + 1, "gates is a whole number from 1 to %d, not %s", GATES_MAX, tostring(value))
+      end
+      M.gates = value
+   elseif key == "worker" then
+      M.worker = value
+   elseif key == "gate_cpus" then
+      M.gate_cpus = gate_cpus(value, level + 1)
+   elseif key == "drain" then
+      if type(value) ~= "number" or not (value >= 0 and value <= 3600) then
+         refuse(level + 1, "drain is a number of seconds from 0 to 3600, not %s", tostring(value))
+      end
+      M.drain = value
    elseif key == "metrics" then
       local address, err = require("tideway.metrics.address").parse(tostring(value))
       if not address then refuse(level + 1, "%s", err) end
@@ -66,7 +99,7 @@ local function set(c, key, value, level)
       if type(value) ~= "boolean" then refuse(level + 1, "%s is true or false, not %s", key, tostring(value)) end
       c[key] = value
    else
-      local known = { "compile", "idle", "metrics", "privileges", "probation" }
+      local known = { "compile", "drain", "gate_cpus", "gates", "idle", "metrics", "privileges", "probation" }
       for name in pairs(NUMBERS) do known[#known + 1] = name end
       for name in pairs(FLAGS) do known[#known + 1] = name end
       table.sort(known)

@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 local abi = require "tideway.abi"
 local affinity = require "tideway.affinity"
+local gate = require "tideway.gate.validate"
 local model = require "tideway.model"
 local native = require "tideway.native"
 local ports = require "tideway.port"
@@ -47,7 +48,7 @@ end
 
 -- The ports that DPDK opens: all but those that only chains on hooks name, and in a change those that none names now.
 local function needed_ports(chains)
-   if #chains == 0 and (#model.chains > 0 or model.live) then return {} end
+   if #chains == 0 and (#model.chains > 0 or #model.services > 0 or model.live) then return {} end
    local lcores, hooks, list = {}, {}, {}
    for _, port in ipairs(model.live and model.running.ports or {}) do hooks[port] = not port.opened end
    for _, chain in ipairs(model.chains) do
@@ -113,7 +114,8 @@ end
 function M.validate(may_be_empty)
    local chains = M.on_lcores()
    if not model.dry then open_ports(chains) end
-   if #model.chains == 0 and not model.live and not may_be_empty then
+   gate.check()
+   if #model.chains == 0 and #model.services == 0 and not model.live and not may_be_empty then
       error("the script declares no chain; the smallest is tw.chain(\"c\", tw.port \"net_null0\", tw.nf.count {})", 0)
    end
    for _, chain in ipairs(chains) do

@@ -16,17 +16,24 @@ local M = {}
 ---@field why string
 
 -- What an engine that runs may need. "interface": a port stands for a network interface of the kernel, "af_xdp": an
--- AF_XDP port, "hooks": chains in the kernel, "open": ports, hooks and tables may still be added.
+-- AF_XDP port, "hooks": chains in the kernel, "sk_msg": workers that programs of the kernel wake, "open": ports, hooks
+-- and tables may still be added, "gate_open": and there are listeners.
 ---@type tideway.privilege.capability[]
 M.CAPABILITIES = {
    {
-      name = "CAP_NET_ADMIN", bit = 12, needs = { "interface", "hooks", "open" },
-      why = "to attach and detach programs of XDP, TC and routes; to set promiscuous mode",
+      name = "CAP_NET_ADMIN", bit = 12, needs = { "interface", "hooks", "sk_msg", "open" },
+      why = "to attach and detach programs of XDP, TC and routes; to set promiscuous mode; for sockmaps of workers",
+   },
+   {
+      name = "CAP_NET_BIND_SERVICE", bit = 10, needs = { "gate_open" }, why = "for new listeners at ports below 1024",
    },
    { name = "CAP_NET_RAW", bit = 13, needs = { "open" }, why = "for packet and AF_XDP sockets of new ports" },
    { name = "CAP_IPC_LOCK", bit = 14, needs = { "open" }, why = "to lock the memory of new AF_XDP ports" },
    { name = "CAP_PERFMON", bit = 38, needs = { "open" }, why = "for new programs that compute with pointers" },
-   { name = "CAP_BPF", bit = 39, needs = { "af_xdp", "hooks", "open" }, why = "for programs and maps in the kernel" },
+   {
+      name = "CAP_BPF", bit = 39, needs = { "af_xdp", "hooks", "sk_msg", "open" },
+      why = "for programs and maps in the kernel",
+   },
 }
 
 --- What the model needs of the kernel while it runs.
@@ -39,6 +46,10 @@ function M.needs(mode)
       if port.opened and port.devargs:find "^net_af_xdp" then needs.af_xdp = true end
    end
    for _, chain in ipairs(model.chains) do needs.hooks = needs.hooks or chain.place ~= nil end
+   for _, service in ipairs(model.services) do
+      needs.sk_msg = needs.sk_msg or service.pinned.worker == "sk_msg"
+      needs.gate_open = needs.open
+   end
    return needs
 end
 
@@ -73,7 +84,7 @@ function M.drop()
    local needs = M.needs(options.privileges)
    local calls = 0
    if needs.open then calls = bit.bor(calls, C.TW_CALLS_OPEN) end
-   if needs.open or needs.hooks or needs.af_xdp then calls = bit.bor(calls, C.TW_CALLS_BPF) end
+   if needs.open or needs.hooks or needs.af_xdp or needs.sk_msg then calls = bit.bor(calls, C.TW_CALLS_BPF) end
    if C.tw_privileges_drop(mask_of(M.kept(needs)), calls) < 0 then
       error(("%s; --privileges keep runs without giving any up"):format(abi.error()), 0)
    end

@@ -7,7 +7,12 @@ local affinity = require "tideway.affinity"
 local control = require "tideway.control.server"
 local diagnostic = require "tideway.compiler.diagnostic"
 local engine = require "tideway.engine"
+local gate = require "tideway.gate.engine"
+local gate_figures = require "tideway.gate.figures"
+local gate_report = require "tideway.gate.report"
+local gate_text = require "tideway.gate.text"
 local hooks = require "tideway.hook"
+local lines = require "tideway.message.lines"
 local log = require "tideway.log"
 local loop = require "tideway.loop"
 local metrics = require "tideway.metrics"
@@ -29,7 +34,7 @@ local M = {}
 local complain = log.error
 
 local function apply(opts)
-   local list = { metrics = opts.metrics, privileges = opts.privileges }
+   local list = { metrics = opts.metrics, privileges = opts.privileges, worker = opts.worker }
    log.level = opts.log_level or "info"
    list.idle, list.burst, list.memory_mb = opts.idle, opts.burst, opts.memory
    if opts.no_huge then list.no_huge = true end
@@ -71,8 +76,9 @@ local function describe()
       lines[#lines + 1] = ("chain %s on %s: %s"):format(chain.name,
          ffi.string(C.tw_stats().chain[chain.index].place), path_of(chain))
    end
+   for _, line in ipairs(gate_report.lines()) do lines[#lines + 1] = line end
    for _, line in ipairs(hooks.lines()) do lines[#lines + 1] = line end
-   if #engine.lcores == #plan.cpus() then
+   if #engine.lcores > 0 and #engine.lcores == #plan.cpus() then
       lines[#lines + 1] = "every CPU has an lcore: the control thread shares one with it"
    end
    return lines
@@ -85,7 +91,10 @@ local function print_rates(seconds, say)
    local before, before_at = engine.snapshot(), start
    loop.every(seconds, function()
       local now, snapshot = tonumber(C.tw_now()), engine.snapshot()
-      say("%6.1f s  %s", (now - start) / 1e9, stats.line(stats.rates(before, snapshot, (now - before_at) / 1e9)))
+      local passed = (now - before_at) / 1e9
+      local line = (#snapshot.chains > 0 or not snapshot.gate) and stats.line(stats.rates(before, snapshot, passed))
+      if snapshot.gate then line = gate_text.line(gate_figures.rates(before.gate, snapshot.gate, passed), line) end
+      say("%6.1f s  %s", (now - start) / 1e9, line)
       before, before_at = snapshot, now
    end)
 end
@@ -105,19 +114,20 @@ local function serve(opts, say, hangup, repl)
       engine.refresh()
    end)
    service.watch_hangup(hangup, function() done = true end)
+   lines.start()
    while not done and not loop.turn(1000) do end
 end
 
-local function report(opts, seconds)
+local function report(opts, seconds, gate_counters)
    for _, line in ipairs(engine.log()) do log.engine(line) end
    local snapshot = stats.snapshot(C.tw_stats())
-   snapshot.seconds = seconds
+   snapshot.seconds, snapshot.gate = seconds, gate_counters
    if opts.json then
       print(require("tideway.json").encode(snapshot))
    elseif not opts.quiet then
       io.write(stats.final_table(snapshot))
    end
-   return stats.adds_up(snapshot)
+   return stats.adds_up(snapshot) and gate_figures.adds_up(snapshot.gate)
 end
 
 local function run(path, args, opts, hangup)
@@ -180,8 +190,13 @@ local function run(path, args, opts, hangup)
    control.stop()
    if repl then repl:stop() end
    hooks.stop()
+   local seconds = (tonumber(C.tw_now()) - start) / 1e9
+   gate.drain()
+   local gate_counters = gate_figures.snapshot()
+   gate.stop()
+   lines.drain()
    C.tw_engine_stop()
-   local exact = report(opts, (tonumber(C.tw_now()) - start) / 1e9)
+   local exact = report(opts, seconds, gate_counters)
    if not exact then complain "the counters do not add up; this is a bug, please report it" end
    return exact and 0 or 1
 end

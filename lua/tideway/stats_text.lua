@@ -98,8 +98,12 @@ function M.final_table(snap, seconds)
    section("lllrrrr", port_rows(snap))
    section("lrrrrrl", chain_rows(snap))
    section("rrrl", lcore_rows(snap))
+   if snap.gate then
+      for _, part in ipairs(require("tideway.gate.text").sections(snap.gate)) do section(part.align, part.rows) end
+   end
    lines[#lines + 1] = ""
-   lines[#lines + 1] = M.sum_line(snap)
+   if #snap.chains > 0 or not snap.gate then lines[#lines + 1] = M.sum_line(snap) end
+   if snap.gate then append(lines, require("tideway.gate.text").sum_lines(snap)) end
    return table.concat(lines, "\n") .. "\n"
 end
 

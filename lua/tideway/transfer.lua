@@ -85,7 +85,23 @@ local Packer = {}
 Packer.__index = Packer
 
 function Packer:refuse(what, advice)
-   error(("%s: %s cannot move to an lcore; %s"):format(table.concat(self.path, " > "), what, advice), 0)
+   error(("%s: %s cannot move to %s; %s"):format(table.concat(self.path, " > "), what, self.place, advice), 0)
+end
+
+-- Modules whose objects are the engine's own: another process has nothing of them.
+local HERE_ONLY = {
+   ["tideway.table"] = "table", ["tideway.table.acl"] = "table", ["tideway.table.hook"] = "table",
+   ["tideway.bpf.map"] = "table", ["tideway.hold"] = "queue", ["tideway.port"] = "port",
+}
+
+-- What stands for something in C, for another process.
+function Packer:check_process(module, value)
+   local what = HERE_ONLY[module]
+   if not what then return end
+   local name = rawget(value, "name")
+   name = type(name) == "string" and ("the %s %q"):format(what, name) or "a " .. what
+   self:refuse(name .. ", which is in the engine's own memory,",
+      what == "table" and "what processes share is kept in a tw.store" or "functions of messages have none")
 end
 
 function Packer:push(step, value)
@@ -100,6 +116,7 @@ function Packer:table(value, node)
    local transfer = type(mt) == "table" and rawget(mt, "__transfer")
    if transfer then
       local module, fn, args = transfer(value)
+      if self.process then self:check_process(module, value) end
       node.kind, node.module, node.fn, node.args = "made", module, fn, self:push("(made again)", args)
       return
    end
@@ -216,11 +233,12 @@ for name in pairs(_G) do base_globals[name] = true end
 --- Pack a value.
 ---@param value any
 ---@param root string what the value is, for error messages
+---@param process? boolean for another process: what is in this one's memory is refused
 ---@return string blob
-function M.pack(value, root)
+function M.pack(value, root, process)
    local packer = setmetatable({
       nodes = {}, ids = {}, upvalues = {}, globals = {}, global_refs = {}, path = { root },
-      cells = {}, variable = {},
+      cells = {}, variable = {}, process = process, place = process and "a worker process" or "an lcore",
       names = M.names(), base = base_globals,
    }, Packer)
    local ref = packer:value(value)

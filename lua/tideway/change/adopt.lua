@@ -25,7 +25,7 @@ end
 
 local function instances(version)
    local set = {}
-   for _, chain in ipairs(version.chains) do
+   for _, chain in ipairs(model.all_chains(version)) do
       for _, nf in ipairs(version.state[chain].stages) do set[nf] = true end
    end
    return set
@@ -66,7 +66,7 @@ local function partners(base, draft)
    local function pair(new, old)
       list[new], taken[old] = old, true
    end
-   for _, chain in ipairs(draft.chains) do
+   for _, chain in ipairs(model.all_chains(draft)) do
       local old, new = base.state[chain], draft.state[chain]
       for pass = 1, old and 2 or 0 do
          for i, nf in ipairs(new.stages) do
@@ -160,7 +160,7 @@ end
 -- ---- all of it ----
 
 local function put_back(draft, same)
-   for _, chain in ipairs(draft.chains) do
+   for _, chain in ipairs(model.all_chains(draft)) do
       local stages, changed = { unpack(draft.state[chain].stages) }, false
       for i, nf in ipairs(stages) do
          if same[nf] then stages[i], changed = same[nf], true end

@@ -7,6 +7,7 @@ local abi = require "tideway.abi"
 local diff_lib = require "tideway.change.diff"
 local draft_lib = require "tideway.change.draft"
 local engine = require "tideway.engine"
+local gate = require "tideway.gate.engine"
 local hook_swap = require "tideway.hook.swap"
 local hooks = require "tideway.hook"
 local known = require "tideway.change.known"
@@ -44,6 +45,12 @@ end
 local function keep_states(diff, base, draft)
    local changed = {}
    for _, change in ipairs(diff.chains) do changed[change.chain] = change end
+   for _, action in ipairs(diff.gate) do changed[action.handle] = action end
+   for _, kind in ipairs { "listeners", "groups", "services" } do
+      for _, handle in ipairs(draft[kind]) do
+         if not changed[handle] then draft.state[handle] = base.state[handle] end
+      end
+   end
    for _, chain in ipairs(draft.chains) do
       local change, old = changed[chain], base.state[chain]
       if not change then
@@ -153,13 +160,15 @@ end
 
 local function report_of(applied, out, hook_ns, lost)
    local parts = {}
+   local told = #applied.diff.gate > 0
    if applied.published then
       local lcores = out.lcores + stopped(applied.diff)
       parts[1] = ("%d/%d lcores"):format(lcores, lcores)
    end
    local n = applied.hooks:count()
    if n > 0 then parts[#parts + 1] = count(n, "hook") end
-   if #parts == 0 then return "applied" end
+   if #parts == 0 then return told and "applied to the gate" or "applied" end
+   if told then parts[#parts + 1] = "the gate" end
    return ("applied to %s in %.1f ms, %s lost"):format(table.concat(parts, " and "),
       (tonumber(out.ns) + hook_ns) / 1e6, count(lost, "packet"))
 end
@@ -169,6 +178,10 @@ local function switch(applied, lcore_plan)
    publish(lcore_plan, out)
    local clock = C.tw_now()
    local ok, err = pcall(applied.hooks.install, applied.hooks)
+   if ok then
+      ok, err = pcall(gate.install, applied.gate)
+      if not ok then applied.hooks:take_back() end
+   end
    if not ok then
       if applied.published then C.tw_plan_rollback(nil) end
       error(err, 0)
@@ -189,9 +202,9 @@ end
 
 -- The draft as the version that runs.
 local function version_of(draft)
-   return {
-      ports = draft.ports, rings = draft.rings, chains = draft.chains, state = draft.state, tables = draft.tables,
-   }
+   local version = { state = draft.state, tables = draft.tables }
+   for _, list in ipairs(model.LISTS) do version[list] = draft[list] end
+   return version
 end
 
 --- The difference that a draft makes, which is the one that is seen. Opens what is new; raises what is wrong.
@@ -219,6 +232,8 @@ function M.apply(draft, diff)
    }
    applied.hooks = hook_swap.prepare(diff)
    local ok, err = pcall(function()
+      applied.gate = gate.prepare(diff.gate)
+      if model.running ~= draft.base then error("what runs was changed meanwhile; repeat it", 0) end
       C.tw_mark "hooks_loaded"
       hooks.check_tables(applied.hooks:afterwards())
       local lcore_plan = applied.published and build(diff) or nil
@@ -227,6 +242,7 @@ function M.apply(draft, diff)
    end)
    if ok then return applied end
    applied.hooks:discard()
+   if applied.gate then gate.discard(applied.gate) end
    error(err, 0)
 end
 
@@ -252,6 +268,7 @@ function M.take_back(applied)
    model.running = applied.base
    if applied.published and C.tw_plan_rollback(nil) < 0 then error(abi.error(), 0) end
    applied.hooks:take_back()
+   gate.move(applied.version, applied.base)
    show(applied.lcores_before)
    applied.hooks:show()
    for _, change in ipairs(applied.diff.chains) do

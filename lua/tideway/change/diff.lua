@@ -2,6 +2,7 @@
 -- The difference of two versions of the model as a list of actions, in the order in which they are done, each with a
 -- line of text. The same list is shown by a dry run, written to the log and carried out.
 
+local gate_diff = require "tideway.gate.diff"
 local plan = require "tideway.plan"
 
 local M = {}
@@ -14,6 +15,7 @@ local M = {}
 ---@field port? tideway.port
 ---@field ring? tideway.ring
 ---@field cpu? integer|"step"
+---@field gate? boolean it is a tideway.gate.action
 
 ---@class tideway.change.chain a chain that is different
 ---@field chain tideway.chain
@@ -29,6 +31,7 @@ local M = {}
 ---@field kept table<integer|string, true> lcores that nothing changes on, by CPU
 ---@field opened { ports: table[], rings: table[] }
 ---@field closed { ports: table[], rings: table[] }
+---@field gate tideway.gate.action[] of listeners, upstream groups and chains of messages
 
 local function set_of(list)
    local set = {}
@@ -305,6 +308,8 @@ function M.of(base, draft, running)
    need_compiling(out)
    lcore_actions(out, running, changed)
    for _, change in ipairs(out.chains) do out.actions[#out.actions + 1] = chain_action(change) end
+   out.gate = gate_diff.of(base, draft)
+   for _, action in ipairs(out.gate) do out.actions[#out.actions + 1] = action end
    endpoint_actions(out, "closed", "close", "port")
    endpoint_actions(out, "closed", "close", "ring")
    return out

@@ -38,7 +38,8 @@ end
 --- Let everything be declared anew.
 ---@param draft tideway.change.draft
 function M.clear(draft)
-   draft.ports, draft.rings, draft.chains, draft.state, draft.own = {}, {}, {}, {}, {}
+   for _, list in ipairs(model.LISTS) do draft[list] = {} end
+   draft.state, draft.own = {}, {}
    draft.tables = setmetatable({}, { __mode = "k" })
    draft.reload = true
 end

@@ -125,7 +125,7 @@ end
 ---@return boolean
 function M.changed(draft)
    if draft.reload or next(draft.own) or draft.undone then return true end
-   for _, kind in ipairs { "ports", "rings", "chains" } do
+   for _, kind in ipairs(model.LISTS) do
       if #draft[kind] ~= #draft.base[kind] then return true end
       for i, handle in ipairs(draft[kind]) do
          if draft.base[kind][i] ~= handle then return true end

@@ -40,7 +40,7 @@ end
 local function find(what)
    if type(what) ~= "string" then error("the name of an NF is a text, such as \"ttl\" or \"up.ttl\"", 0) end
    local list, names, known = {}, {}, {}
-   for _, chain in ipairs(model.chains) do
+   for _, chain in ipairs(model.all_chains()) do
       for i, nf in ipairs(chain.stages) do
          local full = chain.name .. "." .. chain.stage_names[i]
          if what == nf.name or what == full then list[#list + 1] = { chain = chain, index = i, nf = nf } end
@@ -64,6 +64,7 @@ end
 
 -- Was it taken out by the fence? Then it is to be made anew even if it is the same.
 local function is_out(found)
+   if found.chain.is_service then return false end
    return require("tideway.abi").C.tw_stats().chain[found.chain.index].quarantined[found.index - 1] ~= 0
 end
 
@@ -235,7 +236,8 @@ function M.undo(levels)
       local level, err = history.level(levels)
       if not level then error(err, 0) end
       local version = model.draft(level.base)
-      for _, key in ipairs { "ports", "rings", "chains", "state", "tables", "own" } do draft[key] = version[key] end
+      for _, key in ipairs(model.LISTS) do draft[key] = version[key] end
+      for _, key in ipairs { "state", "tables", "own" } do draft[key] = version[key] end
       number(draft, draft.base)
       draft.undone = levels
       draft.label = levels == 1 and "undo" or ("undo %d changes"):format(levels)

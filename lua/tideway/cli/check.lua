@@ -39,8 +39,49 @@ local function place_of(chain)
    return "lcore " .. table.concat(chain.lcores, ", ")
 end
 
+local function servers_text(group)
+   local list = {}
+   for i, server in ipairs(group.servers) do
+      list[i] = server.name .. (server.weight ~= 1 and " weight " .. server.weight or "")
+   end
+   return table.concat(list, ", ")
+end
+
+local function print_endpoints(result)
+   for _, l in ipairs(result.listeners) do print(("listener %-12s %s://%s"):format(l.name, l.protocol, l.address)) end
+   for _, group in ipairs(result.upstreams) do
+      local check = group.check and (", checked every %g s"):format(group.check.every) or ""
+      print(("upstream %-12s %s, %s: %s%s"):format(group.name, group.protocol, group.balance, servers_text(group),
+         check))
+   end
+end
+
+local function print_function(service, f, verbose)
+   local where = ("in each of the gate's threads")
+   if service.transport ~= "inline" then
+      where = ("%d process%s on CPU %s"):format(f.instances, f.instances == 1 and "" or "es",
+         table.concat(f.cpus, ", "))
+   end
+   print(("   %s  %s, takes %s, on fault: %s, %s%s"):format(f.name, f.where, table.concat(f.takes, ", "), f.on_fault,
+      where, f.aside and "; aside, reached by a route" or ""))
+   print_places(f.places, verbose)
+end
+
+local function print_services(result, verbose)
+   for _, service in ipairs(result.services) do
+      print(("chain %s (%s): %s -> %s, %s, %d thread(s) of the gate, %d MB for messages"):format(service.name,
+         service.where, table.concat(service.listeners, ", "), service.upstream or "(404)", service.transport,
+         result.gates, service.pool_mb))
+      for _, f in ipairs(service.functions) do print_function(service, f, verbose) end
+   end
+end
+
 local function print_report(path, result, verbose)
-   print(("%s: valid; %d port(s), %d chain(s)"):format(path, #result.ports, #result.chains))
+   local more = #result.listeners > 0 and (", %d listener(s), %d upstream(s)"):format(#result.listeners,
+      #result.upstreams) or ""
+   print(("%s: valid; %d port(s), %d chain(s)%s"):format(path, #result.ports, #result.chains + #result.services, more))
+   print_endpoints(result)
+   print_services(result, verbose)
    for _, port in ipairs(result.ports) do print(("port %-12s %s"):format(port.name, port.devargs)) end
    for _, chain in ipairs(result.chains) do
       local sink = chain.sink or (chain.hook and "(the kernel)" or "(where NFs send)")
@@ -71,7 +112,7 @@ end
 local function run(options)
    local inspect = require "tideway.inspect"
    local ok, err = inspect.load(options.script, options.args)
-   if ok and #require("tideway.model").chains == 0 then
+   if ok and #require("tideway.model").all_chains() == 0 then
       ok, err = pcall(require("tideway.plan").validate)
    end
    if not ok then return fail(err, options.json) end

@@ -11,7 +11,7 @@ M.DONE, M.FAILED, M.USAGE = 0, 1, 2
 -- In the order of help, completion and man page. Each is a module tideway.cli.<name>.
 local NAMES = {
    "run", "check", "compile", "ls", "repl", "call", "reload", "undo", "top", "graph", "trace", "capture",
-   "metrics", "bench", "doctor", "test", "completion", "man", "help",
+   "metrics", "audit", "bench", "doctor", "test", "completion", "man", "help",
 }
 
 --- The option tables of all commands: parser, --help, completion and man page come from them.

@@ -6,7 +6,7 @@ local types = require("tideway.cli.parser").types
 return {
    name = "run",
    summary = "Run a script until it is stopped.",
-   description = "Reads SCRIPT, opens its ports, starts its chains on their lcores and runs until "
+   description = "Reads SCRIPT, opens its ports and listeners, starts its chains and runs until "
       .. "SIGINT, SIGTERM or --for. At the end it prints the counters, which must add up: "
       .. "received + originated = sent + dropped + in flight.",
    arguments = { { "SCRIPT", "Lua file; `...` and `arg` hold ARGS." } },
@@ -35,6 +35,10 @@ return {
          "--privileges", "What to give up once everything runs: drop keeps what live changes need, least only what "
          .. "running and stopping need, keep gives up nothing.",
          value = "WHAT", choices = { "drop", "least", "keep" },
+      },
+      {
+         "--worker", "How messages reach the functions of chains behind listeners, whatever SCRIPT pins them to.",
+         value = "TRANSPORT", choices = { "sk_msg", "rings", "inline" },
       },
       { "--watch", "Run SCRIPT again when it or one of its modules is saved; only what is different changes." },
       { "--repl", "Start in the REPL; the engine stops when it ends. May stand behind SCRIPT and ARGS, too." },

@@ -3,9 +3,11 @@
 --
 -- A row may have a target, the page behind it: a path such as "chain/up/firewall".
 
+local gate_text = require "tideway.gate.text"
 local sample = require "tideway.stats_sample"
 local stats_text = require "tideway.stats_text"
 local text = require "tideway.text"
+local top_gate = require "tideway.cli.top_gate"
 
 local M = {}
 
@@ -217,14 +219,19 @@ local function tables_section(state)
 end
 
 local function overview(state)
-   return {
-      head = {},
-      sections = {
-         ports_section(state), chains_section(state), lcores_section(state), rings_section(state),
-         tables_section(state),
-      },
-      foot = stats_text.sum_line(state.snap),
+   local sections = {
+      ports_section(state), chains_section(state), lcores_section(state), rings_section(state), tables_section(state),
    }
+   local foot, gate = stats_text.sum_line(state.snap), state.rates.gate
+   if gate then
+      if #state.rates.chains == 0 then sections, foot = { tables_section(state) }, nil end
+      for i, s in ipairs(top_gate.sections(gate, function(...) return matches(state, ...) end)) do
+         table.insert(sections, i, s)
+      end
+      local sums = table.concat(gate_text.sum_lines(state.snap), "\n")
+      foot = foot and foot .. "\n" .. sums or sums
+   end
+   return { head = {}, sections = sections, foot = foot }
 end
 
 -- ---- a chain ----
@@ -408,7 +415,7 @@ end
 
 --- A page; nil when what it is about is gone.
 ---@param state tideway.top.state
----@param path string "", "chain/up", "chain/up/firewall", "port/lan", "lcore/1"
+---@param path string "", "chain/up", "chain/up/firewall", "port/lan", "lcore/1", "service/web"
 ---@return tideway.top.page?
 function M.page(state, path)
    if path == "" then return overview(state) end
@@ -422,6 +429,8 @@ function M.page(state, path)
       return port_page(state, rest)
    elseif kind == "lcore" then
       return lcore_page(state, rest)
+   elseif kind == "service" and state.rates.gate then
+      return top_gate.page(state.snap.gate, state.rates.gate, rest)
    end
 end
 
@@ -450,6 +459,7 @@ function M.head(state, note)
          end
       end
    end
+   for _, line in ipairs(snap.gate and top_gate.warnings(snap.gate) or {}) do warnings[#warnings + 1] = line end
    return {
       ("%s%s  pid %d  up %s  plan %d  %s"):format(snap.instance, note and " " .. note or "", snap.pid,
          uptime(snap.started), snap.generation, snap.script),

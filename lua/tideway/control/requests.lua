@@ -55,14 +55,14 @@ end
 local function hello(client, id)
    local stats, chains = abi.C.tw_stats(), {}
    require("tideway.change.history").meet(client) -- what runs now is known to it
-   for i, chain in ipairs(require("tideway.model").chains) do chains[i] = chain.name end
+   for i, chain in ipairs(require("tideway.model").all_chains()) do chains[i] = chain.name end
    client:reply {
       id = id, ok = true,
       value = {
          version = require "tideway.version", protocol = protocol.VERSION, abi = tonumber(abi.C.TW_ABI_VERSION),
          instance = ffi.string(stats.instance), script = ffi.string(stats.script), pid = stats.pid,
          start = tonumber(stats.start_ns) / 1e9, role = roles.of(client.peer), user = client.user,
-         uid = client.uid, chains = chains,
+         uid = client.uid, chains = chains, gate = require("tideway.gate.engine").is_running(),
       },
    }
 end

@@ -63,7 +63,7 @@ end
 function M.examine(env)
    env = env or M.machine()
    local findings = {}
-   for _, part in ipairs { "system", "kernel", "devices", "software" } do
+   for _, part in ipairs { "system", "kernel", "workers", "devices", "software" } do
       require("tideway.doctor." .. part)(env, function(area, state, what, remedy)
          findings[#findings + 1] = { area = area, state = state, what = what, remedy = remedy }
       end)

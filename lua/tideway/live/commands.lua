@@ -9,6 +9,7 @@
 
 local SIGHT = "tideway.live.sight"
 local CHANGE = "tideway.change.commands"
+local GATE = "tideway.live.gate"
 
 ---@type table<string, tideway.live.command>
 return {
@@ -23,6 +24,7 @@ return {
       module = "tideway.live.events", fn = "events", role = "view",
       summary = "The engine's messages as they come, until stopped.",
    },
+   gate = { module = GATE, fn = "gate", role = "view", summary = "The gate's threads: connections, counters." },
    graph = {
       module = "tideway.live.graph", fn = "graph", role = "view",
       summary = "The chains with live rates, as text or \"dot\".",
@@ -41,12 +43,17 @@ return {
       summary = "Lets LuaJIT record the traces of an lcore anew.",
    },
    lcores = { module = SIGHT, fn = "lcores", role = "view", summary = "The lcores: CPU, load, chains." },
+   listeners = { module = GATE, fn = "listeners", role = "view", summary = "Where clients connect to." },
    nfs = { module = SIGHT, fn = "nfs", role = "view", summary = "The NFs that run, and those of the library." },
    ports = { module = SIGHT, fn = "ports", role = "view", summary = "The ports: device, mode, packets." },
    rates = {
       module = "tideway.live.rates", fn = "rates", role = "view", summary = "Packets a second of ports and chains.",
    },
    rows = { module = SIGHT, fn = "rows", role = "view", summary = "Rows of a table: rows(\"flows\", 100)." },
+   services = {
+      module = GATE, fn = "services", role = "view", summary = "The chains of messages: requests, times, functions.",
+   },
+   upstreams = { module = GATE, fn = "upstreams", role = "view", summary = "The servers of upstream groups." },
    tables = { module = SIGHT, fn = "tables", role = "view", summary = "The tables of NFs; tables.NAME shows rows." },
    trace = {
       module = "tideway.live.trace", fn = "trace", role = "operate",

@@ -188,7 +188,7 @@ end
 
 local function nf_names()
    local list = {}
-   for _, chain in ipairs(model.chains) do
+   for _, chain in ipairs(model.all_chains()) do
       for _, nf in ipairs(chain.stages) do list[#list + 1] = nf.name end
    end
    return list

@@ -6,9 +6,10 @@ local text = require "tideway.text"
 local M = {}
 
 ---@class tideway.graph.end
----@field kind "port"|"ring"|"place"|"kernel"
+---@field kind "port"|"ring"|"place"|"kernel"|"listener"|"upstream"
 ---@field name string
----@field pps number? packets a second over this edge; nil: not known
+---@field pps number? packets (messages) a second over this edge; nil: not known
+---@field unit string? default: "pps"
 ---@field note string?
 
 ---@class tideway.graph.chain
@@ -110,6 +111,35 @@ local function in_order(chains)
    return order
 end
 
+local MESSAGES = "msg/s"
+
+-- Chains of messages: requests a second instead of packets; functions with what failed in them.
+local function of_services(rates)
+   local list, group_rps = {}, {}
+   for _, group in ipairs(rates.upstreams) do
+      local rps = 0
+      for _, server in ipairs(group.servers) do rps = rps + server.rps end
+      group_rps[group.name] = rps
+   end
+   for _, s in ipairs(rates.services) do
+      local nfs, from, to = {}, {}, {}
+      for i, f in ipairs(s.functions) do
+         nfs[i] = { name = f.name, pps = f.mps, unit = MESSAGES, quarantined = false, drops = {} }
+      end
+      for i, name in ipairs(s.listeners) do
+         from[i] = { kind = "listener", name = name, pps = #s.listeners == 1 and s.rps or nil, unit = MESSAGES }
+      end
+      if s.upstream then
+         to[1] = { kind = "upstream", name = s.upstream, pps = group_rps[s.upstream], unit = MESSAGES }
+      end
+      list[#list + 1] = {
+         name = s.name, place = s.place, tier = s.transport, hook = false, pps = s.rps, nfs = nfs, from = from,
+         to = to,
+      }
+   end
+   return list
+end
+
 --- The graph of an instance.
 ---@param snap tideway.stats.snapshot
 ---@param rates table from stats.rates
@@ -128,12 +158,14 @@ function M.build(snap, rates)
          }
       end
    end
-   return in_order(list)
+   list = in_order(list)
+   for _, c in ipairs(rates.gate and of_services(rates.gate) or {}) do list[#list + 1] = c end
+   return list
 end
 
 -- ---- as text ----
 
-local function pps(n) return text.si(n):gsub("%d$", "%0 ") .. "pps" end
+local function pps(n, unit) return text.si(n):gsub("%d$", "%0 ") .. (unit or "pps") end
 
 local function drops_of(nf, most)
    local parts = {}
@@ -153,7 +185,7 @@ local function end_name(e)
 end
 
 -- "--1.20 Mpps-->"
-local function arrow(e) return e.pps and ("--%s-->"):format(pps(e.pps)) or "-->" end
+local function arrow(e) return e.pps and ("--%s-->"):format(pps(e.pps, e.unit)) or "-->" end
 
 local function columns(align, rows) return text.columns(align, rows) end
 
@@ -164,7 +196,7 @@ local function inside(c)
       local notes = {}
       if nf.quarantined then notes[1] = "QUARANTINED" end
       if #nf.drops > 0 then notes[#notes + 1] = "x " .. drops_of(nf, 2) end
-      rows[i] = { "  " .. nf.name, nf.pps and pps(nf.pps) or "", table.concat(notes, ", ") }
+      rows[i] = { "  " .. nf.name, nf.pps and pps(nf.pps, nf.unit) or "", table.concat(notes, ", ") }
    end
    local lines = columns("lrl", rows)
    table.insert(lines, 1, ("%s%s  %s, %s"):format(c.hook and "HOOK " or "", c.name, c.place, c.tier))
@@ -217,8 +249,8 @@ local function quote(s) return '"' .. s:gsub('[\\"]', "\\%0") .. '"' end
 local function node_id(e) return quote((e.kind == "kernel" and "kernel" or e.kind .. " " .. e.name)) end
 
 -- Thicker where more packets go.
-local function edge_line(from, to, rate)
-   local label = rate and (' [label=%s penwidth=%.1f]'):format(quote(pps(rate)),
+local function edge_line(from, to, rate, unit)
+   local label = rate and (' [label=%s penwidth=%.1f]'):format(quote(pps(rate, unit)),
       1 + math.max(0, math.log10(math.max(1, rate))) / 2) or ""
    return ("   %s -> %s%s;"):format(from, to, label)
 end
@@ -232,13 +264,16 @@ local function chain_node(c)
    for _, nf in ipairs(c.nfs) do
       rows[#rows + 1] = ('<tr><td align="left">%s</td><td align="right">%s</td><td align="left"><font color="#b00020">'
          .. '%s</font></td></tr>'):format(html(nf.name) .. (nf.quarantined and " (quarantined)" or ""),
-         nf.pps and html(pps(nf.pps)) or "", #nf.drops > 0 and "drops " .. html(drops_of(nf, 4)) or " ")
+         nf.pps and html(pps(nf.pps, nf.unit)) or "", #nf.drops > 0 and "drops " .. html(drops_of(nf, 4)) or " ")
    end
    return ('   %s [shape=plain label=<<table border="1" cellborder="0" cellspacing="0" cellpadding="4"%s>%s</table>>];')
       :format(quote("chain " .. c.name), c.hook and ' style="dashed"' or "", table.concat(rows))
 end
 
-local SHAPES = { port = "box style=rounded", ring = "cds", place = "box style=dashed", kernel = "ellipse style=dashed" }
+local SHAPES = {
+   port = "box style=rounded", ring = "cds", place = "box style=dashed", kernel = "ellipse style=dashed",
+   listener = "box style=rounded", upstream = "folder",
+}
 
 --- The graph in graphviz's language.
 ---@param graph tideway.graph.chain[]
@@ -260,8 +295,10 @@ function M.dot(graph, name)
    for _, c in ipairs(graph) do
       lines[#lines + 1] = chain_node(c)
       local id = quote("chain " .. c.name)
-      for _, e in ipairs(c.from) do lines[#lines + 1] = edge_line(declare(e), id, e.kind ~= "ring" and e.pps or nil) end
-      for _, e in ipairs(c.to) do lines[#lines + 1] = edge_line(id, declare(e), e.pps) end
+      for _, e in ipairs(c.from) do
+         lines[#lines + 1] = edge_line(declare(e), id, e.kind ~= "ring" and e.pps or nil, e.unit)
+      end
+      for _, e in ipairs(c.to) do lines[#lines + 1] = edge_line(id, declare(e), e.pps, e.unit) end
    end
    lines[#lines + 1] = "}"
    return table.concat(lines, "\n") .. "\n"

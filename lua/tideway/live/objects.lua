@@ -1,9 +1,11 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- The running engine as Lua values: ports.lan, chains.up.ttl, tables.flows, lcores[1], hooks.up.
+-- The running engine as Lua values: ports.lan, chains.up.ttl, tables.flows, lcores[1], hooks.up; of the gate
+-- listeners.web, services.web (which is chains.web too), upstreams.app.
 --
 -- Each of these is looked up when it is asked for, so that it is what runs now.
 
 local engine = require "tideway.engine"
+local gate = require "tideway.live.gate"
 local hooks = require "tideway.hook"
 local model = require "tideway.model"
 local nearest = require "tideway.live.nearest"
@@ -96,6 +98,22 @@ end
 
 -- ---- chains ----
 
+-- What a proxy of a chain of messages has besides its functions and methods.
+local function of_service(chain, field)
+   for _, service in ipairs(gate.services().data) do
+      if service.name == chain.name then return service[field] end
+   end
+end
+
+local SERVICE = {
+   place = function(chain) return of_service(chain, "place") or "not started" end,
+   counters = function(chain)
+      for _, service in ipairs(gate.services().data) do
+         if service.name == chain.name then return service end
+      end
+   end,
+}
+
 -- What a proxy of a chain has besides the NFs and methods of the chain.
 local CHAIN = {
    place = function(chain)
@@ -117,11 +135,15 @@ local CHAIN = {
    end,
 }
 
+SERVICE.nfs = CHAIN.nfs
+
+local function extras(chain) return chain.is_service and SERVICE or CHAIN end
+
 local Proxy = {}
 
 local function chain_names(self)
    local chain, names = rawget(self, "chain"), { "name", "sources", "sink", "where" }
-   for name in pairs(CHAIN) do names[#names + 1] = name end
+   for name in pairs(extras(chain)) do names[#names + 1] = name end
    for _, name in ipairs(chain.stage_names) do names[#names + 1] = name end
    for name, member in pairs(getmetatable(chain)) do
       if type(member) == "function" and not name:find "^__" then names[#names + 1] = name end
@@ -132,7 +154,8 @@ end
 
 function Proxy:__index(key)
    local chain = rawget(self, "chain")
-   if CHAIN[key] then return CHAIN[key](chain) end
+   local extra = extras(chain)[key]
+   if extra then return extra(chain) end
    for i, name in ipairs(chain.stage_names) do
       if name == key then return chain.stages[i] end
    end
@@ -150,14 +173,17 @@ function Proxy:__newindex(key)
       tostring(key)), 2)
 end
 function Proxy:__tostring() return tostring(rawget(self, "chain")) end
-function Proxy:__view() return shown.chain(rawget(self, "chain")) end
+function Proxy:__view()
+   local chain = rawget(self, "chain")
+   return chain.is_service and gate.service(chain) or shown.chain(chain)
+end
 Proxy.__names = chain_names
 
 --- A chain as sessions have it.
 ---@param name string
 ---@return tideway.live.chain?
 function M.chain(name)
-   local chain = by_name(model.chains, name)
+   local chain = by_name(model.all_chains(), name)
    return chain and setmetatable({ chain = chain }, Proxy)
 end
 
@@ -199,7 +225,7 @@ function find_table(name)
    return group(tostring(name))
 end
 
--- ---- NFs, ports, lcores, hooks ----
+-- ---- NFs, ports, lcores, hooks, the gate ----
 
 local function lcore_of(key)
    for _, lcore in ipairs(engine.snapshot().lcores) do
@@ -220,7 +246,14 @@ function M.all()
    return {
       ports = M.collection("port", function(name) return by_name(model.ports, name) end,
          function() return names_of(model.ports) end, sight.ports),
-      chains = M.collection("chain", M.chain, function() return names_of(model.chains) end, sight.chains),
+      chains = M.collection("chain", M.chain, function() return names_of(model.all_chains()) end, sight.chains),
+      services = M.collection("chain of messages", function(name)
+         return by_name(model.services, name) and M.chain(name)
+      end, function() return names_of(model.services) end, gate.services),
+      listeners = M.collection("listener", function(name) return by_name(model.listeners, name) end,
+         function() return names_of(model.listeners) end, gate.listeners),
+      upstreams = M.collection("upstream", function(name) return by_name(model.groups, name) end,
+         function() return names_of(model.groups) end, gate.upstreams),
       tables = M.collection("table", find_table, table_names, sight.tables),
       lcores = M.collection("lcore", lcore_of, function()
          local list = {}

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Rates of the running engine as a command: what `tideway top` shows, once.
 
+local duration = require("tideway.gate.text").duration
 local engine = require "tideway.engine"
 local posix = require "tideway.posix"
 local session = require "tideway.live.session"
@@ -26,7 +27,10 @@ function M.sample(seconds)
    local now, now_at = engine.snapshot(), posix.now()
    if not before or now_at - at < 1e6 then before, at = now, now_at - 1e9 end
    last, last_at = now, now_at
-   return now, stats.rates(before, now, (now_at - at) / 1e9)
+   local passed = (now_at - at) / 1e9
+   local rates = stats.rates(before, now, passed)
+   if now.gate then rates.gate = require("tideway.gate.figures").rates(before.gate, now.gate, passed) end
+   return now, rates
 end
 
 local function port_rows(rates)
@@ -59,7 +63,19 @@ local function columns(first, ...)
    return list
 end
 
---- Packets a second of ports and chains, over so many seconds.
+local function service_rows(rates)
+   local rows = {}
+   for _, s in ipairs(rates.gate.services) do
+      rows[#rows + 1] = { s.name, "", text.si(s.rps), text.si(s.errors_ps), duration(s.quantiles.ns_50),
+         duration(s.quantiles.ns_99) }
+      for _, f in ipairs(s.functions) do
+         rows[#rows + 1] = { "", f.name, text.si(f.mps), "", duration(f.quantiles.ns_50), duration(f.quantiles.ns_99) }
+      end
+   end
+   return rows
+end
+
+--- Packets a second of ports and chains, messages a second of chains behind listeners, over so many seconds.
 ---@param seconds? number default: 0.5
 ---@return tideway.view
 function M.rates(seconds)
@@ -67,11 +83,17 @@ function M.rates(seconds)
       error(("rates: %s is no time; it is a number of seconds up to 60"):format(tostring(seconds)), 0)
    end
    local _, rates = M.sample(seconds)
-   return view.list({
+   local list = {
       view.table(columns("port", "in/s", "out/s", "missed/s", "full/s"), port_rows(rates)),
       view.table({ "chain", "runs as", unpack(right("in/s", "sent/s", "dropped/s", "cycles", "a burst")) },
          chain_rows(rates)),
-   }, rates)
+   }
+   if rates.gate then
+      if #rates.chains == 0 then list = {} end
+      list[#list + 1] = view.table({ "chain", "function", unpack(right("messages/s", "5xx/s", "p50", "p99")) },
+         service_rows(rates))
+   end
+   return view.list(list, rates)
 end
 
 return M

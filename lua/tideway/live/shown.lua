@@ -151,7 +151,7 @@ end
 
 -- ---- NFs, ports, hooks ----
 
-local METHODS = { "packet", "burst", "message", "punt", "tick", "export", "import", "stop" }
+local METHODS = { "packet", "burst", "message", "response", "data", "punt", "tick", "export", "import", "stop" }
 
 --- An NF instance: its parameters, functions and tables.
 ---@param nf tideway.nf.instance

@@ -48,9 +48,14 @@ function M.chains()
       c.path = shown.path_of(chain)
       data[i] = c
    end
-   return view.table({
+   local packets = view.table({
       { "chain", align = "left" }, "path", "place", "tier", "received", "sent", "dropped", "held", "faults", "cyc/pkt",
    }, rows, data)
+   if #model.services == 0 then return packets end
+   local messages = require("tideway.live.gate").services()
+   if #rows == 0 then return messages end
+   for _, s in ipairs(messages.data) do data[#data + 1] = s end
+   return view.list({ packets, messages }, data)
 end
 
 --- The tables of NFs: kind, entries, size. `tables.NAME` shows rows of one.
@@ -113,7 +118,7 @@ end
 ---@return tideway.view
 function M.nfs()
    local rows, used = {}, {}
-   for _, chain in ipairs(model.chains) do
+   for _, chain in ipairs(model.all_chains()) do
       for i, nf in ipairs(chain.stages) do
          local made = nf_library.made(nf)
          used[made and made.constructor.name or nf.name] = true

@@ -259,6 +259,7 @@ function M.text(snap, before, more)
    rows(text, RING, snap.rings, by("ring", "name"))
    lcores(text, snap, before)
    tables(text, snap)
+   require("tideway.metrics.gate_families").add(text, snap.gate)
    if more then more(text) end
    return text:finish()
 end

@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Loopback TCP sockets that listen, and datagrams to a Unix socket.
+-- TCP sockets that listen on loopback or connect, and datagrams to a Unix socket.
 
 local ffi = require "ffi"
 local bit = require "bit"
@@ -14,6 +14,10 @@ struct tw_posix_sockaddr_in6 { uint16_t family, port; uint32_t flow; uint8_t add
 int tw_posix_getsockname(int fd, void *address, unsigned *len) __asm__("getsockname");
 long tw_posix_sendto(int fd, const void *data, size_t len, int flags, const void *address, unsigned size)
    __asm__("sendto");
+]]
+
+ffi.cdef [[
+int tw_posix_connect_to(int fd, const void *address, unsigned len) __asm__("connect");
 ]]
 
 local AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
@@ -60,6 +64,19 @@ function M.listen(host, port)
       return failure(fd)
    end
    return fd, swap16(address.port)
+end
+
+--- Connect to an IPv4 address or ::1 and wait until it is there; what is sent and received waits, too.
+---@param host string
+---@param port integer
+---@return integer? fd
+---@return string? error
+function M.connect(host, port)
+   local address, family = address_of(host, port)
+   local fd = C.tw_posix_socket(family, SOCK_STREAM + SOCK_CLOEXEC, 0)
+   if fd < 0 then return failure() end
+   if C.tw_posix_connect_to(fd, address, ffi.sizeof(address)) < 0 then return failure(fd) end
+   return fd
 end
 
 --- Send one datagram to a Unix socket; it does not wait.

@@ -1,0 +1,527 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* flow.c - the way of an exchange: through the functions of its service, to a server, through the
+ * functions that take responses, to the client; what functions decide, each time checked. */
+#include "gate/lane.h"
+
+#include <errno.h>
+#include <string.h>
+
+static void through(struct flow *f, struct out *out);
+static void respond_with(struct flow *f, struct out *out, uint32_t function);
+
+/* ---- ends that are not answers ---- */
+
+/* Nobody works on it any more. */
+static void give_up(struct flow *f)
+{
+	struct exchange *x = &f->x;
+
+	if (f->starting) {
+		TAILQ_REMOVE(&f->lane->starts, f, starts);
+		f->starting = false;
+	}
+	if (x->upstream)
+		upstream_cancel(x);
+	fetch_cancel(f);
+	out_cancel(f, &f->head);
+	data_free(f, WAY_IN);
+	data_free(f, WAY_OUT);
+	gate_timer_cancel(x->gate, &x->timeout);
+	/* Who still sends a body may stop. */
+	f->way[WAY_IN].feeds = false;
+	feed_discard(f, WAY_IN);
+	x->in.ready = NULL;
+	if (!x->in.ended)
+		x->in.broken = true;
+}
+
+void flow_fail(struct flow *f, int status, const char *why)
+{
+	struct exchange *x = &f->x;
+
+	if (f->failed)
+		return;
+	f->failed = true;
+	give_up(f);
+	if (!x->responded)
+		x->status = status;
+	x->responded = true;
+	x->state = X_RESPOND;
+	x->client->fail(x, status, why);
+}
+
+static void drop(struct flow *f)
+{
+	struct exchange *x = &f->x;
+
+	if (f->failed)
+		return;
+	f->failed = true;
+	give_up(f);
+	x->state = X_RESPOND;
+	x->client->close(x);
+}
+
+/* ---- requests ---- */
+
+static bool wants_whole(const struct flow *f, int way)
+{
+	if (way == WAY_IN)
+		return f->bodied && f->lane->whole && f->kind == TW_MSG_REQUEST;
+	return f->x.body_back && f->lane->whole_back && !f->way[way].whole;
+}
+
+static void enter(struct flow *f)
+{
+	int first = function_from(f->lane->messages, 0);
+
+	f->x.state = X_FUNCTIONS;
+	f->head.handle = f->x.request;
+	if (first < 0)
+		through(f, &f->head);
+	else
+		flow_call(f, &f->head, first);
+}
+
+void flow_start(struct flow *f)
+{
+	f->starting = false;
+	if (f->fetch) {
+		fetch_go(f);
+		return;
+	}
+	if (wants_whole(f, WAY_IN)) {
+		f->x.state = X_GATHER;
+		gather_begin(f, WAY_IN);
+	} else {
+		enter(f);
+	}
+}
+
+void flow_gathered(struct flow *f, int way)
+{
+	if (way == WAY_IN) {
+		f->x.in_len = f->way[way].whole->bytes;
+		enter(f);
+	} else {
+		f->x.out_len = f->way[way].whole->bytes;
+		flow_response(f, f->from);
+	}
+}
+
+static void to_upstream(struct flow *f, int32_t group, uint32_t key)
+{
+	struct exchange *x = &f->x;
+	uint32_t size = 0;
+	struct tw_msg *msg = tw_pool_peek(f->lane->service->pool, x->request, &size);
+
+	if (!msg || gather_adopt(f, WAY_IN, msg, size, x->request) < 0) {
+		flow_fail(f, 502, "a function left a body that is not valid");
+		return;
+	}
+	if (group < 0 && f->kind == TW_MSG_OPEN && f->way[WAY_IN].data) {
+		/* Its bytes go to functions, and come from them. */
+		data_open(f, WAY_IN);
+		flow_answered(x);
+		return;
+	}
+	if (group < 0 || group >= TW_GROUPS_MAX) {
+		flow_fail(f, 404, "nothing answers requests here");
+		return;
+	}
+	if (!x->gate->group[group]) {
+		flow_fail(f, 503, "the group of servers is gone");
+		return;
+	}
+	x->group = group;
+	x->state = X_UPSTREAM;
+	if (f->way[WAY_IN].data && (x->body_expected || f->kind != TW_MSG_REQUEST))
+		x->in_len = UINT64_MAX;
+	if (f->way[WAY_IN].whole)
+		feed_begin(f, WAY_IN);
+	data_open(f, WAY_IN);
+	if (x->client->forward) /* streams, datagrams: they speak to servers themselves */
+		x->client->forward(x, group, key);
+	else if (x->client->forward)
+		x->client->forward(x, group, key);
+	else
+		upstream_begin(x, group, key);
+}
+
+/* ---- responses ---- */
+
+static void respond(struct flow *f)
+{
+	struct exchange *x = &f->x;
+	uint32_t size = 0;
+	struct tw_msg *msg = x->response ? tw_pool_peek(f->lane->service->pool, x->response, &size)
+	                                 : NULL;
+
+	if (msg && gather_adopt(f, WAY_OUT, msg, size, x->response) < 0) {
+		flow_fail(f, 502, "a function left a body that is not valid");
+		return;
+	}
+	x->state = x->response ? X_RESPOND : X_STREAM;
+	if (x->status == 101)
+		x->state = X_STREAM;
+	gate_timer_cancel(x->gate, &x->timeout);
+	x->responded = true;
+	if (f->way[WAY_OUT].data && (x->body_back || x->state == X_STREAM))
+		x->out_len = UINT64_MAX;
+	if (f->way[WAY_OUT].whole)
+		feed_begin(f, WAY_OUT);
+	data_open(f, WAY_OUT);
+	x->client->respond(x);
+}
+
+void flow_response(struct flow *f, uint32_t below)
+{
+	struct exchange *x = &f->x;
+	int function = function_below(f->lane->responses, below);
+
+	x->state = X_RESPONSE;
+	f->from = below;
+	if (function < 0 || !x->response || x->status < 200 || f->fetch) {
+		respond(f);
+		return;
+	}
+	f->head = (struct out){ .flow = f, .what = OUT_RESPONSE, .handle = x->response };
+	if (wants_whole(f, WAY_OUT)) {
+		gather_begin(f, WAY_OUT);
+		return;
+	}
+	flow_call(f, &f->head, function);
+}
+
+void flow_answered(struct exchange *x)
+{
+	struct flow *f = flow_of(x);
+	struct tw_msg *msg = x->resp;
+	uint32_t size = 0;
+
+	if (!x->response) {
+		x->status = 200;
+		flow_response(f, 0);
+		return;
+	}
+	tw_pool_peek(f->lane->service->pool, x->response, &size);
+	x->status = msg->status;
+	x->body_back = msg->flags & TW_MSG_BODY && !x->head;
+	x->out_len = msg->flags & TW_MSG_BODY || x->head ? msg->body_len : 0;
+	msg->received_ns = x->gate->now;
+	msg->stage = 0;
+	msg->n_body = 0;
+	memset(msg->body, 0, sizeof(msg->body));
+	flow_mend(f, msg, size, x->response, TW_MSG_RESPONSE);
+	flow_response(f, TW_STAGES_MAX);
+}
+
+void flow_failed(struct exchange *x, int status, const char *why)
+{
+	flow_fail(flow_of(x), status, why);
+}
+
+/* ---- through the functions ---- */
+
+void flow_call(struct flow *f, struct out *out, uint32_t function)
+{
+	struct lane *lane = f->lane;
+	uint64_t id = f->x.id;
+	struct tw_msg *msg;
+	int r;
+
+	f->x.stage = function;
+	if (lane->link) {
+		lane_put(lane, out, function);
+		return;
+	}
+	msg = tw_pool_peek(lane->service->pool, out->handle, NULL);
+	msg->stage = function;
+	out->function = function;
+	out->place = OUT_INLINE;
+	r = inline_run(lane->gate, lane->service, function, msg);
+	if (r == 1 || !flow_lives(f, id))
+		return;
+	out->place = OUT_IDLE;
+	if (r < 0)
+		flow_fault(f, out, function, "the function could not be called");
+	else
+		flow_back(f, out, TW_EXIT_NEXT, 0, UINT32_MAX);
+}
+
+static int behind(const struct flow *f, const struct out *out, uint32_t function)
+{
+	const struct lane *lane = f->lane;
+
+	switch (out->what) {
+	case OUT_REQUEST:
+		return function_from(lane->messages, function + 1);
+	case OUT_RESPONSE:
+		return function_below(lane->responses, function);
+	default:
+		return out->way == WAY_IN ? function_from(lane->data, function + 1)
+		                          : function_below(lane->data, function);
+	}
+}
+
+static void through(struct flow *f, struct out *out)
+{
+	if (out->what == OUT_REQUEST)
+		to_upstream(f, f->lane->spec.group, f->client_key);
+	else if (out->what == OUT_RESPONSE)
+		respond(f);
+	else
+		data_through(f, out->way, false);
+}
+
+static void go_on(struct flow *f, struct out *out, uint32_t function)
+{
+	int next = behind(f, out, function);
+
+	if (next < 0)
+		through(f, out);
+	else
+		flow_call(f, out, next);
+}
+
+void flow_back(struct flow *f, struct out *out, uint32_t exit, uint32_t said, uint32_t sender)
+{
+	struct lane *lane = f->lane;
+	uint32_t size = 0, function;
+	struct tw_msg *msg = tw_pool_peek(lane->service->pool, out->handle, &size);
+	uint8_t verdict = said ? said : ONCE(msg->verdict);
+	int of = lane->link ? tw_fabric_function(lane->service->fabric, sender) : -1;
+
+	function = of >= 0 ? (uint32_t)of : ONCE(msg->stage);
+	if (function >= lane->spec.n_functions)
+		function = lane->spec.n_functions ? lane->spec.n_functions - 1 : 0;
+	if (verdict != TW_V_NONE)
+		flow_verdict(f, out, verdict, function);
+	else if (exit == TW_EXIT_GATE)
+		go_on(f, out, function);
+	else
+		through(f, out);
+}
+
+static uint8_t kind_of(const struct flow *f, const struct out *out)
+{
+	return out->what == OUT_REQUEST    ? f->kind
+	       : out->what == OUT_RESPONSE ? TW_MSG_RESPONSE
+	                                   : TW_MSG_DATA;
+}
+
+static void reply(struct flow *f, struct out *out)
+{
+	struct exchange *x = &f->x;
+	uint32_t size = 0;
+	struct tw_msg *msg = tw_pool_peek(f->lane->service->pool, out->handle, &size);
+
+	if (f->kind == TW_MSG_REQUEST || x->responded || out->what != OUT_REQUEST) {
+		if (out->what == OUT_DATA && f->kind == TW_MSG_OPEN)
+			data_reply(f, out->way);
+		else
+			flow_fail(f, 502, "a function replied where it has to respond");
+		return;
+	}
+	f->way[WAY_OUT].whole = pieces_new();
+	if (!f->way[WAY_OUT].whole || pieces_from(f->lane, msg, size, x->request, false, NULL, 0,
+	                                          f->way[WAY_OUT].whole) < 0) {
+		flow_fail(f, 502, "a function left a reply that is not valid");
+		return;
+	}
+	x->status = 200;
+	x->in.broken = !x->in.ended;
+	feed_discard(f, WAY_IN);
+	respond(f);
+}
+
+void flow_verdict(struct flow *f, struct out *out, uint8_t verdict, uint32_t function)
+{
+	uint32_t size = 0;
+	struct tw_msg *msg = tw_pool_peek(f->lane->service->pool, out->handle, &size);
+	uint16_t group = ONCE(msg->group);
+	uint32_t key = ONCE(msg->key);
+
+	if (verdict == TW_V_RESPOND) {
+		respond_with(f, out, function);
+		return;
+	}
+	flow_mend(f, msg, size, out->handle, kind_of(f, out));
+	if (verdict == TW_V_FAULT)
+		flow_fault(f, out, function, "a function failed");
+	else if (verdict == TW_V_DROP)
+		drop(f);
+	else if (verdict == TW_V_REPLY)
+		reply(f, out);
+	else if (verdict == TW_V_UPSTREAM && out->what == OUT_REQUEST)
+		to_upstream(f, group, key ? key : f->client_key);
+	else
+		flow_fail(f, 502, "a function decided what cannot be done here");
+}
+
+/* ---- answers that functions made ---- */
+
+static bool answer_valid(const struct tw_msg *answer, uint32_t size, uint16_t status)
+{
+	return size >= sizeof(*answer) && answer->magic == TW_MSG_MAGIC &&
+	       answer->kind == TW_MSG_RESPONSE && status >= 200 && status <= 599;
+}
+
+/* What came, or will come, from a server is not wanted any more. */
+static int forget_response(struct flow *f)
+{
+	struct exchange *x = &f->x;
+	bool takes = f->way[WAY_OUT].data;
+
+	if (x->upstream)
+		upstream_cancel(x);
+	data_free(f, WAY_OUT);
+	body_clear(x, &x->out);
+	pieces_free(f->lane, f->way[WAY_OUT].whole);
+	f->way[WAY_OUT] = (struct way){ 0 };
+	if (x->response)
+		tw_pool_free(f->lane->service->pool, x->response, x->gate->id);
+	x->response = 0;
+	return takes ? data_begin(f, WAY_OUT) : 0;
+}
+
+static void respond_with(struct flow *f, struct out *out, uint32_t function)
+{
+	struct exchange *x = &f->x;
+	struct lane *lane = f->lane;
+	struct tw_msg *msg = tw_pool_peek(lane->service->pool, out->handle, NULL), *answer;
+	tw_handle handle = ONCE(msg->answer);
+	uint32_t size = 0;
+	uint16_t status;
+	int err;
+
+	if (x->responded) {
+		flow_fail(f, 502, "a function responded too late");
+		return;
+	}
+	if (handle == x->request || handle == x->response || !lane_own(lane, handle)) {
+		flow_fail(f, 502, "a function left an answer that is not its own");
+		return;
+	}
+	answer = tw_pool_peek(lane->service->pool, handle, &size);
+	status = ONCE(answer->status);
+	if (!answer_valid(answer, size, status)) {
+		tw_pool_free(lane->service->pool, handle, x->gate->id);
+		flow_fail(f, 502, "a function left an answer that is not valid");
+		return;
+	}
+	/* A message whose function took it from the head of the queue is done with. */
+	data_free(f, WAY_IN);
+	err = forget_response(f);
+	x->response = handle;
+	x->resp = answer;
+	x->status = answer->status = status;
+	flow_mend(f, answer, size, handle, TW_MSG_RESPONSE);
+	f->way[WAY_OUT].whole = pieces_new();
+	if (err < 0 || !f->way[WAY_OUT].whole ||
+	    pieces_from(lane, answer, size, handle, false, NULL, 0, f->way[WAY_OUT].whole) < 0) {
+		flow_fail(f, 502, "a function left an answer whose body is not valid");
+		return;
+	}
+	x->out_len = answer->body_len = f->way[WAY_OUT].whole->bytes;
+	x->body_back = x->out_len > 0 && !x->head;
+	answer->flags |= TW_MSG_WHOLE;
+	feed_discard(f, WAY_IN);
+	x->in.ready = NULL;
+	if (!x->in.ended)
+		x->in.broken = true;
+	flow_response(f, function);
+}
+
+/* ---- faults ---- */
+
+void flow_fault(struct flow *f, struct out *out, uint32_t function, const char *why)
+{
+	const struct tw_service_spec *spec = &f->lane->spec;
+	uint32_t policy = function < spec->n_functions ? spec->function[function].on_fault
+	                                               : TW_FAULT_FAIL;
+
+	gate_count(f->lane->gate, GATE_FAULTS, 1);
+	if (policy == TW_FAULT_RETRY && !out->retried) {
+		out->retried = true;
+		gate_count(f->lane->gate, GATE_RETRIES, 1);
+		flow_call(f, out, function);
+	} else if (policy == TW_FAULT_BYPASS) {
+		if (out->what == OUT_DATA && behind(f, out, function) < 0)
+			data_through(f, out->way, true);
+		else
+			go_on(f, out, function);
+	} else {
+		flow_fail(f, 502, why);
+	}
+}
+
+void flow_nobody(struct flow *f, struct out *out, int error)
+{
+	uint32_t function = out->function;
+
+	if (error == -ESTALE) {
+		flow_fail(f, 502, "a message was lost");
+	} else if ((error == -ENOTCONN || error == -EAGAIN) &&
+	           f->lane->spec.function[function].on_fault == TW_FAULT_BYPASS) {
+		gate_count(f->lane->gate, GATE_FAULTS, 1);
+		go_on(f, out, function);
+	} else {
+		flow_fail(f, 503, "a function of this service is not running, or too busy");
+	}
+}
+
+/* ---- what comes back ---- */
+
+static struct out *out_of(struct flow *f, tw_handle handle, uint8_t place)
+{
+	int way;
+
+	if (f->head.handle == handle && f->head.place == place)
+		return &f->head;
+	for (way = 0; way < WAYS; way++) {
+		struct data *d = f->way[way].data;
+
+		if (d && d->out.handle == handle && d->out.place == place)
+			return &d->out;
+	}
+	return NULL;
+}
+
+void flow_returned(struct lane *lane, const struct tw_desc *desc, uint32_t sender)
+{
+	struct tw_pool *pool = lane->service->pool;
+	uint32_t size = 0, exit = desc->exit;
+	struct tw_msg *msg = tw_pool_peek(pool, desc->handle, &size);
+	struct flow *f;
+	struct out *out;
+
+	if (!msg)
+		return;
+	f = flow_find(lane->gate, ONCE(msg->exchange));
+	out = f && f->lane == lane ? out_of(f, desc->handle, OUT_AWAY) : NULL;
+	if (out) {
+		out_home(lane, out);
+		flow_back(f, out, exit, exit == TW_EXIT_GATE ? desc->key : 0, sender);
+	} else if (ONCE(msg->kind) == TW_MSG_REQUEST && ONCE(msg->verdict) == TW_V_FETCH) {
+		fetch_begin(lane, f, desc->handle);
+	} else {
+		/* An answer that was read, or something late or made up. */
+		lane->strays += ONCE(msg->kind) != TW_MSG_ANSWER;
+		lane->stray = true;
+		tw_pool_free(pool, desc->handle, lane->gate->id);
+	}
+}
+
+void flow_inline_done(struct gate *gate, struct service *service, tw_handle message)
+{
+	struct lane *lane = service->lane[gate->id];
+	struct tw_msg *msg = tw_pool_peek(service->pool, message, NULL);
+	struct flow *f = msg ? flow_find(gate, ONCE(msg->exchange)) : NULL;
+	struct out *out = f && f->lane == lane ? out_of(f, message, OUT_INLINE) : NULL;
+
+	if (!out)
+		return;
+	out->place = OUT_IDLE;
+	flow_back(f, out, TW_EXIT_NEXT, 0, UINT32_MAX);
+}

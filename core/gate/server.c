@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* server.c - connections to servers: opened, kept while idle, closed; what epoll and the timers say
+ * of them goes to the exchange that has them. */
+#include "gate/upstream.h"
+#include "error.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define MS 1000000ull
+#define KEEP_MS 60000 /* an idle connection; most servers close it earlier */
+
+/* ---- sockets ---- */
+
+static socklen_t to_sockaddr(const struct tw_endpoint_address *address,
+                             struct sockaddr_storage *out)
+{
+	struct sockaddr_in *in = (struct sockaddr_in *)out;
+	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)out;
+
+	memset(out, 0, sizeof(*out));
+	if (address->family == 4) {
+		in->sin_family = AF_INET;
+		in->sin_port = htons(address->port);
+		memcpy(&in->sin_addr, address->bytes, 4);
+		return sizeof(*in);
+	}
+	in6->sin6_family = AF_INET6;
+	in6->sin6_port = htons(address->port);
+	in6->sin6_scope_id = address->scope;
+	memcpy(&in6->sin6_addr, address->bytes, 16);
+	return sizeof(*in6);
+}
+
+int server_socket(const struct tw_endpoint_address *address, int *fd)
+{
+	struct sockaddr_storage to;
+	socklen_t len = to_sockaddr(address, &to);
+	int one = 1, err;
+
+	*fd = socket(to.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (*fd < 0)
+		return tw_fail(errno, "no socket: %s", strerror(errno));
+	setsockopt(*fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (!connect(*fd, (struct sockaddr *)&to, len))
+		return 0;
+	/* Asked once more: on this machine the answer is there already. */
+	if (errno == EINPROGRESS && !connect(*fd, (struct sockaddr *)&to, len))
+		return 0;
+	if (errno == EINPROGRESS || errno == EALREADY)
+		return -EINPROGRESS;
+	err = errno;
+	close(*fd);
+	*fd = -1;
+	return tw_fail(err, "%s", strerror(err));
+}
+
+bool server_is_shortage(int err)
+{
+	return err == EMFILE || err == ENFILE || err == ENOMEM || err == ENOBUFS ||
+	       err == EADDRNOTAVAIL || err == EPERM || err == EACCES || err == EAFNOSUPPORT;
+}
+
+/* ---- events and times ---- */
+
+void connection_watch(struct connection *c, uint32_t interest)
+{
+	if (!interest)
+		gate_unwatch(c->gate, &c->source);
+	else if (c->source.interest != interest)
+		/* Only memory of the kernel can run out; the deadline ends it then. */
+		gate_watch(c->gate, &c->source, interest);
+}
+
+/* The timer is moved when it must be earlier; when it fires too early it is set anew. So an
+ * exchange costs it nothing. */
+void connection_deadline(struct connection *c, uint64_t due)
+{
+	c->deadline = due;
+	if (due && (!c->timer.due || c->timer.due > due))
+		gate_timer_set(c->gate, &c->timer, due);
+}
+
+static struct connection *of_timer(struct gate_timer *timer)
+{
+	return (struct connection *)((char *)timer - __builtin_offsetof(struct connection, timer));
+}
+
+static void fire(struct gate *gate, struct gate_timer *timer)
+{
+	struct connection *c = of_timer(timer);
+
+	if (!c->deadline)
+		return;
+	if (gate->now < c->deadline) {
+		gate_timer_set(gate, timer, c->deadline);
+		return;
+	}
+	c->deadline = 0;
+	if (c->up)
+		upstream_timeout(c->up);
+	else
+		server_drop(c);
+}
+
+static void connected(struct connection *c, uint32_t events)
+{
+	struct upstream *up = c->up;
+	socklen_t len = sizeof(int);
+	int err = 0;
+
+	(void)events;
+	if (getsockopt(c->source.fd, SOL_SOCKET, SO_ERROR, &err, &len))
+		err = errno;
+	if (err) {
+		upstream_lost(up, server_is_shortage(err) ? UP_SHORTAGE : UP_CONNECT, "%s",
+		              strerror(err));
+		return;
+	}
+	c->state = CONN_BUSY;
+	connection_watch(c, EPOLLIN);
+	connection_deadline(c, 0);
+	upstream_connected(up);
+}
+
+static void ready(struct gate *gate, struct gate_source *source, uint32_t events)
+{
+	struct connection *c = (struct connection *)source;
+	struct upstream *up = c->up;
+
+	(void)gate;
+	if (c->state == CONN_CONNECTING) {
+		connected(c, events);
+		return;
+	}
+	/* Whatever an idle one has to say: it is of no use any more. */
+	if (c->state == CONN_IDLE || !up) {
+		server_drop(c);
+		return;
+	}
+	upstream_hold(up);
+	if (events & EPOLLOUT)
+		send_more(up);
+	if (!up->dead && events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP))
+		read_more(up);
+	upstream_release(up);
+}
+
+/* ---- open, keep, close ---- */
+
+struct connection *server_connect(struct server *server, struct upstream *up, int *cause)
+{
+	struct gate *gate = server->group->gate;
+	struct connection *c = calloc(1, sizeof(*c));
+	int err;
+
+	*cause = UP_SHORTAGE;
+	if (!c) {
+		tw_fail(ENOMEM, "no memory for a connection");
+		return NULL;
+	}
+	err = server_socket(&server->shared->address, &c->source.fd);
+	if (err && err != -EINPROGRESS) {
+		*cause = server_is_shortage(-err) ? UP_SHORTAGE : UP_CONNECT;
+		free(c);
+		return NULL;
+	}
+	gate_count(gate, GATE_UP_CONNECTIONS, 1);
+	c->gate = gate;
+	c->server = server;
+	c->up = up;
+	c->source.ready = ready;
+	c->timer.fire = fire;
+	c->state = err ? CONN_CONNECTING : CONN_BUSY;
+	server_busy(server);
+	connection_watch(c, err ? EPOLLOUT : EPOLLIN);
+	if (err)
+		connection_deadline(c, gate->now + server->group->spec->connect_ms * MS);
+	return c;
+}
+
+static void unlink_idle(struct connection *c)
+{
+	struct server *server = c->server;
+
+	if (c->newer)
+		c->newer->older = c->older;
+	else
+		server->newest = c->older;
+	if (c->older)
+		c->older->newer = c->newer;
+	else
+		server->oldest = c->newer;
+	c->newer = c->older = NULL;
+	server_idles(server, -1);
+}
+
+struct connection *server_take(struct server *server, bool sure)
+{
+	struct connection *c;
+	char byte;
+
+	while ((c = server->newest)) {
+		/* Closed connections leave when epoll says so; this finds those of this moment. */
+		if (sure && (recv(c->source.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 ||
+		             (errno != EAGAIN && errno != EINTR))) {
+			server_drop(c);
+			continue;
+		}
+		unlink_idle(c);
+		c->state = CONN_BUSY;
+		server_busy(server);
+		connection_deadline(c, 0);
+		return c;
+	}
+	return NULL;
+}
+
+void server_keep(struct connection *c)
+{
+	struct server *server = c->server;
+	struct group *group = server->group;
+
+	if (server->gone || group->gate->draining || group->spec->proxy ||
+	    server->n_idle >= group->spec->keepalive || !group->load[server->number].weight) {
+		server_drop(c);
+		return;
+	}
+	c->up = NULL;
+	c->state = CONN_IDLE;
+	c->used = true;
+	c->older = server->newest;
+	c->newer = NULL;
+	if (c->older)
+		c->older->newer = c;
+	else
+		server->oldest = c;
+	server->newest = c;
+	server_idles(server, 1);
+	connection_watch(c, EPOLLIN);
+	connection_deadline(c, group->gate->now + KEEP_MS * MS);
+	server_unbusy(server);
+}
+
+void server_drop(struct connection *c)
+{
+	struct server *server = c->server;
+	bool busy = c->state != CONN_IDLE;
+
+	gate_timer_cancel(c->gate, &c->timer);
+	if (!busy)
+		unlink_idle(c);
+	gate_close(c->gate, &c->source);
+	free(c);
+	if (busy)
+		server_unbusy(server);
+}
+
+void server_drop_idle(struct server *server)
+{
+	while (server->newest)
+		server_drop(server->newest);
+}

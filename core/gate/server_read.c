@@ -1,0 +1,532 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* server_read.c - a response on its way from a server: its head, and what of the body came along,
+ * in one block of the pool; the rest of the body in blocks of its own, as fast as the client takes
+ * it. */
+#include "gate/upstream.h"
+#include "error.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#define MS 1000000ull
+#define HEAD_BLOCK 16384
+#define BODY_BLOCK 65536
+#define HEAD_LIMIT 32768 /* of a response; 502 above */
+#define INTERIM_MAX 16
+#define HEAD_PIECES 2          /* that may come along with a head: there is always room for them */
+#define ROUNDS 4               /* reads in one turn: others want theirs too */
+#define MERGE_MAX 8192         /* pieces up to this are moved together */
+#define STARVED_LOOK (20 * MS) /* how often the pool is asked again */
+
+static struct tw_pool *pool_of(const struct upstream *up)
+{
+	return up->x->service->pool;
+}
+
+void read_begin(struct upstream *up)
+{
+	http_in_begin(&up->in, true, up->head, HEAD_LIMIT);
+	up->reading = up->began = up->answered = up->paused = up->ended = up->starved = false;
+	up->interim = 0;
+	up->body_in = 0;
+	up->want = BODY_BLOCK;
+	up->piece.len = 0;
+}
+
+/* Pieces of the block may be in x->out still: then the last of them frees it. */
+void read_forget(struct upstream *up)
+{
+	struct body *out = &up->x->out;
+	struct body_piece *last = NULL;
+	uint32_t i;
+
+	if (!up->block)
+		return;
+	for (i = 0; i < out->count; i++) {
+		struct body_piece *piece = &out->piece[(out->first + i) % BODY_PIECES];
+
+		if (piece->handle == up->block)
+			last = piece;
+	}
+	if (last)
+		last->frees = true;
+	else
+		tw_pool_free(pool_of(up), up->block, up->gate->id);
+	up->block = 0;
+	up->piece.len = 0;
+}
+
+/* ---- blocks ---- */
+
+static bool take_block(struct upstream *up, uint32_t bytes)
+{
+	up->block = tw_pool_new(pool_of(up), bytes, up->gate->id);
+	up->mem = up->block ? tw_pool_at(pool_of(up), up->block, up->gate->id, &up->size) : NULL;
+	up->at = up->end = HTTP_BYTES_AT;
+	if (!up->mem)
+		gate_count(up->gate, GATE_NO_BLOCK, 1);
+	return up->mem;
+}
+
+/* A head that does not fit moves to a larger block. */
+static bool grow(struct upstream *up)
+{
+	tw_handle old = up->block;
+	uint8_t *mem = up->mem;
+	uint32_t at = up->at, end = up->end;
+
+	if (!take_block(up, BODY_BLOCK)) {
+		up->block = old;
+		return false;
+	}
+	memcpy(up->mem, mem, end);
+	gate_count(up->gate, GATE_COPIED, end - HTTP_BYTES_AT);
+	up->at = at;
+	up->end = end;
+	http_in_moved(&up->in, up->mem);
+	tw_pool_free(pool_of(up), old, up->gate->id);
+	return true;
+}
+
+/* Room to receive into; 0: there is no block, and that has been seen to. */
+static uint32_t room_for_head(struct upstream *up)
+{
+	bool got = true;
+	uint32_t room;
+
+	if (!up->block)
+		got = take_block(up, HEAD_BLOCK);
+	room = got ? http_in_room(up->size, up->end) : 0;
+	if (got && !room) {
+		got = up->size < BODY_BLOCK && grow(up);
+		room = got ? http_in_room(up->size, up->end) : 0;
+	}
+	if (!room)
+		upstream_lost(up, UP_SHORTAGE, "no memory for its response: the pool is empty");
+	return room;
+}
+
+static uint32_t room_for_body(struct upstream *up)
+{
+	uint64_t want = up->want, left = UINT64_MAX;
+
+	if (!up->block) {
+		if (up->in.body_len != UINT64_MAX && up->state != UP_RAW)
+			left = up->in.body_len - up->body_in + 1; /* one too much is seen */
+		want = want > left ? left : want;
+		want = want <= 4096 ? want : want + HTTP_BYTES_AT; /* a small one may be short */
+		want = want > BODY_BLOCK ? BODY_BLOCK : want;
+		if (!take_block(up, (uint32_t)want)) {
+			if (!up->starved)
+				up->starved_at = up->gate->now;
+			up->starved = true;
+			upstream_watch(up);
+			connection_deadline(up->c, up->gate->now + STARVED_LOOK);
+			return 0;
+		}
+	}
+	return up->size - up->end;
+}
+
+void read_starved(struct upstream *up)
+{
+	uint64_t since = up->starved_at;
+	uint32_t attempt = up->attempt;
+
+	if (up->gate->now - since > up->group->spec->idle_ms * MS) {
+		upstream_lost(up, UP_SHORTAGE, "no memory for its response: the pool is empty");
+		return;
+	}
+	up->starved = false;
+	upstream_hold(up);
+	read_more(up);
+	if (!up->dead && up->starved) {
+		up->starved_at = since;
+	} else if (!up->dead && up->attempt == attempt) {
+		upstream_watch(up);
+		connection_deadline(up->c, up->gate->now + up->group->spec->idle_ms * MS);
+	}
+	upstream_release(up);
+}
+
+/* How much the next read may bring, by what this one has brought. */
+static void adapt(struct upstream *up, uint32_t room, uint32_t got)
+{
+	if (got == room)
+		up->want = BODY_BLOCK;
+	else if (got < up->want / 4 && up->want > 4096)
+		up->want /= 4;
+	else if (got > up->want / 2 && up->want < BODY_BLOCK)
+		up->want *= 4;
+}
+
+/* ---- pieces ---- */
+
+/* False: there is no up any more. */
+static bool put_piece(struct upstream *up, bool frees)
+{
+	struct body_piece piece = up->piece;
+
+	if (!piece.len)
+		return true;
+	piece.frees = frees;
+	up->piece.len = 0;
+	if (frees)
+		up->block = 0;
+	body_put(&up->x->out, &piece);
+	return !up->dead;
+}
+
+/* Small pieces are moved together: chunks of a byte each would cost a place in the queue each. */
+static bool merge(struct upstream *up, struct body_piece *last, uint32_t at, uint32_t len,
+                  bool must)
+{
+	uint32_t behind = last->at + last->len;
+
+	if (at != behind) {
+		if (len > MERGE_MAX && !must)
+			return false;
+		memmove(up->mem + behind, up->mem + at, len);
+		gate_count(up->gate, GATE_COPIED, len);
+	}
+	last->len += len;
+	return true;
+}
+
+/* ---- the head ---- */
+
+static uint64_t wall_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* What http.c does not know. */
+static void fill_message(struct upstream *up)
+{
+	struct tw_msg *msg = (struct tw_msg *)up->mem;
+	const struct server *server = up->c->server;
+	struct exchange *x = up->x;
+
+	msg->magic = TW_MSG_MAGIC;
+	msg->kind = TW_MSG_RESPONSE;
+	msg->gate = (uint16_t)up->gate->id;
+	msg->size = up->size;
+	msg->exchange = x->number;
+	msg->id = x->id;
+	msg->self = up->block;
+	msg->request = x->request;
+	msg->received_ns = up->gate->now;
+	msg->wall_ns = wall_ns();
+	msg->listener = x->listener;
+	msg->family = server->shared->address.family;
+	msg->peer_port = server->shared->address.port;
+	memcpy(msg->peer, server->shared->address.bytes, sizeof(msg->peer));
+	memset(msg->local, 0, sizeof(msg->local));
+	msg->local_port = 0;
+	msg->retries = (uint8_t)(x->attempts ? x->attempts - 1 : 0);
+	msg->server = (uint16_t)server->number;
+	msg->n_body = 0;
+	msg->spare = 0;
+	msg->verdict = msg->stage = 0;
+	msg->group = 0;
+	msg->key = 0;
+	msg->answer = 0;
+	msg->why = (struct tw_text){ 0, 0 };
+	memset(msg->value, 0, sizeof(msg->value));
+}
+
+/* The rest of the head's block, before anybody else sees it: pieces in `piece`, HTTP_BAD: the
+ * response is none. */
+static enum http_event body_of_head(struct upstream *up, struct body_piece *piece, uint32_t *n)
+{
+	enum http_event event;
+
+	*n = 0;
+	if (up->state == UP_RAW) {
+		if (up->at < up->end)
+			piece[(*n)++] = (struct body_piece){ up->block, up->at, up->end - up->at,
+				                             false };
+		return HTTP_WANTS_MORE;
+	}
+	for (;;) {
+		event = http_in_read(&up->in, up->mem, up->size, &up->at, up->end);
+		if (event != HTTP_GOT_BODY)
+			return event;
+		up->body_in += up->in.piece_len;
+		if (*n &&
+		    merge(up, &piece[*n - 1], up->in.piece_at, up->in.piece_len, *n == BODY_PIECES))
+			continue;
+		piece[(*n)++] = (struct body_piece){ up->block, up->in.piece_at, up->in.piece_len,
+			                             false };
+	}
+}
+
+static bool upgrade(struct upstream *up)
+{
+	if (!up->x->upgrade) {
+		upstream_lost(up, UP_BAD, "changed to another protocol without being asked");
+		return false;
+	}
+	up->state = UP_RAW;
+	send_raw(up);
+	return true;
+}
+
+/* A head that is not interim has come. False: nothing to go on with. */
+static bool answer(struct upstream *up)
+{
+	struct body_piece piece[HEAD_PIECES];
+	struct exchange *x = up->x;
+	enum http_event event;
+	uint32_t n, i;
+	bool reusable;
+
+	if (up->in.status == 101 && !upgrade(up))
+		return false;
+	event = body_of_head(up, piece, &n);
+	if (event == HTTP_BAD) {
+		upstream_lost(up, UP_BAD, "%s", up->in.why);
+		return false;
+	}
+	send_settle(up);
+	if (up->dead)
+		return false;
+	fill_message(up);
+	reusable = up->in.keep && up->at == up->end;
+	x->response = up->block;
+	x->resp = (struct tw_msg *)up->mem;
+	up->block = 0;
+	up->answered = true;
+	x->out.producer = up;
+	for (i = 0; i < n && !up->dead; i++)
+		body_put(&x->out, &piece[i]);
+	if (up->dead)
+		return false;
+	if (event == HTTP_GOT_END) {
+		upstream_done(up, reusable);
+		body_end(&x->out);
+		flow_answered(x);
+		return false;
+	}
+	x->out.room = read_room;
+	if (up->state != UP_RAW)
+		connection_deadline(up->c, up->gate->now + up->group->spec->idle_ms * MS);
+	else
+		connection_deadline(up->c, 0);
+	flow_answered(x);
+	if (!up->dead && up->state == UP_RAW)
+		send_more(up);
+	return !up->dead;
+}
+
+/* The next response behind an interim one (RFC 9110 15.2). */
+static bool skip_interim(struct upstream *up)
+{
+	uint32_t left = up->end - up->at;
+
+	if (++up->interim > INTERIM_MAX) {
+		upstream_lost(up, UP_BAD, "more than %u interim responses", INTERIM_MAX);
+		return false;
+	}
+	memmove(up->mem + HTTP_BYTES_AT, up->mem + up->at, left);
+	up->at = HTTP_BYTES_AT;
+	up->end = HTTP_BYTES_AT + left;
+	http_in_begin(&up->in, true, up->head, HEAD_LIMIT);
+	return true;
+}
+
+static bool parse_head(struct upstream *up)
+{
+	bool interim = false;
+
+	for (;;) {
+		switch (http_in_read(&up->in, up->mem, up->size, &up->at, up->end)) {
+		case HTTP_WANTS_MORE:
+			return true;
+		case HTTP_GOT_HEAD:
+			interim = up->in.status < 200 && up->in.status != 101;
+			if (!interim)
+				return answer(up);
+			break;
+		case HTTP_GOT_END:
+			if (!interim || !skip_interim(up))
+				return false;
+			break;
+		default:
+			upstream_lost(up, UP_BAD, "%s", up->in.why ? up->in.why : "no response");
+			return false;
+		}
+	}
+}
+
+/* ---- the body ---- */
+
+static void finish(struct upstream *up, bool reusable)
+{
+	struct exchange *x = up->x;
+
+	upstream_done(up, reusable);
+	body_end(&x->out);
+}
+
+/* What is in the block is parsed: its last piece frees it, or it is used again. */
+static bool block_done(struct upstream *up)
+{
+	up->at = up->end = HTTP_BYTES_AT;
+	return put_piece(up, true);
+}
+
+static bool pause_reading(struct upstream *up)
+{
+	up->paused = true;
+	upstream_watch(up);
+	connection_deadline(up->c, 0);
+	return false;
+}
+
+static bool parse_body(struct upstream *up)
+{
+	struct http_in *in = &up->in;
+	bool reusable;
+
+	for (;;) {
+		if (!body_has_room(&up->x->out))
+			return pause_reading(up);
+		switch (http_in_read(in, up->mem, up->size, &up->at, up->end)) {
+		case HTTP_WANTS_MORE:
+			return block_done(up);
+		case HTTP_GOT_BODY:
+			up->body_in += in->piece_len;
+			if (up->piece.len &&
+			    merge(up, &up->piece, in->piece_at, in->piece_len, false))
+				break;
+			if (!put_piece(up, false))
+				return false;
+			up->piece = (struct body_piece){ up->block, in->piece_at, in->piece_len,
+				                         false };
+			break;
+		case HTTP_GOT_END:
+			reusable = in->keep && up->at == up->end;
+			if (put_piece(up, true))
+				finish(up, reusable);
+			return false;
+		default:
+			upstream_lost(up, UP_BAD, "%s", in->why);
+			return false;
+		}
+	}
+}
+
+static bool pass_raw(struct upstream *up)
+{
+	up->piece = (struct body_piece){ up->block, up->at, up->end - up->at, true };
+	return block_done(up);
+}
+
+/* ---- reading ---- */
+
+static void end_raw(struct upstream *up)
+{
+	struct exchange *x = up->x;
+
+	up->ended = true;
+	if (up->sent)
+		upstream_done(up, false);
+	else
+		upstream_watch(up);
+	body_end(&x->out);
+}
+
+/* The server has closed, or the connection broke: `err`. */
+static void closed(struct upstream *up, int err)
+{
+	if (up->state == UP_RAW && !err) {
+		end_raw(up);
+	} else if (up->answered && !err && http_in_closed(&up->in) == HTTP_GOT_END) {
+		finish(up, false);
+	} else if (up->answered) {
+		upstream_lost(up, UP_CLOSED, "the response broke off: %s",
+		              err ? strerror(err) : "closed before its end");
+	} else {
+		upstream_lost(up, UP_CLOSED, "%s before it answered%s%s",
+		              up->began ? "closed in the middle of the head" : "closed",
+		              err ? ": " : "", err ? strerror(err) : "");
+	}
+}
+
+/* One read. False: no more now. */
+static bool read_once(struct upstream *up)
+{
+	uint32_t room;
+	ssize_t n;
+
+	if (up->answered && !body_has_room(&up->x->out))
+		return pause_reading(up);
+	room = up->answered ? room_for_body(up) : room_for_head(up);
+	if (!room)
+		return false;
+	do
+		n = recv(up->c->source.fd, up->mem + up->end, room, MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	gate_count(up->gate, GATE_SYSCALLS, 1);
+	if (n < 0 && errno == EAGAIN) {
+		if (up->answered || !up->began)
+			read_forget(up);
+		return false;
+	}
+	if (n <= 0) {
+		closed(up, n < 0 ? errno : 0);
+		return false;
+	}
+	gate_count(up->gate, GATE_UP_BYTES_IN, (uint64_t)n);
+	up->began = true;
+	up->end += (uint32_t)n;
+	if (!up->answered)
+		return parse_head(up) && (uint32_t)n == room;
+	adapt(up, room, (uint32_t)n);
+	if (up->state == UP_RAW)
+		return pass_raw(up) && (uint32_t)n == room;
+	connection_deadline(up->c, up->gate->now + up->group->spec->idle_ms * MS);
+	return parse_body(up) && (uint32_t)n == room;
+}
+
+void read_more(struct upstream *up)
+{
+	uint32_t attempt = up->attempt, rounds = 0;
+
+	if (up->reading || up->paused || up->starved || up->ended)
+		return;
+	upstream_hold(up);
+	up->reading = true;
+	while (rounds++ < ROUNDS && read_once(up) && up->attempt == attempt)
+		;
+	if (!up->dead && up->attempt == attempt)
+		up->reading = false;
+	upstream_release(up);
+}
+
+void read_room(struct body *out)
+{
+	struct upstream *up = out->producer;
+
+	if (!up || !up->paused || up->reading || !body_has_room(out))
+		return;
+	upstream_hold(up);
+	up->paused = false;
+	upstream_watch(up);
+	if (up->state != UP_RAW)
+		connection_deadline(up->c, up->gate->now + up->group->spec->idle_ms * MS);
+	up->reading = true;
+	if (!up->block || up->state == UP_RAW || parse_body(up)) {
+		up->reading = false;
+		read_more(up);
+	} else if (!up->dead) {
+		up->reading = false;
+	}
+	upstream_release(up);
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* sock.h - where a connection's bytes come from and go to: the place for TLS. There is one kind
+ * now, a plain socket. Another kind reads and writes the same descriptor in its own way; the
+ * protocol above it (HTTP/1.1 in client.c; HTTP/2 would be another file beside it, chosen by what
+ * the handshake agreed on) knows nothing of that. */
+#pragma once
+#include "gate/gate.h"
+
+#include <sys/uio.h>
+
+struct sock;
+
+struct sock_ops {
+	const char *name;
+	/* Bytes read; 0: the end; -EAGAIN: none now; another -errno: the connection is broken. */
+	ssize_t (*read)(struct gate *gate, struct sock *sock, void *to, size_t size);
+	/* Bytes taken, fewer than there are when no more fit; -EAGAIN; -errno. */
+	ssize_t (*write)(struct gate *gate, struct sock *sock, const struct iovec *iov, int n);
+	/* Nothing more will be written. */
+	void (*shut)(struct gate *gate, struct sock *sock);
+	/* What was received lies here and not in the kernel: no event will come for it. */
+	bool (*pending)(const struct sock *sock);
+};
+
+struct sock {
+	struct gate_source source;
+	const struct sock_ops *ops;
+};
+
+extern const struct sock_ops sock_plain;

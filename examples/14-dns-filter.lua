@@ -1,0 +1,23 @@
+-- A DNS filter: queries for blocked names are answered here, the others by the resolvers behind it.
+--
+--    sudo build/tideway run examples/14-dns-filter.lua 192.0.2.53:53       # the address of your resolver
+--    dig @127.0.0.1 -p 5353 ads.example                                    # NXDOMAIN
+--    dig @127.0.0.1 -p 5353 www.debian.org                                 # what the resolver says
+--
+-- `tables` and `help(tw.nf.dns_filter)` in `sudo build/tideway repl` say more; a list of names in a file is
+-- `file = "/etc/hosts.blocked"`, and `reload()` reads it again.
+
+local tw = require "tideway"
+
+local resolver = ... or "9.9.9.9:53"
+
+local dns = tw.listen("dns", "udp://127.0.0.1:5353")
+local resolvers = tw.upstream("resolvers", { protocol = "udp", servers = { resolver }, response_timeout = 5 })
+
+local filter = tw.nf.dns_filter {
+   block = { "ads.example", "*.tracker.example" },
+   allow = { "good.tracker.example" },
+   answer = "nxdomain",                        -- or an address: { "127.0.0.1", "::1" }
+}
+
+tw.chain("dns", dns, filter, resolvers):pin { worker = "sk_msg" }

@@ -1,0 +1,106 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Addresses of listeners and servers: "http://0.0.0.0:8080", "tcp://[::]:5000", "10.0.0.1:80".
+
+local ffi = require "ffi"
+local packet_address = require "tideway.packet.address"
+
+local M = {}
+
+local PROTOCOLS = { http = true, tcp = true, udp = true }
+local LOCALHOST = "127.0.0.1"
+
+---@class tideway.gate.address
+---@field protocol? "http"|"tcp"|"udp"
+---@field family integer 4 or 6
+---@field bytes string in network order, 4 or 16
+---@field port integer
+---@field scope integer index of the interface of a link-local address, else 0
+---@field text string "10.0.0.1:80", "[::1]:80"
+
+local function ip4(host)
+   local value, err = packet_address.parse_ip4(host)
+   if not value then return nil, err end
+   return string.char(math.floor(value / 2 ^ 24), math.floor(value / 2 ^ 16) % 256, math.floor(value / 2 ^ 8) % 256,
+      value % 256)
+end
+
+local function ip6(host)
+   local address, zone = host:match "^(.-)%%(.+)$"
+   local value, err = packet_address.parse_ip6(address or host)
+   if not value then return nil, err end
+   local scope = 0
+   if zone then
+      scope = require("tideway.posix.namespace").index(zone)
+      if not scope then return nil, ("there is no network interface %q"):format(zone) end
+   end
+   return ffi.string(value, 16), scope
+end
+
+local function numbers(host)
+   if host == "localhost" then host = LOCALHOST end
+   if host:find(":", 1, true) then
+      local bytes, scope = ip6(host)
+      return bytes, scope, 6
+   end
+   if host:find "%a" then
+      return nil, ("%q is a name, and names are not resolved; give its address (localhost is %s)"):format(host,
+         LOCALHOST)
+   end
+   local bytes, err = ip4(host)
+   return bytes, bytes and 0 or err, 4
+end
+
+-- "[::1]:80", "10.0.0.1:80", "::1:80" is none of them.
+local function split(text)
+   local host, port = text:match "^%[(.-)%]:(%d+)$"
+   if host then
+      if not host:find(":", 1, true) then return nil, ("%q: [ ] is for IPv6 addresses"):format(text) end
+      return host, tonumber(port)
+   end
+   host, port = text:match "^([^:%[%]/]+):(%d+)$"
+   if host then return host, tonumber(port) end
+   if text:match "^[%x:]+:[%x:]*$" then
+      return nil, ("%q: an IPv6 address stands in brackets, with its port behind them: \"[%s]:80\""):format(text, text)
+   end
+   if text:match "^%[.*%]$" or text:match "^[^:]+$" then
+      return nil, ("%q has no port; write it behind a colon: \"%s:80\""):format(text, text)
+   end
+   return nil, ("%q is no address; write it as \"10.0.0.1:80\" or \"[2001:db8::1]:80\""):format(text)
+end
+
+--- Parse an address with or without a protocol.
+---@param text any
+---@return tideway.gate.address? address
+---@return string? err a sentence that has the value
+function M.parse(text)
+   if type(text) ~= "string" then
+      return nil, ("an address is a text such as \"10.0.0.1:80\", not %s"):format(tostring(text))
+   end
+   local protocol, rest = text:match "^(%w+)://(.*)$"
+   if protocol == "https" then
+      return nil, ("%q: TLS is not there yet; http, tcp and udp are"):format(text)
+   elseif protocol and not PROTOCOLS[protocol] then
+      return nil, ("%q: there is no protocol %q; there are http, tcp and udp"):format(text, protocol)
+   end
+   rest = (rest or text):gsub("/$", protocol == "http" and "" or "/")
+   if rest:find("/", 1, true) then return nil, ("%q: an address has no path"):format(text) end
+   local host, port = split(rest)
+   if not host then return nil, port end
+   if port < 1 or port > 65535 then return nil, ("%q: %d is no port; ports are 1 to 65535"):format(text, port) end
+   local bytes, scope, family = numbers(host)
+   if not bytes then return nil, scope:find(text, 1, true) and scope or ("%q: %s"):format(text, scope) end
+   return {
+      protocol = protocol, family = family, bytes = bytes, port = port, scope = scope,
+      text = (family == 6 and "[%s]:%d" or "%s:%d"):format(host == "localhost" and LOCALHOST or host, port),
+   }
+end
+
+--- Write it into a struct tw_endpoint_address.
+---@param out ffi.cdata*
+---@param address tideway.gate.address
+function M.fill(out, address)
+   out.family, out.port, out.scope = address.family, address.port, address.scope
+   ffi.copy(out.bytes, address.bytes, #address.bytes)
+end
+
+return M

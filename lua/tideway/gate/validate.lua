@@ -1,0 +1,127 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Listeners, groups and chains of messages as a whole: what a declaration alone cannot see.
+
+local abi = require "tideway.abi"
+local model = require "tideway.model"
+local options = require "tideway.options"
+local pins = require "tideway.gate.pin"
+
+local C = abi.C
+local M = {}
+
+local function fail(where, ...) error(("%s: %s"):format(where, string.format(...)), 0) end
+
+-- A listener feeds one chain.
+local function check_listeners()
+   local owner = {}
+   for _, service in ipairs(model.services) do
+      for _, listener in ipairs(service.sources) do
+         if not model.state(listener) then
+            fail(service.where, "chain %s: listener %s is not there any more", service.name, rawget(listener, "name"))
+         end
+         local other = owner[listener]
+         if other then
+            fail(service.where, "chain %s takes what comes to %s, and so does chain %s (%s); give each its own "
+               .. "listener", service.name, tostring(listener), other.name, other.where)
+         end
+         owner[listener] = service
+      end
+   end
+   for _, listener in ipairs(model.listeners) do
+      if not owner[listener] then
+         fail(listener.where, "no chain takes what comes to %s; declare one: tw.chain(%q, it, ...)", tostring(listener),
+            listener.name)
+      end
+   end
+end
+
+-- A group speaks what the listeners of the chains speak that end in it.
+local function check_groups()
+   local said = {}
+   for _, service in ipairs(model.services) do
+      local group, protocol = service.sink, service.sources[1] and service.sources[1].protocol
+      if group then
+         if not model.state(group) then
+            fail(service.where, "chain %s: upstream %s is not there any more", service.name, rawget(group, "name"))
+         end
+         local speaks = group.options.protocol or said[group] and said[group].protocol
+         for _, server in ipairs(group.servers) do speaks = server.address.protocol or speaks end
+         if speaks and speaks ~= protocol then
+            fail(service.where, "chain %s is behind a listener for %s and ends in %s, whose servers speak %s",
+               service.name, protocol, tostring(group), speaks)
+         end
+         said[group] = { protocol = protocol }
+         if group.protocol ~= protocol then model.edit(group).protocol = protocol end
+      end
+   end
+end
+
+local ONLY_HTTP = { "response", "body", "response_body" }
+
+local function check_functions(service)
+   local protocol = service.sources[1].protocol
+   for i, nf in ipairs(service.stages) do
+      local name = service.stage_names[i]
+      if protocol ~= "http" then
+         for _, word in ipairs(ONLY_HTTP) do
+            if nf[word] and not (nf.message or nf.data) then
+               fail(service.where, "chain %s: NF %s has %s, which is for HTTP, and its listener is for %s",
+                  service.name, name, word, protocol)
+            end
+         end
+      end
+   end
+end
+
+-- Numbers of functions that were taken out go with them.
+local function forget_instances(service)
+   local names, pinned = { ["*"] = true }, service.pinned
+   for _, name in ipairs(service.stage_names) do names[name] = true end
+   local instances, gone = {}, false
+   for name, n in pairs(pinned.instances) do
+      if names[name] then instances[name] = n else gone = true end
+   end
+   if not gone then return end
+   local changed = {}
+   for key, value in pairs(pinned) do changed[key] = value end
+   changed.instances = instances
+   model.edit(service).pinned = changed
+end
+
+-- tideway run --worker: the transport of all chains.
+local function override(service)
+   if not options.worker or service.pinned.worker == options.worker or #service.stages == 0 then return end
+   local changed = {}
+   for key, value in pairs(service.pinned) do changed[key] = value end
+   changed.worker = options.worker
+   model.edit(service).pinned = changed
+end
+
+local function count_instances(service)
+   if service.pinned.worker == "inline" then return 0 end
+   local n = 0
+   for _, name in ipairs(service.stage_names) do n = n + (pins.of(service.pinned.instances, name) or 1) end
+   return n
+end
+
+--- Check all of it, and settle what groups speak. Raises what is wrong, with its place in the script.
+function M.check()
+   check_listeners()
+   check_groups()
+   local members = 0
+   for _, service in ipairs(model.services) do
+      if #service.sources == 0 then
+         fail(service.where, "chain %s has no listener", service.name)
+      end
+      check_functions(service)
+      override(service)
+      forget_instances(service)
+      members = members + count_instances(service)
+      if members > C.TW_WORKERS_MAX then
+         fail(service.where, "with chain %s there would be %d instances of functions; %d are the limit", service.name,
+            members, C.TW_WORKERS_MAX)
+      end
+   end
+end
+
+return M

@@ -1,0 +1,131 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- tw.lines: lines that functions write, for a file or standard error. A function cannot open files, and must not wait
+-- for one: it leaves its lines in shared memory (tideway.store), and the engine writes them out about once a second.
+-- What is too much for that memory is lost and counted; the functions never wait.
+
+local model = require "tideway.model"
+local stores = require "tideway.store"
+
+local M = {}
+
+local LINE_MAX = 4000
+local COUNT = "n" -- key of the number of lines ever written; a line's key is its number
+
+---@class tideway.Lines
+---@field name string
+---@field store tideway.Store
+local Lines = {}
+Lines.__index = Lines
+Lines.__tostring = function(self) return "lines " .. self.name end
+Lines.__transfer = function(self)
+   return "tideway.message.lines", "attach", { name = self.name, store = self.store }
+end
+
+--- Write a line; control characters in it become "?", what is beyond 4000 bytes is cut off. Never waits.
+---@param text string
+---@return boolean written
+function Lines:write(text)
+   if #text > LINE_MAX then text = text:sub(1, LINE_MAX) end
+   if text:find "[%z\1-\31\127]" then text = text:gsub("[%z\1-\31\127]", "?") end
+   local store = self.store
+   local n = store:incr(COUNT, 1, 0)
+   return n ~= nil and store:set(n, text) == true
+end
+
+--- The object in another VM; called by the transfer of an NF.
+---@param d { name: string, store: tideway.Store }
+function M.attach(d) return setmetatable({ name = d.name, store = d.store }, Lines) end
+
+-- ---- the engine's side ----
+
+---@class tideway.lines.writer
+---@field lines tideway.Lines
+---@field to string
+---@field file file*?
+---@field read integer number of the last line that was written out
+---@field lost integer
+
+---@type table<string, tideway.lines.writer>
+local writers = {}
+
+-- One that has its number, and is not there yet, gets another chance.
+local function written_soon(writer, n)
+   if writer.waits == n then return false end
+   writer.waits = n
+   return true
+end
+
+local function drain_one(writer)
+   local store, out = writer.lines.store, {}
+   local last = store:get(COUNT) or 0
+   if last < writer.read then writer.read = 0 end -- the store was emptied
+   while writer.read < last do
+      local n = writer.read + 1
+      local text = store:get(n)
+      if text == nil and last - n < 64 and written_soon(writer, n) then break end
+      if text == nil then writer.lost = writer.lost + 1 else
+         out[#out + 1] = text
+         store:delete(n)
+      end
+      writer.read = n
+   end
+   if #out == 0 then return end
+   out[#out + 1] = ""
+   local file = writer.file or io.stderr
+   local ok, err = file:write(table.concat(out, "\n"))
+   if ok then ok, err = file:flush() end
+   if not ok then writer.lost, writer.err = writer.lost + #out - 1, err end
+end
+
+--- Write out what functions have written.
+function M.drain()
+   for _, writer in pairs(writers) do
+      local lost = writer.lost
+      drain_one(writer)
+      if writer.lost > lost then
+         require("tideway.loop").note(("<4>%s: %d lines are lost: %s"):format(writer.to, writer.lost - lost,
+            writer.err or "they came faster than they are written; more bytes in tw.lines"))
+      end
+   end
+end
+
+--- Do that about once a second from now on. Returns at once when nothing declared lines.
+function M.start()
+   if next(writers) then require("tideway.loop").every(1, M.drain) end
+end
+
+local OPTIONS = { to = "string", bytes = "number" }
+
+--- Lines for a file (appended; opened now, with the rights of whoever starts the engine) or for "stderr". The same name
+--- again is the same lines, and `to` the new place.
+---@param name string
+---@param o? { to: string?, bytes: integer? } default "stderr", 4 MB of memory for lines that wait
+---@return tideway.Lines
+function M.lines(name, o)
+   o = o or {}
+   if type(name) ~= "string" or not name:find "^[%w_.-]+$" then
+      error(("tw.lines: a name is letters, digits, _ . and -, not %s"):format(tostring(name)), 2)
+   end
+   for key, value in pairs(o) do
+      if type(value) ~= OPTIONS[key] then
+         error(("tw.lines: %s is not an option, or no %s; there are: to, bytes"):format(tostring(key),
+            OPTIONS[key] or "option"), 2)
+      end
+   end
+   local to, file = o.to or "stderr", nil
+   if to ~= "stderr" and not model.dry then
+      local err
+      file, err = io.open(to, "a")
+      if not file then error(("tw.lines: %s"):format(err), 2) end
+   end
+   local store = stores.store { name = "lines." .. name, bytes = o.bytes or 2 ^ 22 }
+   local lines = M.attach { name = name, store = store }
+   local before = writers[name]
+   if before and before.file then before.file:close() end
+   writers[name] = {
+      lines = lines, to = to, file = file, read = before and before.read or store:get(COUNT) or 0, lost = 0,
+   }
+   return lines
+end
+
+return M

@@ -1,0 +1,477 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- The way of a message through the functions of a service: every verdict, the order of responses, bodies whole and
+-- piece by piece, fetches, faults and their policies, limits, deadlines; figures that add up, blocks that come back.
+
+local ffi = require "ffi"
+local abi = require "tideway.abi"
+local flow = require "test.support.flow"
+
+local C = abi.C
+
+local function request(app, pattern)
+   local s = assert(app:accept(), "no connection at the server")
+   local head = assert(s:take "\r\n\r\n", "no request at the server")
+   if pattern then assert.matches(pattern, head) end
+   return s, head
+end
+
+local function respond(s, body, headers)
+   s:send(("HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n%s"):format(headers or "", #body, body))
+end
+
+for _, transport in ipairs { "inline", "sk_msg", "rings" } do
+   describe("a service by " .. transport, function()
+      local service, app, other
+
+      local function start(functions, options)
+         options = options or {}
+         app, other = flow.server(), flow.server()
+         options.transport, options.servers, options.others = transport, { app.port }, { other.port }
+         service = flow.start(functions, options)
+         return service
+      end
+
+      -- Through functions to the server and back; the response, and what the server saw.
+      local function round(method, path, body, answer, headers)
+         local c = flow.ask(method, path, body, headers)
+         local s, head = request(app)
+         local got
+         if head:lower():find "transfer%-encoding: chunked" then
+            got = assert(s:take "0\r\n\r\n"):gsub("\r\n0\r\n\r\n$", "")
+         else
+            local length = tonumber(head:match "[Cc]ontent%-[Ll]ength: (%d+)")
+            got = length and s:bytes(length) or ""
+         end
+         respond(s, answer or "answer")
+         local response = c:response(method)
+         c:close()
+         s:close()
+         return assert(response, "no response"), head, got
+      end
+
+      after_each(function()
+         if service then
+            local in_flight, blocks = service:settle()
+            service:close()
+            assert.same({ 0, 0 }, { in_flight, blocks })
+         end
+         service = nil
+         if app then app:close() other:close() end
+         app = nil
+      end)
+
+      it("passes requests through its functions in order, and responses in reverse", function()
+         start {
+            {
+               message = function(msg) msg.path = msg.path .. "/one" end,
+               response = function(msg) msg:set_header("X-Order", (msg:header "X-Order" or "") .. "1") end,
+            },
+            { message = function(msg) msg.path = msg.path .. "/two" end },
+            { response = function(msg) msg:set_header("X-Order", (msg:header "X-Order" or "") .. "3") end },
+         }
+         local response, head = round("GET", "/start")
+         assert.matches("^GET /start/one/two HTTP/1.1\r\n", head)
+         assert.same({ 200, "answer", "31" }, { response.status, response.body, response.headers["x-order"] })
+         service:settle()
+         local stats = service:stats()
+         assert.same({ 1, 1, 1 }, { tonumber(stats.requests), tonumber(stats.responses), tonumber(stats.status[2]) })
+      end)
+
+      it("goes straight to the servers without functions, and says 404 without servers", function()
+         start {}
+         assert.equal("answer", round("GET", "/").body)
+         service:close()
+         app:close()
+         other:close()
+         start({}, { group = -1 })
+         assert.equal(404, flow.get("/").status)
+      end)
+
+      it("lets a function respond: functions before it see the response, those behind it nothing", function()
+         start {
+            { response = function(msg) msg:add_header("X-Seen", "1") end },
+            {
+               message = function(msg) return msg:respond(403, { ["X-Why"] = "because" }, "no, " .. msg.path) end,
+               response = function(msg) msg:add_header("X-Seen", "2") end,
+            },
+            { message = function(msg) msg.path = "/not-reached" end, response = function(msg) msg:add_header("X-Seen", "3") end },
+         }
+         local response = flow.get "/x"
+         assert.same({ 403, "no, /x", "because", "1" },
+            { response.status, response.body, response.headers["x-why"], response.headers["x-seen"] })
+         service:settle()
+         assert.equal(1, tonumber(service:stats().status[4]))
+      end)
+
+      it("keeps the connection for more requests, also when functions respond to bodies nobody reads", function()
+         start { { message = function(msg) return msg:respond(200, {}, msg.method .. msg.path) end } }
+         local c = flow.client()
+         for i = 1, 3 do
+            c:send(("POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"):format(i))
+            assert.equal("POST/" .. i, c:response().body)
+         end
+         c:send(("GET /a HTTP/1.1\r\nHost: x\r\n\r\n"):rep(3))
+         for _ = 1, 3 do assert.equal("GET/a", c:response().body) end
+         c:close()
+      end)
+
+      it("sends to the group that a function names, past the others", function()
+         start {
+            { message = function(msg) if msg.path == "/other" then return msg:upstream "other" end end },
+            { message = function(msg) msg.path = "/through" end },
+         }
+         local c = flow.ask("GET", "/other")
+         local s = request(other, "^GET /other ")
+         respond(s, "from the other")
+         assert.equal("from the other", c:response().body)
+         c:close()
+         s:close()
+         assert.matches("^GET /through ", (select(2, round("GET", "/this"))))
+      end)
+
+      it("routes to a function aside", function()
+         start {
+            { message = function(msg) if msg.path == "/aside" then return msg:route "aside" end end },
+            { message = function(msg) return msg:respond(200, {}, "in order") end },
+            { name = "aside", aside = true, message = function(msg) return msg:respond(200, {}, "aside") end },
+         }
+         assert.equal("in order", flow.get("/").body)
+         assert.equal("aside", flow.get("/aside").body)
+      end)
+
+      it("drops without a word", function()
+         start { { message = function(msg) if msg.path == "/drop" then return msg:drop "unwanted" end end } }
+         local c = flow.ask("GET", "/drop")
+         assert.equal("", c:rest())
+         c:close()
+         assert.equal(1, tonumber(service:stats().status[0]))
+         assert.equal("answer", round("GET", "/").body)
+      end)
+
+      it("answers a fault by the function's policy", function()
+         start {
+            { on_fault = "bypass", message = function(msg) if msg.path == "/bypass" then error "one" end end },
+            { message = function(msg) if msg.path == "/fail" then error "two" end end },
+            { on_fault = "retry", message = function(msg)
+               msg:set_value(1, msg:value(1) + 1)
+               if msg.path == "/retry" and msg:value(1) == 1 then error "three" end
+               if msg.path == "/again" then error "four" end
+            end },
+         }
+         assert.equal("answer", round("GET", "/bypass").body)
+         assert.equal(502, flow.get("/fail").status)
+         assert.equal("answer", round("GET", "/retry").body)
+         assert.equal(502, flow.get("/again").status)
+         service:settle()
+         assert.equal(2, tonumber(service:stats().failed))
+         assert.equal(2, flow.counter "retries")
+      end)
+
+      it("does the same with faults in responses", function()
+         start {
+            { response = function(msg) msg:set_header("X-First", "yes") end },
+            { on_fault = "bypass", response = function(msg) if msg.status == 200 then error "five" end end },
+            { response = function(msg) if msg:header "X-Bad" then error "six" end end },
+         }
+         local response = round("GET", "/")
+         assert.same({ 200, "answer", "yes" }, { response.status, response.body, response.headers["x-first"] })
+         local c = flow.ask("GET", "/")
+         local s = request(app)
+         respond(s, "bad", "X-Bad: 1\r\n")
+         assert.equal(502, c:response().status)
+         c:close()
+         s:close()
+      end)
+
+      it("gathers request bodies for functions that want them whole", function()
+         start { { body = "whole", message = function(msg)
+            msg:set_header("X-Size", #msg.body)
+            if msg.path == "/upper" then msg:set_body(msg.body:upper()) end
+            if msg.path == "/none" then msg:set_body(nil) end
+            if msg.path == "/large" then msg:set_body(msg.body:rep(40)) end
+         end } }
+         local text = ("abcdefgh"):rep(5000)
+         for path, want in pairs { ["/same"] = text, ["/upper"] = text:upper(), ["/none"] = "", ["/large"] = text:rep(40) } do
+            local _, head, got = round("POST", path, text)
+            assert.matches("X%-Size: 40000\r\n", head)
+            assert.equal(#want, #got)
+            assert.is_true(want == got)
+         end
+      end)
+
+      it("gathers a body that comes byte by byte in chunks", function()
+         start { { body = "whole", message = function(msg) return msg:respond(200, {}, msg.body) end } }
+         local c = flow.client()
+         c:send "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+         for i = 1, 100 do c:send(("1\r\n%s\r\n"):format(string.char(97 + i % 26))) end
+         c:send "0\r\n\r\n"
+         local want = {}
+         for i = 1, 100 do want[i] = string.char(97 + i % 26) end
+         assert.equal(table.concat(want), c:response().body)
+         c:close()
+      end)
+
+      it("refuses whole bodies that are too large", function()
+         start({ { body = "whole", response_body = "whole", message = function() end, response = function() end } },
+            { whole_bytes = 1000 })
+         local c = flow.ask("POST", "/", ("x"):rep(1001))
+         assert.equal(413, c:response().status)
+         c:close()
+         c = flow.client()
+         c:send "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+         for _ = 1, 11 do c:send("64\r\n" .. ("y"):rep(100) .. "\r\n") end
+         assert.equal(413, c:response().status)
+         c:close()
+         assert.equal(1000, #select(3, round("POST", "/", ("x"):rep(1000))))
+         c = flow.ask("GET", "/")
+         local s = request(app)
+         respond(s, ("z"):rep(2000))
+         assert.equal(502, c:response().status)
+         c:close()
+         s:close()
+      end)
+
+      it("gathers and replaces bodies of responses", function()
+         start { { response_body = "whole", response = function(msg) msg:set_body(msg.body:reverse()) end } }
+         local text = ("0123456789"):rep(20000)
+         local response = round("GET", "/", nil, text)
+         assert.equal(tostring(#text), response.headers["content-length"])
+         assert.is_true(response.body == text:reverse())
+      end)
+
+      it("replaces a body that nobody gathered", function()
+         start { { message = function(msg) msg:set_body "instead" end, response = function(msg) msg:set_body "of it" end } }
+         local c = flow.ask("POST", "/", ("x"):rep(200000))
+         local s, head = request(app)
+         assert.matches("[Cc]ontent%-[Ll]ength: 7\r\n", head)
+         assert.equal("instead", s:bytes(7))
+         respond(s, ("y"):rep(200000))
+         assert.equal("of it", c:response().body)
+         c:close()
+         s:close()
+      end)
+
+      it("passes bodies through functions piece by piece, both ways", function()
+         start { {
+            message = function(msg) msg:set_header("X-Head", "seen") end,
+            data = function(msg)
+               msg:set_bytes(msg.backward and msg.bytes:lower() or msg.bytes:upper())
+            end,
+         }, { data = function(msg) if #msg.bytes > 0 then msg:set_bytes(msg.bytes .. ".") end end } }
+         local text = ("abcdefghijklmnop"):rep(20000)
+         local c = flow.ask("POST", "/", text)
+         local s, head = request(app)
+         assert.matches("[Tt]ransfer%-[Ee]ncoding: chunked", head)
+         local parts = {}
+         while true do
+            local size = tonumber(assert(s:take "\r\n"):match "^%x+", 16)
+            local part = s:bytes(size + 2)
+            if size == 0 then break end
+            parts[#parts + 1] = part:sub(1, -3)
+         end
+         local got = table.concat(parts):gsub("%.", "")
+         assert.is_true(got == text:upper())
+         respond(s, text:upper())
+         local response = c:response()
+         assert.is_true(response.body:gsub("%.", "") == text)
+         c:close()
+         s:close()
+      end)
+
+      it("stops a body when a function drops a piece", function()
+         start { { data = function(msg) if msg.bytes:find "virus" then return msg:drop "virus" end end } }
+         local c = flow.ask("POST", "/", "a virus")
+         assert.equal("", c:rest())
+         c:close()
+      end)
+
+      it("fetches from servers while a message is held", function()
+         start { { message = function(msg)
+            local answer, err = msg:fetch { upstream = "other", path = "/ask?" .. msg.path, body = msg.path == "/post" and "question" or nil }
+            if not answer then return msg:respond(500, {}, err) end
+            msg:set_header("X-Answer", answer.status .. " " .. answer.body)
+         end } }
+         local c = flow.ask("GET", "/get")
+         local s = request(other, "^GET /ask%?/get ")
+         respond(s, "yes")
+         local t, head = request(app)
+         assert.matches("X%-Answer: 200 yes\r\n", head)
+         respond(t, "done")
+         assert.equal("done", c:response().body)
+         c:close()
+         s:close()
+         t:close()
+         c = flow.ask("GET", "/post")
+         s = request(other, "^POST /ask%?/post ")
+         assert.equal("question", s:bytes(8))
+         s:close() -- without an answer
+         local response = c:response()
+         assert.equal(500, response.status)
+         c:close()
+      end)
+
+      it("holds a message while others go on, up to the deadline", function()
+         start({ { message = function(msg) if msg.path == "/slow" then msg:sleep(1) end return msg:respond(200, {}, "ok") end } },
+            { request_ms = 300 })
+         local slow = flow.ask("GET", "/slow")
+         assert.equal(200, flow.get("/quick").status)
+         assert.equal(504, slow:response().status)
+         slow:close()
+         service:settle()
+         assert.equal(1, tonumber(service:stats().status[5]))
+         assert.equal(1, flow.counter "timeouts")
+      end)
+
+      it("gives up what a client that has gone had asked for", function()
+         start { { message = function(msg) if msg.path == "/hold" then msg:sleep(0.3) end end } }
+         local held, asked = flow.ask("GET", "/hold"), flow.ask("GET", "/asked")
+         local s = request(app, "/asked")
+         assert.is_true(flow.eventually(function() return service:stats().in_flight == 2 end))
+         held:abort()
+         asked:abort()
+         assert.is_true(flow.eventually(function() return service:stats().in_flight == 0 end))
+         assert.equal(2, tonumber(service:stats().status[0]))
+         s:close()
+      end)
+
+      it("changes its functions while it runs", function()
+         start { { name = "a", message = function(msg) return msg:respond(200, {}, "a") end } }
+         assert.equal("a", flow.get("/").body)
+         if transport ~= "inline" then
+            service:set {
+               service.functions[1],
+               { name = "b", message = function(msg) return msg:respond(200, {}, "b") end },
+            }
+            service:add(2)
+            assert.equal("a", flow.get("/").body)
+         else
+            service:set { { name = "b", message = function(msg) return msg:respond(200, {}, "b") end } }
+            assert.equal("b", flow.get("/").body)
+         end
+      end)
+
+      it("counts exactly under many connections", function()
+         start({ {
+            message = function(msg)
+               local n = tonumber(msg.path:match "%d+")
+               if n % 4 == 0 then return msg:respond(200, {}, "n" .. n) end
+               if n % 4 == 1 then return msg:drop() end
+               if n % 4 == 2 then error "no" end
+               return msg:respond(404, {}, "")
+            end,
+         } }, { gates = 2 })
+         local all = {}
+         for i = 1, 200 do
+            all[i] = flow.ask("GET", "/" .. i)
+            service:exact()
+         end
+         for i = 1, 200 do
+            if i % 4 == 1 then assert.equal("", all[i]:rest()) else
+               assert.equal(({ [0] = 200, [2] = 502, [3] = 404 })[i % 4], all[i]:response().status)
+            end
+            all[i]:close()
+         end
+         service:settle()
+         local stats = service:stats()
+         assert.same({ 200, 150, 50, 50, 50, 50 }, {
+            tonumber(stats.requests), tonumber(stats.responses), tonumber(stats.status[0]), tonumber(stats.status[2]),
+            tonumber(stats.status[4]), tonumber(stats.status[5]),
+         })
+      end)
+   end)
+end
+
+for _, transport in ipairs { "sk_msg", "rings" } do
+   describe("instances by " .. transport, function()
+      local service
+
+      after_each(function()
+         if service then
+            local in_flight, blocks = service:settle(10)
+            service:close()
+            assert.same({ 0, 0 }, { in_flight, blocks })
+         end
+         service = nil
+      end)
+
+      local function start(functions, options)
+         options = options or {}
+         options.transport, options.group = transport, -1
+         service = flow.start(functions, options)
+      end
+
+      local function ok(msg) return msg:respond(200, {}, "ok") end
+
+      local function kill(worker) ffi.C.kill(flow.info(worker).pid, 9) end
+
+      it("that die answer what they had begun with, and others go on", function()
+         start { { instances = 2, message = function(msg)
+            if msg.path == "/hold" then msg:sleep(10) end
+            return msg:respond(200, {}, "ok")
+         end } }
+         local held = {}
+         for i = 1, 8 do held[i] = flow.ask("GET", "/hold") end
+         assert.is_true(flow.eventually(function()
+            return tonumber(flow.info(service.workers[1]).board.held + flow.info(service.workers[2]).board.held) == 8
+         end))
+         local at = flow.now()
+         for _, worker in ipairs(service.workers) do kill(worker) end
+         for i = 1, 8 do
+            assert.equal(502, held[i]:response().status)
+            held[i]:close()
+         end
+         assert.is_true(flow.now() - at < 5e9)
+         assert.is_true(flow.eventually(function() return flow.get("/").status == 200 end))
+      end)
+
+      it("that die have their messages retried elsewhere, or passed by", function()
+         for policy, want in pairs { retry = 200, bypass = 404 } do
+            start { { on_fault = policy, message = function(msg)
+               if msg:value(1) == 0 then
+                  msg:set_value(1, 1)
+                  msg:sleep(10)
+               end
+               return msg:respond(200, {}, "ok")
+            end } }
+            local c = flow.ask("GET", "/")
+            assert.is_true(flow.eventually(function() return flow.info(service.workers[1]).board.held == 1 end))
+            kill(service.workers[1])
+            assert.equal(want, c:response().status)
+            c:close()
+            local in_flight, blocks = service:settle(10)
+            service:close()
+            service = nil
+            assert.same({ 0, 0 }, { in_flight, blocks })
+         end
+      end)
+
+      it("that are stuck are found and killed", function()
+         start { { message = function(msg)
+            if msg.path == "/stuck" then while true do end end
+            return msg:respond(200, {}, "ok")
+         end } }
+         local c = flow.ask("GET", "/stuck")
+         assert.equal(502, c:response().status)
+         c:close()
+         assert.matches("stuck", ffi.string(flow.info(service.workers[1]).last))
+         assert.is_true(flow.eventually(function() return flow.get("/").status == 200 end))
+      end)
+
+      it("that are not there are waited for a moment", function()
+         start { { message = ok } }
+         C.tw_worker_remove(service.workers[1], 0)
+         assert.is_true(flow.eventually(function()
+            local info = flow.info(service.workers[1])
+            return not info or info.state == C.TW_WORKER_NONE
+         end))
+         local at = flow.now()
+         assert.equal(503, flow.get("/").status)
+         assert.is_true(flow.now() - at > 8e7)
+         local c = flow.ask("GET", "/")
+         service:add(1)
+         assert.is_true(({ [200] = true, [503] = true })[c:response().status])
+         c:close()
+         assert.equal(200, flow.get("/").status)
+      end)
+   end)
+end

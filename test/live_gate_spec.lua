@@ -1,0 +1,310 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Chains of messages in the real binary, with real clients and nginx as origin, on all transports: answers, live edits
+-- and kills under load, what an idle one costs, commands.
+
+local gateway = require "test.support.gateway"
+local instances = require "test.support.instance"
+local labs = require "test.support.lab"
+local posix = require "tideway.posix"
+local privilege = require "tideway.privilege"
+local shell = require "test.shell"
+
+local TRANSPORTS = { "inline", "sk_msg", "rings" }
+
+local function missing()
+   if not labs.is_root and labs.missing() then return labs.missing() end
+   for _, program in ipairs { "nginx", "curl", "wrk" } do
+      if not shell.has(program) then return program .. " is not installed" end
+   end
+end
+
+local SCRIPT = [[
+local tw = require "tideway"
+tw.options { drain = 2 }
+local web = tw.listen("web", "http://127.0.0.1:%d")
+local app = tw.upstream("app", { servers = { "127.0.0.1:%d" } })
+local hello = tw.nf("hello", function(cfg)
+   return {
+      message = function(msg)
+         if msg.path == "/hello" then
+            return msg:respond(200, { ["Content-Type"] = "text/plain" }, cfg.text)
+         elseif msg.path == "/raise" then
+            error "on purpose"
+         elseif msg.path == "/loop" then
+            while true do end
+         elseif msg.path == "/route" then
+            return msg:route "aside"
+         end
+      end,
+      response = function(msg) msg:set_header("X-By", "hello") end,
+   }
+end, { pure = true })
+local tag = tw.nf("tag", function(cfg)
+   return { message = function(msg) msg:set_header("X-Tag", cfg.tag) end }
+end, { pure = true })
+local c = tw.chain("web", web, hello { text = "hello\n" }, tag { tag = "one" }, app)
+c:route("aside", function(msg) return msg:respond(418, nil, "aside\n") end)
+c:pin { worker = "%s" }
+]]
+
+describe("a chain behind a listener, live:", function()
+   local why = missing()
+   local origin, port, url
+
+   setup(function()
+      if not why then origin = gateway.nginx() end
+   end)
+   teardown(function()
+      if origin then origin:stop() end
+   end)
+
+   local instance
+   local function start(transport, text)
+      port = gateway.port()
+      url = "http://127.0.0.1:" .. port
+      instance = instances.start { script = text and text(port, origin.port)
+         or SCRIPT:format(port, origin.port, transport) }
+      return instance
+   end
+   after_each(function()
+      if instance then instance:stop "KILL" end
+      instance = nil
+   end)
+
+   local function live(name, test)
+      it(name, function()
+         if why then return pending(why) end
+         test()
+      end)
+   end
+
+   -- Ends it; the sums must be exact.
+   local function ends_well()
+      local result = instance:stop()
+      assert.equal(0, result.code, result.err)
+      for _, s in ipairs(result.counters.gate.services) do
+         assert.equal(0, s.difference, s.name)
+         assert.equal(s.requests, s.responses + s.closed + s.in_flight)
+      end
+      return result
+   end
+
+   for _, transport in ipairs(TRANSPORTS) do
+      live("answers on " .. transport, function()
+         start(transport)
+         local r = gateway.curl(url .. "/hello")
+         assert.same({ 200, "hello\n" }, { r.status, r.body })
+         r = gateway.curl(url .. "/small")
+         assert.same({ 200, "small\n" }, { r.status, r.body })
+         assert.truthy(r.head:find "\r\nX%-By: hello\r\n", r.head)
+         assert.equal("tag one\n", gateway.curl(url .. "/tag").body)
+         assert.equal(404, gateway.curl(url .. "/nothing").status)
+         r = gateway.curl(url .. "/large")
+         assert.truthy(r.body == origin.large, ("%d bytes"):format(#r.body))
+         r = gateway.curl(url .. "/route")
+         assert.same({ 418, "aside\n" }, { r.status, r.body })
+         assert.equal(502, gateway.curl(url .. "/raise").status)
+         assert.equal("hello\n", gateway.curl(url .. "/hello").body)
+         local s = gateway.service(instance, "web")
+         assert.same({ 8, 8 }, { s.requests, s.responses })
+         ends_well()
+      end)
+   end
+
+   for _, transport in ipairs { "sk_msg", "rings" } do
+      live("loses no request when a function is killed under load, on " .. transport, function()
+         start(transport)
+         local load = labs.spawn(("wrk -t 1 -c 16 -d 3 %s/hello"):format(url))
+         for _ = 1, 3 do
+            posix.poll({}, 700)
+            local pid = gateway.pids(instance, "web")[1]
+            shell.run("kill -9 " .. pid)
+         end
+         load:wait(20)
+         local out = load:read "out"
+         load:stop()
+         assert.truthy(out:find "requests in", out)
+         assert.falsy(out:find "Socket errors", out)
+         assert.truthy(labs.eventually(10, function()
+            local f = gateway.service(instance, "web").functions[1]
+            return f.restarts >= 3 and f.instances[1].state == "runs"
+         end))
+         assert.equal("hello\n", gateway.curl(url .. "/hello").body)
+         ends_well()
+      end)
+   end
+
+   live("answers what an endless loop had in hand, and goes on", function()
+      start "sk_msg"
+      local r = gateway.curl(url .. "/loop")
+      assert.truthy(r.status == 502 or r.status == 504, r.status)
+      assert.truthy(labs.eventually(5, function() return gateway.curl(url .. "/hello").status == 200 end))
+      assert.truthy(gateway.service(instance, "web").functions[1].restarts >= 1)
+      ends_well()
+   end)
+
+   live("uses no CPU while nothing comes", function()
+      start "sk_msg"
+      gateway.curl(url .. "/tag")
+      local pids = gateway.pids(instance, "web")
+      pids[#pids + 1] = instance.pid
+      posix.poll({}, 500)
+      local before = gateway.ticks(pids)
+      posix.poll({}, 3000)
+      local used = gateway.ticks(pids) - before
+      -- The control thread looks after things five times a second.
+      assert.truthy(used <= 6, used .. " ticks of 10 ms in 3 s")
+      for _, pid in ipairs(gateway.pids(instance, "web")) do assert.truthy(gateway.ticks { pid } <= 30) end
+      ends_well()
+   end)
+
+   live("changes under load without a request that fails", function()
+      start "sk_msg"
+      local load = labs.spawn(("wrk -t 1 -c 8 -d 5 %s/tag"):format(url))
+      posix.poll({}, 300)
+      local function edit(code, text)
+         local report = instance:eval(code .. "; return nil")
+         if text then assert.truthy(labs.eventually(5, function() return gateway.curl(url .. "/tag").body == text end)) end
+         return report
+      end
+      edit 'chains.web:scale("tag", 3)'
+      assert.equal(3, #gateway.service(instance, "web").functions[2].instances)
+      edit 'chains.web:scale("tag", 1)'
+      edit('set("tag", { tag = "two" })', "tag two\n")
+      edit('chains.web:replace("tag", function(msg) msg:set_header("X-Tag", "three") end)', "tag three\n")
+      edit('chains.web:insert(function(msg) msg:set_header("X-Tag", "four") end, { after = "tag" })', "tag four\n")
+      edit('undo(1)', "tag three\n")
+      edit('reload()', "tag one\n")
+      load:wait(20)
+      local out = load:read "out"
+      load:stop()
+      assert.falsy(out:find "Socket errors", out)
+      assert.falsy(out:find "Non%-2xx", out)
+      ends_well()
+   end)
+
+   live("keeps functions that a reload does not change", function()
+      start "sk_msg"
+      local before = gateway.pids(instance, "web")
+      local file = instance.files .. "/script.lua"
+      shell.write(file, (posix.slurp(file):gsub('tag = "one"', 'tag = "other"')))
+      instance:eval "reload()"
+      assert.equal("tag other\n", gateway.curl(url .. "/tag").body)
+      local after = gateway.pids(instance, "web")
+      assert.same({ before[1], before[3] }, { after[1], after[3] })
+      assert.is_not.equal(before[2], after[2])
+      ends_well()
+   end)
+
+   live("takes servers, listeners and chains while it runs, and gives them up", function()
+      start "inline"
+      local other = gateway.port()
+      instance:eval(('edit() tw.chain("two", tw.listen("two", "http://127.0.0.1:%d"), function(msg) '
+         .. 'return msg:respond(200, nil, "two") end):pin { worker = "inline" } commit()'):format(other))
+      assert.equal("two", gateway.curl("http://127.0.0.1:" .. other).body)
+      instance:eval "edit() chains.two:delete() listeners.two:delete() commit()"
+      assert.truthy(labs.eventually(5, function() return gateway.curl("http://127.0.0.1:" .. other).code == 7 end))
+      instance:eval 'upstreams.app:add("127.0.0.1:1")'
+      assert.equal(2, #gateway.gate(instance).upstreams[1].servers)
+      instance:eval 'upstreams.app:drain("127.0.0.1:1")'
+      for _ = 1, 5 do assert.equal(200, gateway.curl(url .. "/small").status) end
+      instance:eval 'upstreams.app:remove("127.0.0.1:1")'
+      assert.equal(1, #gateway.gate(instance).upstreams[1].servers)
+      ends_well()
+   end)
+
+   live("refuses what cannot be, and goes on as it was", function()
+      start "sk_msg"
+      local c = instance:client()
+      local function refused(code, text)
+         local reply = c:eval(code, { seconds = 30 })
+         assert.is_false(reply.ok)
+         assert.truthy(reply.error:find(text, 1, true), reply.error)
+      end
+      refused('tw.chain("two", tw.listen("two", "http://127.0.0.1:' .. origin.port .. '"), function() end)', "in use")
+      refused('local f = io.stdout; chains.web:replace("tag", function(msg) f:write "x" end)', 'upvalue "f"')
+      refused('chains.web:scale("nope", 2)', "no function nope; there are: hello, tag, aside")
+      refused('tw.listen("lone", "http://127.0.0.1:1")', "no chain takes what comes to listener lone")
+      refused('upstreams.app:remove("127.0.0.1:' .. origin.port .. '")', "its last server")
+      refused("listeners.web:delete()", "listener web is not there any more")
+      c:close()
+      assert.equal("tag one\n", gateway.curl(url .. "/tag").body)
+      assert.equal(1, #gateway.gate(instance).services)
+      ends_well()
+   end)
+
+   live("gives up rights in all its threads", function()
+      start "sk_msg"
+      local state = privilege.state(instance.pid, posix.slurp, function(dir)
+         local list = {}
+         for name in require("lfs").dir(dir) do
+            if name:find "^%d" then list[#list + 1] = name end
+         end
+         return list
+      end)
+      assert.truthy(state.no_new and state.filtered)
+      local names = {}
+      for _, c in ipairs(privilege.kept(privilege.needs "drop")) do names[c.name] = true end
+      for _, name in ipairs(privilege.names(state.capabilities)) do
+         assert.truthy(names[name] or name == "CAP_NET_BIND_SERVICE", name)
+      end
+      for _, pid in ipairs(gateway.pids(instance, "web")) do
+         local status = posix.slurp(("/proc/%d/status"):format(pid))
+         assert.equal("0000000000000000", status:match "CapPrm:%s*(%x+)")
+         assert.is_not.equal("0", status:match "Uid:%s*(%d+)")
+         assert.equal("2", status:match "Seccomp:%s*(%d)")
+      end
+      ends_well()
+   end)
+
+   live("shows itself to top, metrics, graph and call", function()
+      start "sk_msg"
+      for _ = 1, 3 do gateway.curl(url .. "/tag") end
+      local r = instance:tideway "top spec --once --interval 0.2"
+      for _, text in ipairs { "web", "hello", "tag", "app", "chain web: requests 3 = answered 3" } do
+         assert.truthy(r.out:find(text, 1, true), r.out)
+      end
+      r = instance:tideway "metrics spec"
+      assert.truthy(r.out:find('tideway_service_requests_total{chain="web"} 3', 1, true), r.out)
+      assert.truthy(r.out:find('tideway_function_instances{chain="web",function="tag"} 1', 1, true))
+      r = instance:tideway "graph spec --interval 0.2"
+      assert.truthy(r.out:find "hello" and r.out:find "app", r.out)
+      r = instance:tideway "call --name spec upstreams"
+      assert.truthy(r.out:find("127.0.0.1:" .. origin.port, 1, true), r.out)
+      r = instance:tideway "call --name spec help upstreams"
+      assert.equal(0, r.code, r.err)
+      ends_well()
+   end)
+
+   live("does not start with an address that is taken, and says which", function()
+      local dir = shell.directory()
+      shell.write(dir .. "/s.lua", SCRIPT:format(origin.port, origin.port, "inline"))
+      local r = shell.tideway(("run --name taken %s/s.lua"):format(dir), "env TIDEWAY_RUN_DIR=" .. dir, 30)
+      shell.remove(dir)
+      assert.equal(2, r.code, r.out)
+      assert.truthy(r.err:find("127.0.0.1:" .. origin.port, 1, true) or r.err:find "web", r.err)
+   end)
+
+   live("is audited on all transports", function()
+      port = gateway.port()
+      local dir = shell.directory()
+      shell.write(dir .. "/s.lua", SCRIPT:format(port, gateway.port(), "sk_msg"))
+      local r = shell.tideway(("audit --json --requests 50 --path /x %s/s.lua"):format(dir), nil, 60)
+      shell.remove(dir)
+      assert.equal(0, r.code, r.err)
+      local results = require("tideway.json").decode(r.out)
+      assert.equal(3, #results)
+      for _, result in ipairs(results) do
+         assert.equal("built in", result.origin)
+         assert.equal(1, result.all.messages)
+         assert.equal(4, #result.rows)
+         assert.truthy(result.payload_bytes >= 128)
+         if result.traced then
+            -- A request and its answer on both sides of the gate.
+            assert.truthy(result.rows[1].external >= 4 and result.rows[1].external < 6, result.rows[1].external)
+            assert.equal(0, result.rows[2].external)
+         end
+      end
+      assert.equal(0, results[1].hop.switches)
+   end)
+end)
