@@ -25,7 +25,7 @@ pid %DIR/nginx.pid;
 error_log %DIR/error.log;
 events { worker_connections 1024; }
 http {
-   access_log off;
+   access_log %DIR/access.log;
    keepalive_requests 1000000;
    client_body_temp_path %DIR/body;
    proxy_temp_path %DIR/proxy;
@@ -37,6 +37,7 @@ http {
       root %DIR/www;
       location /tag { return 200 "tag $http_x_tag\n"; }
       location /host { return 200 "$http_host\n"; }
+      %LOCATIONS
    }
 }
 ]]
@@ -48,15 +49,18 @@ Origin.__index = Origin
 
 --- nginx on loopback: /small, /large (1 MB, every line differs), /tag and /host, which say a header of the request.
 ---@param port? integer
+---@param locations? string more of its configuration
 ---@return test.origin
-function M.nginx(port)
+function M.nginx(port, locations)
    local self = setmetatable({ port = port or M.port(), dir = shell.directory() }, Origin)
    local lines = {}
    for i = 1, 32768 do lines[i] = ("line %08d of the test page %5d"):format(i, i * i % 65521) end
    self.large = table.concat(lines, "\n")
+   shell.write(self.dir .. "/www/index.html", "index\n")
    shell.write(self.dir .. "/www/small", "small\n")
    shell.write(self.dir .. "/www/large", self.large)
-   shell.write(self.dir .. "/nginx.conf", (NGINX:gsub("%%DIR", self.dir):gsub("%%PORT", self.port)))
+   shell.write(self.dir .. "/nginx.conf", (NGINX:gsub("%%LOCATIONS", (locations or ""):gsub("%%", "%%%%"))
+      :gsub("%%DIR", self.dir):gsub("%%PORT", self.port)))
    self.process = labs.spawn(("nginx -e %s/error.log -c %s/nginx.conf"):format(self.dir, self.dir))
    assert(labs.eventually(10, function()
       local fd = net.connect("127.0.0.1", self.port)
@@ -64,6 +68,14 @@ function M.nginx(port)
       return fd ~= nil
    end), "nginx did not start: " .. (posix.slurp(self.dir .. "/error.log") or ""))
    return self
+end
+
+--- Requests that it has had for a path, as it logs them.
+---@param path string
+---@return integer
+function Origin:count(path)
+   local _, n = posix.slurp(self.dir .. "/access.log"):gsub('"%u+ ' .. path:gsub("%p", "%%%0") .. " ", "")
+   return n
 end
 
 --- End it.

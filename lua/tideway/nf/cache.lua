@@ -59,8 +59,8 @@ return tw.nf("cache", function(cfg)
 
    -- ---- what is kept ----
 
-   -- Keys: "v" + address -> the Vary of what is there; "e" + address + variant -> an entry; "b" + ... -> its body;
-   -- "l" + address + variant -> somebody fetches it.
+   -- Keys: "v" + address -> the Vary of what is there; "e" + address + variant -> an entry; "l" + the same -> somebody
+   -- fetches it; "b" + number of the exchange -> a body.
    local function variant_of(msg, address)
       local vary = store:get("v" .. address)
       return policy.variant(vary, function(name) return msg:header(name) end)
@@ -199,7 +199,7 @@ return tw.nf("cache", function(cfg)
       local key = state.address .. "\n" .. variant
       if #key > LONGEST_KEY then return end
       store:set("v" .. state.address, r.vary, r.lifetime + o.keep_stale)
-      entry.size, entry.body = #body, ("b%s\n%s\n%.0f"):format(state.address, variant, msg.id)
+      entry.size, entry.body = #body, "b" .. tostring(msg.id)
       keep(key, entry, body)
    end
 
