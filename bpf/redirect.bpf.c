@@ -101,10 +101,10 @@ __noinline int instance_of(__u32 function, __u32 key)
 
 	if (!f || !f->n)
 		return -1;
-	if (f->keyed && key)
-		return f->slot[routes_slot(key)] | INSTANCE_KEYED;
 	if (f->n == 1)
 		return f->instance[0];
+	if (f->keyed && key)
+		return f->slot[routes_slot(key)] | INSTANCE_KEYED;
 	for (__u32 i = 0; i < TW_INSTANCES_MAX && i < f->n && least; i++) {
 		int load = load_of(f->instance[i]);
 
@@ -113,213 +113,235 @@ __noinline int instance_of(__u32 function, __u32 key)
 			best = f->instance[i];
 		}
 	}
-	return best < 0 ? best : best | INSTANCE_SHARED;
+	return best < 0 ? best : best | INSTANCE_SHARED | (f->keyed ? INSTANCE_KEYED : 0);
 }
 
-struct target {
-	__u32 member, function;
-	bool keyed, shared;
+/* A target: a member, the function it belongs to, INSTANCE_..., and whether several may be sent
+ * together; or why there is none. */
+#define TARGET(member, function, flags) \
+	((__u64)(member) | (__u64)(function) << 16 | (__u64)(flags) << 32)
+#define TARGET_NONE(why) ((__u64)(why) << 56)
+#define TARGET_WHY(target) ((enum redirect_why)((target) >> 56))
+
+/* The part of a descriptor that says where it goes, as one number. */
+union way {
+	struct {
+		__u16 exit, gate;
+		__u32 key;
+	};
+	__u64 whole;
 };
 
-/* To this very member: gates only. */
-static __always_inline enum redirect_why find_member(__u32 member, struct target *to)
+/* To this very member: gate threads only. */
+static __always_inline __u64 find_member(__u32 member)
 {
 	struct routes_member *m = bpf_map_lookup_elem(&members, &member);
 
-	if (!m || m->state < MEMBER_OPEN)
-		return WHY_NOBODY;
-	to->function = m->function;
-	to->member = member;
-	return WHY_NONE;
+	return m && m->state >= MEMBER_OPEN ? TARGET(member, m->function, 0) :
+	                                      TARGET_NONE(WHY_NOBODY);
 }
 
-/* Where the first descriptor goes. */
-static __always_inline enum redirect_why find(const struct routes_function *from, bool gate,
-                                              const struct tw_desc *d, struct target *to)
+static __always_inline __u64 find_instance(__u32 function, __u32 key)
 {
-	__u32 lane = d->exit >> ROUTES_LANE_SHIFT & (LANES - 1), exit = d->exit & 0xff;
-	struct routes_member *m;
-	__u32 function, member;
-	int instance;
+	int instance = instance_of(function, key);
+	__u32 member = instance & (TW_MEMBERS_MAX - 1);
+	struct routes_member *m = bpf_map_lookup_elem(&members, &member);
 
-	if (gate && d->gate & ROUTES_DIRECT)
-		return find_member(d->gate & (TW_MEMBERS_MAX - 1), to);
-	if (exit >= TW_EXITS_MAX)
-		return WHY_DENIED;
-	function = gate ? d->gate : (__u32)from->exit[lane][exit] - 1;
+	return instance >= 0 && m && m->state == MEMBER_OPEN && m->function == function ?
+	               TARGET(member, function, instance & ~(TW_MEMBERS_MAX - 1)) :
+	               TARGET_NONE(WHY_NOBODY);
+}
+
+/* Where the first descriptor of a function (or of the gate threads) goes. */
+__noinline __u64 find(__u32 source, __u64 first)
+{
+	struct routes_function *from = bpf_map_lookup_elem(&functions, &source);
+	union way way = { .whole = first };
+	__u32 lane = way.exit >> ROUTES_LANE_SHIFT & (LANES - 1), exit = way.exit & 0xff;
+	bool gate = source == ROUTES_GATE;
+	__u32 function;
+
+	if (gate && way.gate & ROUTES_DIRECT)
+		return find_member(way.gate & (TW_MEMBERS_MAX - 1));
+	if (!from || exit >= TW_EXITS_MAX)
+		return TARGET_NONE(WHY_DENIED);
+	function = gate ? way.gate : (__u32)from->exit[lane][exit] - 1;
 	if (function >= ROUTES_FUNCTIONS || !(from->allow >> (function & 31) & 1))
-		return WHY_DENIED;
-	to->function = function;
-	if (function == ROUTES_GATE) {
-		to->member = d->gate;
-		return d->gate < constants.gates ? WHY_NONE : WHY_DENIED;
-	}
-	instance = instance_of(function, d->key);
-	if (instance < 0)
-		return WHY_NOBODY;
-	to->keyed = instance & INSTANCE_KEYED;
-	to->shared = instance & INSTANCE_SHARED;
-	to->member = member = instance & (TW_MEMBERS_MAX - 1);
-	m = bpf_map_lookup_elem(&members, &member);
-	return m && m->state == MEMBER_OPEN && m->function == function ? WHY_NONE : WHY_NOBODY;
+		return TARGET_NONE(WHY_DENIED);
+	if (function != ROUTES_GATE)
+		return find_instance(function, way.key);
+	return way.gate < constants.gates ? TARGET(way.gate, ROUTES_GATE, 0) :
+	                                    TARGET_NONE(WHY_DENIED);
 }
 
-/* The next one of the send goes there too. A key has a place of its own. */
-static __always_inline bool goes_along(const struct tw_desc *d, const struct tw_desc *first,
-                                       const struct target *to, bool gate)
+/* How many may go there at once. */
+__noinline int room(__u32 source, __u64 target)
 {
-	if (d->exit != first->exit)
-		return false;
-	if ((gate || to->function == ROUTES_GATE) && d->gate != first->gate)
-		return false;
-	return to->function == ROUTES_GATE || d->key == first->key;
+	__u32 function = target >> 16 & 0xffff;
+	bool bounded = source == ROUTES_GATE && function != ROUTES_GATE;
+	int depth = bounded ? constants.depth : constants.depth_most;
+	int most = target >> 32 & INSTANCE_SHARED ? ROUTES_SHARE : TW_DESC_BATCH;
+	int left = depth - load_of(target & (TW_MEMBERS_MAX - 1));
+
+	return left < 0 ? 0 : left < most ? left : most;
 }
 
-/* Its owner becomes the receiver, if it is the sender now. */
-static __always_inline bool hand_over(tw_handle handle, __u32 from, __u32 to)
+/* What must be the same in the next ones, so that they go there too; the keys, if they count, need
+ * only belong to the same instance. */
+__noinline __u64 alike(__u32 source, __u64 target)
 {
-	__u64 generation = handle >> 32, old;
+	bool to_gate = (target >> 16 & 0xffff) == ROUTES_GATE;
+	union way mask = { .exit = 0xffff,
+		           .gate = source == ROUTES_GATE || to_gate ? 0xffff : 0 };
+
+	return mask.whole;
+}
+
+__noinline int key_fits(__u32 function, __u32 key, __u32 receiver)
+{
+	struct routes_function *f = bpf_map_lookup_elem(&functions, &function);
+
+	return !f || (key && f->slot[routes_slot(key)] == receiver);
+}
+
+/* Its owner becomes the receiver, if it is the sender now and the receiver still who it was: who
+ * removes a member marks it first, then looks what has been sent to it. */
+__noinline int hand_over(tw_handle handle, __u32 from, __u32 to, __u32 life)
+{
+	__u64 generation = handle >> 32, old, new = TW_OWNER_WORD(generation, TW_BLOCK_SENT, to);
+	const volatile struct routes_member *m = bpf_map_lookup_elem(&members, &to);
 	__u32 index = (__u32)handle;
-	__u64 *w;
+	__u64 *w = word(index);
 
-	if (index >= constants.blocks || !generation)
-		return false;
-	w = word(index);
-	if (!w)
-		return false;
+	if (!w || !m || index >= constants.blocks || !generation)
+		return WHY_STALE;
 	old = *(volatile __u64 *)w;
 	if (TW_GENERATION_OF(old) != generation || TW_OWNER_OF(old) != from ||
 	    (TW_STATE_OF(old) != TW_BLOCK_HELD && TW_STATE_OF(old) != TW_BLOCK_BUSY))
-		return false;
-	return __sync_val_compare_and_swap(w, old, TW_OWNER_WORD(generation, TW_BLOCK_SENT, to)) ==
-	       old;
+		return WHY_STALE;
+	if (__sync_val_compare_and_swap(w, old, new) != old)
+		return WHY_STALE;
+	if (m->state >= MEMBER_OPEN && m->life == (__u8)life)
+		return WHY_NONE;
+	__sync_val_compare_and_swap(w, new, old);
+	return WHY_NOBODY;
 }
 
-/* The receiver has gone meanwhile: what it was given before that is seen by who looks for it. */
-static __always_inline bool is_there(const struct routes_member *m, __u8 life)
+__noinline int accepted(__u32 from, __u32 to, __u32 n)
 {
-	const volatile struct routes_member *now = m;
+	struct redirect_counts *mine = bpf_map_lookup_elem(&counts, &from);
+	struct redirect_counts *theirs = bpf_map_lookup_elem(&counts, &to);
+	__u64 *told = board(from, FIELD(accepted));
 
-	return now->state >= MEMBER_OPEN && now->life == life;
+	if (!mine || !theirs || !told)
+		return 0;
+	__sync_fetch_and_add(&theirs->in, n);
+	mine->out += n; /* one send of a socket at a time */
+	mine->verdicts++;
+	*told = mine->out;
+	return 0;
 }
 
-static __always_inline void hand_back(tw_handle handle, __u32 from, __u32 to)
+__noinline int refused(__u32 from, __u32 why)
 {
-	__u64 generation = handle >> 32;
-	__u64 *w = word((__u32)handle);
+	struct redirect_counts *mine = bpf_map_lookup_elem(&counts, &from);
+	__u64 *told = board(from, FIELD(refused));
 
-	if (w && (__u32)handle < constants.blocks)
-		__sync_val_compare_and_swap(w, TW_OWNER_WORD(generation, TW_BLOCK_SENT, to),
-		                            TW_OWNER_WORD(generation, TW_BLOCK_HELD, from));
+	if (!mine || !told)
+		return 0;
+	*told = why;
+	if (why == WHY_DENIED || why == WHY_STALE)
+		mine->denied++;
+	else if (why == WHY_FULL)
+		mine->full++;
+	return 0;
 }
 
-/* How many may go at once. */
-static __always_inline int room(const struct target *to, bool gate)
-{
-	int depth = gate && to->function != ROUTES_GATE ? constants.depth : constants.depth_most;
-	int most = to->shared ? ROUTES_SHARE : TW_DESC_BATCH;
-	int left = depth - load_of(to->member);
+/* Branches that the verifier need not follow through every turn of the loop below. */
 
-	return left < most ? left : most;
+__noinline int life_of(__u32 member)
+{
+	struct routes_member *m = bpf_map_lookup_elem(&members, &member);
+
+	return m ? m->life : 0;
+}
+
+/* The function whose keys count, or one that there is not. */
+__noinline int keyed_by(__u64 target)
+{
+	return target >> 32 & INSTANCE_KEYED ? (int)(target >> 16 & 0xffff) : ROUTES_FUNCTIONS;
+}
+
+/* What becomes of .gate: bits that stay << 16 | bits that are set. */
+__noinline __u64 stamp_of(__u32 source, __u32 self)
+{
+	return source == ROUTES_GATE ? self : 0xffff0000;
 }
 
 SEC("sk_msg")
 int redirect(struct sk_msg_md *msg)
 {
-	struct redirect_counts *mine, *theirs;
-	struct routes_function *from;
-	struct routes_member *me, *them;
-	struct tw_desc *first, copy;
-	struct target to = {};
-	enum redirect_why why;
-	__u32 *source, self, function, n = 0;
-	int most;
-	__u64 *told;
+	__u32 *source, self, receiver, from, by, life, n = 0;
+	__u64 target, mask, way, stamp;
+	struct routes_member *me;
+	struct tw_desc *first;
+	__u32 why;
 	void *end;
-	bool gate;
-	__u8 life;
+	int most;
 
 	source = bpf_sk_storage_get(&sources, msg->sk, 0, 0);
 	if (!source)
 		return SK_DROP;
 	self = *source & (TW_MEMBERS_MAX - 1);
 	me = bpf_map_lookup_elem(&members, &self);
-	mine = bpf_map_lookup_elem(&counts, &self);
-	if (!me || !mine || me->state == MEMBER_NONE)
+	if (!me || me->state == MEMBER_NONE)
 		return SK_DROP;
-	function = me->function;
-	gate = function == ROUTES_GATE;
-	from = bpf_map_lookup_elem(&functions, &function);
-	told = board(self, FIELD(refused));
-	if (!from || !told)
-		return SK_DROP;
+	from = me->function;
 
+	/* Cut in two by the end of a page, or not a whole one. */
+	first = (void *)(long)msg->data;
+	if ((void *)(first + 1) > (void *)(long)msg->data_end)
+		bpf_msg_pull_data(msg, 0, sizeof(*first), 0);
 	first = (void *)(long)msg->data;
 	end = (void *)(long)msg->data_end;
-	if ((void *)(first + 1) > end) {
-		/* Cut in two by the end of a page, or not a whole one. */
-		if (bpf_msg_pull_data(msg, 0, sizeof(*first), 0))
-			return SK_DROP;
-		first = (void *)(long)msg->data;
-		end = (void *)(long)msg->data_end;
-		if ((void *)(first + 1) > end)
-			return SK_DROP;
-	}
-	copy = *first;
-	why = find(from, gate, &copy, &to);
-	if (why != WHY_NONE)
-		goto refused;
-	most = room(&to, gate);
-	if (most <= 0) {
-		why = WHY_FULL;
-		goto refused;
-	}
-	them = bpf_map_lookup_elem(&members, &to.member);
-	if (!them)
+	if ((void *)(first + 1) > end)
 		return SK_DROP;
-	life = them->life;
-	if (bpf_msg_redirect_map(msg, &ends, to.member, BPF_F_INGRESS) != SK_PASS) {
-		why = WHY_NOBODY;
-		goto refused;
-	}
+	way = ((union way *)&first->exit)->whole;
+	target = find(from, way);
+	why = TARGET_WHY(target);
+	if (why != WHY_NONE)
+		goto refuse;
+	receiver = target & (TW_MEMBERS_MAX - 1);
+	mask = alike(from, target);
+	stamp = stamp_of(from, self);
+	by = keyed_by(target);
+	life = life_of(receiver);
+	why = WHY_NOBODY;
+	if (bpf_msg_redirect_map(msg, &ends, receiver, BPF_F_INGRESS) != SK_PASS)
+		goto refuse;
+	why = WHY_FULL;
+	most = room(from, target);
 	for (n = 0; n < TW_DESC_BATCH; n++) {
 		struct tw_desc *d = first + n;
 
-		if ((int)n >= most || (void *)(d + 1) > end)
+		if ((int)n >= most || (void *)(d + 1) > end ||
+		    ((((union way *)&d->exit)->whole ^ way) & mask))
 			break;
-		if (n && !goes_along(d, &copy, &to, gate))
+		if (n && !key_fits(by, d->key, receiver))
 			break;
-		if (!hand_over(d->handle, self, to.member))
+		why = hand_over(d->handle, self, receiver, life);
+		if (why != WHY_NONE)
 			break;
-		if (!is_there(them, life)) {
-			hand_back(d->handle, self, to.member);
-			why = WHY_NOBODY;
-			break;
-		}
 		d->exit = (d->exit & 0xff) | self << ROUTES_LANE_SHIFT;
-		if (gate)
-			d->gate = self;
+		d->gate = (d->gate & stamp >> 16) | (stamp & 0xffff);
 	}
-	if (!n) {
-		why = why == WHY_NONE ? WHY_STALE : why;
-		goto refused;
+	if (n) {
+		bpf_msg_apply_bytes(msg, n * sizeof(struct tw_desc));
+		accepted(self, receiver, n);
+		return SK_PASS;
 	}
-	bpf_msg_apply_bytes(msg, n * sizeof(struct tw_desc));
-	theirs = bpf_map_lookup_elem(&counts, &to.member);
-	if (theirs)
-		__sync_fetch_and_add(&theirs->in, n);
-	mine->out += n; /* one send of a socket at a time */
-	mine->verdicts++;
-	told = board(self, FIELD(accepted));
-	if (told)
-		*told = mine->out;
-	return SK_PASS;
-refused:
-	*told = why;
-	if (why == WHY_DENIED || why == WHY_STALE)
-		mine->denied++;
-	else if (why == WHY_FULL)
-		mine->full++;
+refuse:
+	refused(self, why);
 	bpf_msg_apply_bytes(msg, 0);
 	return bpf_msg_redirect_map(msg, &ends, self, 0);
 }

@@ -104,6 +104,9 @@ int tw_fabric_shut(struct tw_fabric *fabric, uint32_t member);
 int tw_fabric_remove(struct tw_fabric *fabric, uint32_t member);
 /* Exits of functions and gates from the specification as it is now: order, routes, kinds. */
 int tw_fabric_route(struct tw_fabric *fabric, const struct tw_service_spec *spec);
+/* Over rings a member has the memory of those only that it could send to when it joined. True: its
+ * routes lead elsewhere by now (-ENOTCONN for it): it is to be started anew. */
+bool tw_fabric_outdated(const struct tw_fabric *fabric, uint32_t member);
 
 /* The function that a member is or was an instance of, until its number is taken again; -ENOENT.
  * Any thread. */

@@ -192,6 +192,7 @@ struct tw_worker_info {
 	uint64_t cpu_ns;   /* of this process */
 	char last[160]; /* why the one before ended: "signal 9 (killed)", "stuck for 50 ms in ..."
 	                 */
+	/* Sums over all of its processes. */
 	uint64_t queued, in, out, denied, full; /* struct tw_member_stats */
 	struct tw_member_board board;
 };

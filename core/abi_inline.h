@@ -28,6 +28,8 @@ struct tw_inline {
 	uint32_t function;    /* that runs now: for who asks why the thread does not go on */
 	int32_t result;       /* enum tw_inline_result */
 	uint32_t n_out;
+	uint32_t faults; /* ever; what the last one said */
+	char fault[400];
 	uint64_t now, next_due;            /* ns; 0: nothing sleeps */
 	struct tw_desc out[TW_INLINE_OUT]; /* held messages that are done, fetches */
 };

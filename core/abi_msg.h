@@ -124,6 +124,7 @@ struct tw_msg {
 	uint32_t headers;                      /* offset of struct tw_header[max_headers] */
 	struct tw_text method, target, reason; /* target as received or set: path and query */
 	struct tw_text host;                   /* authority: absolute target or the Host header */
+	struct tw_text asked, asked_host; /* target and host as they came, whatever they are now */
 
 	/* connection facts; addresses in network byte order, IPv4 in the first four bytes */
 	uint8_t family; /* 4 or 6 */
@@ -222,5 +223,6 @@ struct tw_member_board {
 	uint64_t refused;  /* why the last one was not */
 	uint64_t sends;    /* system calls or ring operations */
 	uint64_t denied, full;
-	uint64_t spare[2];
+	uint64_t sending; /* handle of the last one that it has begun to send by itself */
+	uint64_t spare[1];
 };

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -140,8 +141,8 @@ static void kill_stuck(void)
 static void lose_helper(void)
 {
 	if (!helper_lost)
-		tw_log(TW_LOG_ERROR "the helper process has ended: workers that end are not "
-		                    "started again");
+		tw_log(TW_LOG_ERROR "the helper process has ended, and all workers with it; start "
+		                    "the engine again");
 	helper_lost = true;
 	call_close();
 	for (uint32_t i = 0; i < TW_WORKERS_MAX; i++)
@@ -149,9 +150,17 @@ static void lose_helper(void)
 			workers[i].due = 0;
 }
 
+/* An event may be about the process before this one. */
+static bool has_ended(int pidfd)
+{
+	struct pollfd set = { .fd = pidfd, .events = POLLIN };
+
+	return pidfd >= 0 && poll(&set, 1, 0) == 1;
+}
+
 static void happened(uint64_t what)
 {
-	struct supervised *w = supervisor_worker(what & 0xff);
+	struct supervised *w = &workers[what % TW_WORKERS_MAX];
 	uint64_t count;
 
 	if (what == WATCH_WAKE) {
@@ -164,7 +173,7 @@ static void happened(uint64_t what)
 	} else if (what == WATCH_REGISTRATION) {
 		talk_accept(registration);
 	} else if (what & WATCH_PROCESS) {
-		if (w->used && w->pidfd >= 0)
+		if (w->used && has_ended(w->pidfd))
 			life_ended(w);
 	} else if (w->used && w->sock >= 0) {
 		talk_heard(w);
@@ -231,6 +240,8 @@ static int start(void)
 	sigset_t all, before;
 	int rc;
 
+	if (running && !helper_lost && !call_answers())
+		lose_helper();
 	if (running)
 		return helper_lost ? open_helper() : 0;
 	epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -380,7 +391,6 @@ int tw_worker_remove(uint32_t worker, uint32_t drain_ms)
 
 static void info_of(const struct supervised *w, struct tw_worker_info *info)
 {
-	struct tw_fabric *fabric = services[w->service].fabric;
 	struct tw_member_stats stats;
 
 	*info = (struct tw_worker_info){ .service = w->service,
@@ -394,12 +404,8 @@ static void info_of(const struct supervised *w, struct tw_worker_info *info)
 		                         .restarts = w->restarts,
 		                         .since_ns = w->since };
 	memcpy(info->last, w->last, sizeof(info->last));
-	if (w->member < 0)
-		return;
-	info->cpu_ns = tw_supervisor_cpu(w->service, w->member);
-	info->board = *tw_pool_board(tw_fabric_pool(fabric), w->member);
-	if (tw_fabric_stats(fabric, w->member, &stats) < 0)
-		return;
+	life_sum(w, &info->board, &stats);
+	info->cpu_ns = w->member < 0 ? 0 : tw_supervisor_cpu(w->service, w->member);
 	info->queued = stats.queued > 0 ? stats.queued : 0;
 	info->in = stats.in;
 	info->out = stats.out;

@@ -96,6 +96,47 @@ static void reclaim(const struct supervised *w, struct tw_pool *pool)
 	tw_pool_each(pool, w->member, reclaim_one, &r);
 }
 
+void life_sum(const struct supervised *w, struct tw_member_board *board,
+              struct tw_member_stats *stats)
+{
+	struct tw_fabric *fabric = supervisor_service(w->service)->fabric;
+	const struct tw_member_board *now;
+	struct tw_member_stats own;
+
+	*board = w->past;
+	*stats = w->past_stats;
+	if (w->member < 0)
+		return;
+	now = tw_pool_board(tw_fabric_pool(fabric), w->member);
+	for (unsigned i = 0; i < sizeof(*now) / sizeof(uint64_t); i++)
+		((uint64_t *)board)[i] += ((const uint64_t *)now)[i];
+	/* These are not counted, but are. */
+	board->current = now->current;
+	board->held = now->held;
+	board->lua_bytes = now->lua_bytes;
+	board->refused = now->refused;
+	if (tw_fabric_stats(fabric, w->member, &own) < 0)
+		return;
+	stats->queued = own.queued;
+	stats->in += own.in;
+	stats->out += own.out;
+	stats->denied += own.denied;
+	stats->full += own.full;
+	stats->sends += own.sends;
+}
+
+static void remember(struct supervised *w)
+{
+	struct tw_member_board board;
+	struct tw_member_stats stats;
+
+	life_sum(w, &board, &stats);
+	board.current = board.held = board.lua_bytes = 0;
+	stats.queued = 0;
+	w->past = board;
+	w->past_stats = stats;
+}
+
 /* Its process is no more. */
 static void leave_fabric(struct supervised *w)
 {
@@ -107,6 +148,7 @@ static void leave_fabric(struct supervised *w)
 	supervisor_pid_is(w, 0);
 	tw_fabric_shut(s->fabric, w->member);
 	reclaim(w, pool);
+	remember(w);
 	tw_fabric_remove(s->fabric, w->member);
 	/* From somebody who had chosen it before, and was slow. */
 	if (blocks_of(pool, w->member))

@@ -29,6 +29,8 @@ struct supervised {
 	uint64_t since, restarts;
 	uint32_t step; /* of the back-off */
 	char reason[160], last[160];
+	struct tw_member_board past; /* of processes before this one */
+	struct tw_member_stats past_stats;
 	uint32_t lines; /* for the log, in this second */
 	uint64_t lines_since;
 };
@@ -64,6 +66,9 @@ void life_kill(struct supervised *w, const char *reason);
 void life_leave(struct supervised *w, uint32_t drain_ms);
 void life_due(struct supervised *w, uint64_t now);
 void life_free(struct supervised *w);
+/* What it has done since it was added, that of processes before too. */
+void life_sum(const struct supervised *w, struct tw_member_board *board,
+              struct tw_member_stats *stats);
 
 /* supervisor_talk.c: sockets */
 int talk_listen(char *name, size_t size); /* the registration socket */

@@ -36,4 +36,7 @@ local rewrite = tw.nf.url_rewrite {
 local headers = tw.nf.headers { forwarded = true, response_remove = { "Server" } }
 
 tw.chain("web", web, tw.nf.log { format = "combined" }, rewrite, headers, tw.nf.cache { megabytes = 32 }, app)
-   :pin { worker = "sk_msg" }                    -- or "rings", or "inline"
+   :pin {
+      worker = "sk_msg",                         -- or "rings", or "inline"
+      pool_mb = 128, whole_bytes = 8 * 1048576,  -- the cache takes answers whole: the largest that pass
+   }

@@ -22,6 +22,8 @@ local function machine(root, changes)
       ["/proc/sys/kernel/osrelease"] = "6.1.0-13-amd64\n",
       ["/proc/sys/net/core/bpf_jit_enable"] = "1\n",
       ["/sys/kernel/btf/vmlinux"] = "",
+      ["/sys/fs/cgroup/cgroup.controllers"] = "cpuset cpu io memory pids\n",
+      ["/proc/self/uid_map"] = "         0          0 4294967295\n",
       ["/usr/bin/cc"] = "",
       ["/dev/net/tun"] = "",
       ["/sys/class/net/eth0/ifindex"] = "2\n",

@@ -7,11 +7,18 @@ local ffi = require "ffi"
 local flow = require "test.support.flow"
 local net = require "tideway.posix.net"
 local posix = require "tideway.posix"
+local shell = require "test.shell"
 local upstream = require "test.support.upstream"
 
 local C = abi.C
 
-pcall(ffi.cdef, "int shutdown(int fd, int how); int dup(int fd);")
+pcall(ffi.cdef, [[
+   struct spec_rlimit { unsigned long now, most; };
+   int shutdown(int fd, int how);
+   int dup(int fd);
+   int getrlimit(int what, struct spec_rlimit *limit);
+   int setrlimit(int what, const struct spec_rlimit *limit);
+]])
 
 local GET = "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -262,7 +269,7 @@ describe("an HTTP listener", function()
       assert(body:send "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhe")
       assert(kept:send(GET))
       assert.equal(200, assert(kept:response()).status)
-      assert(sink:send "GET /?size=8000000 HTTP/1.1\r\nHost: h\r\n\r\n")
+      assert(sink:send(("GET /?size=3000000 HTTP/1.1\r\nHost: h\r\n\r\n"):rep(5)))
       assert.equal(408, assert(head:response()).status)
       assert.is_true(head:ends())
       assert.equal(408, assert(body:response()).status)
@@ -270,16 +277,16 @@ describe("an HTTP listener", function()
       assert.is_true(idle:ends())
       assert.is_true(kept:ends())
       assert.is_true(upstream.eventually(function() return counter "timeouts" >= 5 end))
-      assert.is_true(#sink:rest() < 8000000)
+      assert.is_true(#sink:rest() < 15000000)
       assert.is_true(upstream.eventually(none))
    end)
 
    it("lets a slow one go on that keeps sending", function()
-      start({ echo() }, { body_ms = 300, head_ms = 5000 })
+      start({ echo() }, { body_ms = 1000, head_ms = 5000 })
       local c = client()
       assert(c:send "POST /s HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\n")
       for _ = 1, 8 do
-         wait(60)
+         wait(150)
          assert(c:send "x")
       end
       assert.equal("/s xxxxxxxx", assert(c:response()).body)
@@ -369,23 +376,24 @@ describe("an HTTP listener", function()
       local before = client()
       assert(before:send(GET))
       assert(before:response())
-      local c = client() -- in the backlog, or accepted: either way before the others
-      local hoard = {}
-      while true do
-         local fd = ffi.C.dup(0)
-         if fd < 0 or #hoard > 200000 then break end
+      local hoard, limit, few = {}, ffi.new "struct spec_rlimit", ffi.new "struct spec_rlimit"
+      assert.equal(0, ffi.C.getrlimit(7, limit)) -- RLIMIT_NOFILE
+      few.now, few.most = 400, limit.most
+      assert.equal(0, ffi.C.setrlimit(7, few))
+      while #hoard < 1000 do
+         local fd = ffi.C.dup(1)
+         if fd < 0 then break end
          hoard[#hoard + 1] = fd
       end
       posix.close(table.remove(hoard)) -- for the next client
       local d = client()
       local ended = d:more(5)
+      ffi.C.setrlimit(7, limit)
       for _, fd in ipairs(hoard) do posix.close(fd) end
       assert.is_false(ended)
       assert.is_true(counter "refused" >= 1)
       assert(before:send(GET))
       assert.equal(404, assert(before:response()).status)
-      assert(c:send(GET))
-      assert.equal(404, assert(c:response()).status)
       local e = client()
       assert(e:send(GET))
       assert.equal(404, assert(e:response()).status)
@@ -403,6 +411,48 @@ describe("an HTTP listener", function()
       local turns = counter "turns"
       wait(200)
       assert.equal(turns, counter "turns")
+   end)
+
+   it("says so when the memory for requests is used up, and goes on when some is free", function()
+      start(nil, { connections = 0, backlog = 1024, head_ms = 60000 })
+      local held, refused = {}, nil
+      for i = 1, 3000 do
+         held[i] = client()
+         assert(held[i]:send "GET / HT")
+         if i % 50 == 0 and counter "no_block" > 0 then
+            refused = true
+            break
+         end
+      end
+      assert.is_true(refused)
+      local c = client()
+      assert(c:send(GET))
+      assert.equal(503, assert(c:response()).status)
+      assert.is_true(c:ends())
+      for _, one in ipairs(held) do one:close() end
+      assert.is_true(upstream.eventually(none))
+      c = client()
+      assert(c:send(GET))
+      assert.equal(404, assert(c:response()).status)
+   end)
+
+   it("gives few bytes a small block", function()
+      start { { message = function(msg) return msg:respond(200, {}, tostring(#msg.body)) end, body = "whole" } }
+      local list = {}
+      for i = 1, 20 do
+         local c = client()
+         list[i] = c
+         assert(c:send "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+         for _ = 1, 6 do
+            assert(c:send "1\r\nx\r\n")
+            wait(1)
+         end
+      end
+      assert.is_true(tonumber(service:stats().pool_used) < 200)
+      for _, c in ipairs(list) do
+         assert(c:send "0\r\n\r\n")
+         assert.equal("6", assert(c:response()).body)
+      end
    end)
 
    it("changes while it runs, and leaves", function()
@@ -428,8 +478,7 @@ describe("an HTTP listener", function()
       assert.is_true(d:ends())
       assert.is_true(C.tw_gate_listener_remove(0, 0) < 0)
       assert(listen { port = port }) -- and there again
-      local e = client()
-      e:close()
+      posix.close((assert(net.connect("127.0.0.1", port))))
    end)
 
    it("closes what is left when its time to leave is over", function()
@@ -468,8 +517,90 @@ describe("an HTTP listener", function()
          pending("no IPv6: " .. err)
          return
       end
-      local shell = require "tideway.posix.shell"
-      if not shell then return end
+      local out = shell.run(("curl -sg -m 10 http://[::1]:%d/"):format(port))
+      assert.equal("six", out.out)
+   end)
+
+   it("hands on both directions of an upgraded connection until both have ended", function()
+      local app = flow.server()
+      service = flow.start({}, { servers = { app.port } })
+      assert(listen())
+      for round = 1, 2 do
+         local c = client()
+         assert(c:send("GET /chat HTTP/1.1\r\nHost: h\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n" .. (round == 2 and "early" or "")))
+         local s = assert(app:accept())
+         local head = assert(s:take "\r\n\r\n")
+         assert.matches("[Uu]pgrade: chat\r\n", head)
+         assert.matches("Connection: upgrade\r\n", head)
+         assert(s:send "HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\nhello")
+         local answer = assert(c:take "hello")
+         assert.matches("^HTTP/1.1 101 ", answer)
+         assert.matches("Upgrade: chat\r\n", answer)
+         if round == 2 then assert.equal("early", s:bytes(5)) end
+         local long = ("0123456789"):rep(20000)
+         local echoed = {}
+         for at = 1, #long, 5000 do
+            assert(c:send(long:sub(at, at + 4999)))
+            local part = assert(s:bytes(5000))
+            assert(s:send(part))
+            echoed[#echoed + 1] = assert(c:bytes(5000))
+         end
+         assert.is_true(table.concat(echoed) == long)
+         ffi.C.shutdown(c.fd, 1)
+         assert.is_true(s:ends()) -- its direction has ended, the other has not
+         assert(s:send "bye")
+         assert.equal("bye", c:bytes(3))
+         s:close()
+         assert.is_true(c:ends())
+      end
+      app:close()
+   end)
+
+   it("survives whatever clients do", function()
+      start({ echo() }, { head_ms = 200, body_ms = 200, send_ms = 200, idle_ms = 200, body_bytes = 20000, head_bytes = 3000 })
+      math.randomseed(22)
+      local seeds = { GET, "GET /?size=200000 HTTP/1.1\r\nHost: h\r\n\r\n", "HEAD /x HTTP/1.0\r\n\r\n",
+         "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9000\r\n\r\n" .. ("x"):rep(9000),
+         "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
+         "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1000\r\n" .. ("y"):rep(4096) .. "\r\n0\r\n\r\n",
+         "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n" }
+      local living = {}
+      for _ = 1, 400 do
+         local parts = {}
+         for i = 1, math.random(4) do parts[i] = seeds[math.random(#seeds)] end
+         local bytes = table.concat(parts)
+         if math.random(2) == 1 then
+            for _ = 1, math.random(3) do
+               local at = math.random(#bytes)
+               bytes = bytes:sub(1, at - 1) .. string.char(math.random(0, 255)) .. bytes:sub(at + math.random(0, 3))
+            end
+         end
+         local c = upstream.client()
+         local at = 1
+         while at <= #bytes do
+            local n = math.random(3) == 1 and math.random(20) or #bytes
+            if not c:send(bytes:sub(at, at + n - 1)) then break end
+            at = at + n
+            if math.random(20) == 1 then break end
+         end
+         local what = math.random(6)
+         if what == 1 then c:abort()
+         elseif what == 2 then ffi.C.shutdown(c.fd, 1) living[#living + 1] = c
+         elseif what == 3 then c:more(0.002) c:close()
+         elseif what == 4 then c:close()
+         else living[#living + 1] = c end
+         if #living > 30 then table.remove(living, math.random(#living)):close() end
+      end
+      for _, c in ipairs(living) do c:close() end
+      assert.is_true(upstream.eventually(function()
+         local stats = ffi.new "struct tw_gate_stats"
+         C.tw_gate_stats(0, stats)
+         return stats.connections == 0 and stats.exchanges == 0 and none()
+      end))
+      assert(listen())
+      local c = client()
+      assert(c:send(GET))
+      assert.equal(200, assert(c:response()).status)
    end)
 
    it("reads the header of a proxy in front, or closes", function()

@@ -2,7 +2,6 @@
 -- The way of a message through the functions of a service: every verdict, the order of responses, bodies whole and
 -- piece by piece, fetches, faults and their policies, limits, deadlines; figures that add up, blocks that come back.
 
-local ffi = require "ffi"
 local abi = require "tideway.abi"
 local flow = require "test.support.flow"
 
@@ -310,6 +309,36 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          c:close()
       end)
 
+      it("passes streams through functions, both ways", function()
+         start({
+            { message = function(msg) if msg.kind == "open" then msg:set_value(1, 1) end end },
+            { data = function(msg) msg:set_bytes(msg.backward and msg.bytes:upper() or msg.bytes:gsub("a", "b")) end },
+         }, { protocol = C.TW_LISTEN_TCP })
+         local c = flow.client()
+         local s
+         c:send "banana"
+         s = assert(app:accept())
+         assert.equal("bbnbnb", s:bytes(6))
+         local text = ("abc"):rep(100000)
+         s:send(text)
+         local got = c:bytes(#text)
+         assert.is_true(got == text:upper())
+         c:close()
+         assert.equal("", s:rest())
+         s:close()
+      end)
+
+      it("lets functions answer streams that have no server", function()
+         start({ { data = function(msg) if #msg.bytes > 0 then return msg:reply("<" .. msg.bytes .. ">") end end } },
+            { protocol = C.TW_LISTEN_TCP, group = -1 })
+         local c = flow.client()
+         for i = 1, 3 do
+            c:send("n" .. i)
+            assert.equal("<n" .. i .. ">", c:bytes(4))
+         end
+         c:close()
+      end)
+
       it("holds a message while others go on, up to the deadline", function()
          start({ { message = function(msg) if msg.path == "/slow" then msg:sleep(1) end return msg:respond(200, {}, "ok") end } },
             { request_ms = 300 })
@@ -320,6 +349,23 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          service:settle()
          assert.equal(1, tonumber(service:stats().status[5]))
          assert.equal(1, flow.counter "timeouts")
+      end)
+
+      it("refuses when the pool is empty, and recovers", function()
+         start({ { message = function(msg) if msg.path == "/hold" then msg:sleep(1) end return msg:respond(200, {}, "ok") end } },
+            { memory_mb = 2 })
+         local all, status = {}, {}
+         for i = 1, 400 do all[i] = flow.ask("GET", "/hold") end
+         for i = 1, 400 do
+            local response = all[i]:response()
+            local got = response and response.status or 0
+            status[got] = (status[got] or 0) + 1
+            all[i]:close()
+         end
+assert.is_true((status[503] or 0) + (status[502] or 0) > 0, "nothing was refused")
+         assert.is_true((status[200] or 0) > 0, "nothing was answered")
+         assert.same({ 0, 0 }, { service:settle() })
+         assert.equal(200, flow.get("/").status)
       end)
 
       it("gives up what a client that has gone had asked for", function()
@@ -350,6 +396,46 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          end
       end)
 
+      it("survives functions that write anything into messages", function()
+         local words = { 0, 1, 63, 64, 65, 255, 4095, 4096, 65535, 1e6, 2 ^ 31, 2 ^ 32 - 1 }
+         start({ {
+            message = function(msg)
+               local n = tonumber(msg.path:match "%d+")
+               local view = msg.v
+               local m, bytes = view.m, require("ffi").cast("uint32_t *", view.m)
+               local state = n * 2654435761 % 4294967296
+               local function random(limit)
+                  state = (state * 1103515245 + 12345) % 2147483648
+                  return math.floor(state / 65536) % limit
+               end
+               for _ = 1, 1 + random(12) do
+                  -- anywhere in the head but what leads back to its exchange
+                  bytes[random(math.floor(require("ffi").sizeof "struct tw_msg" / 4))] = words[1 + random(#words)]
+               end
+               if n % 3 == 0 then m.verdict = random(9) end
+               if n % 5 == 0 then m.flags, m.n_body = 2 + random(2) * 256, random(70) end
+               m.exchange = n % 7 == 0 and random(100) or m.exchange
+            end,
+            response = function(msg) msg.v.m.n_headers = 60000 msg.v.m.flags = 2 msg.v.m.n_body = 3 end,
+         } }, { request_ms = 1000 })
+         if transport == "inline" then return end -- those are trusted
+         local all = {}
+         for i = 1, 300 do all[i] = flow.ask(i % 2 == 0 and "POST" or "GET", "/" .. i, i % 2 == 0 and "body" or nil) end
+         local served = {}
+         assert.is_true(flow.eventually(function()
+            local s = app:accept(0.01)
+            if s then
+               s:send "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+               served[#served + 1] = s
+            end
+            return service:stats().in_flight == 0
+         end, 20))
+         for i = 1, 300 do all[i]:close() end
+         for _, s in ipairs(served) do s:close() end
+         local stats = service:stats()
+         assert.equal(300, tonumber(stats.requests))
+      end)
+
       it("counts exactly under many connections", function()
          start({ {
             message = function(msg)
@@ -377,101 +463,6 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
             tonumber(stats.requests), tonumber(stats.responses), tonumber(stats.status[0]), tonumber(stats.status[2]),
             tonumber(stats.status[4]), tonumber(stats.status[5]),
          })
-      end)
-   end)
-end
-
-for _, transport in ipairs { "sk_msg", "rings" } do
-   describe("instances by " .. transport, function()
-      local service
-
-      after_each(function()
-         if service then
-            local in_flight, blocks = service:settle(10)
-            service:close()
-            assert.same({ 0, 0 }, { in_flight, blocks })
-         end
-         service = nil
-      end)
-
-      local function start(functions, options)
-         options = options or {}
-         options.transport, options.group = transport, -1
-         service = flow.start(functions, options)
-      end
-
-      local function ok(msg) return msg:respond(200, {}, "ok") end
-
-      local function kill(worker) ffi.C.kill(flow.info(worker).pid, 9) end
-
-      it("that die answer what they had begun with, and others go on", function()
-         start { { instances = 2, message = function(msg)
-            if msg.path == "/hold" then msg:sleep(10) end
-            return msg:respond(200, {}, "ok")
-         end } }
-         local held = {}
-         for i = 1, 8 do held[i] = flow.ask("GET", "/hold") end
-         assert.is_true(flow.eventually(function()
-            return tonumber(flow.info(service.workers[1]).board.held + flow.info(service.workers[2]).board.held) == 8
-         end))
-         local at = flow.now()
-         for _, worker in ipairs(service.workers) do kill(worker) end
-         for i = 1, 8 do
-            assert.equal(502, held[i]:response().status)
-            held[i]:close()
-         end
-         assert.is_true(flow.now() - at < 5e9)
-         assert.is_true(flow.eventually(function() return flow.get("/").status == 200 end))
-      end)
-
-      it("that die have their messages retried elsewhere, or passed by", function()
-         for policy, want in pairs { retry = 200, bypass = 404 } do
-            start { { on_fault = policy, message = function(msg)
-               if msg:value(1) == 0 then
-                  msg:set_value(1, 1)
-                  msg:sleep(10)
-               end
-               return msg:respond(200, {}, "ok")
-            end } }
-            local c = flow.ask("GET", "/")
-            assert.is_true(flow.eventually(function() return flow.info(service.workers[1]).board.held == 1 end))
-            kill(service.workers[1])
-            assert.equal(want, c:response().status)
-            c:close()
-            local in_flight, blocks = service:settle(10)
-            service:close()
-            service = nil
-            assert.same({ 0, 0 }, { in_flight, blocks })
-         end
-      end)
-
-      it("that are stuck are found and killed", function()
-         start { { message = function(msg)
-            if msg.path == "/stuck" then while true do end end
-            return msg:respond(200, {}, "ok")
-         end } }
-         local c = flow.ask("GET", "/stuck")
-         assert.equal(502, c:response().status)
-         c:close()
-         assert.matches("stuck", ffi.string(flow.info(service.workers[1]).last))
-         assert.is_true(flow.eventually(function() return flow.get("/").status == 200 end))
-      end)
-
-      it("that are not there are waited for a moment", function()
-         start { { message = ok } }
-         C.tw_worker_remove(service.workers[1], 0)
-         assert.is_true(flow.eventually(function()
-            local info = flow.info(service.workers[1])
-            return not info or info.state == C.TW_WORKER_NONE
-         end))
-         local at = flow.now()
-         assert.equal(503, flow.get("/").status)
-         assert.is_true(flow.now() - at > 8e7)
-         local c = flow.ask("GET", "/")
-         service:add(1)
-         assert.is_true(({ [200] = true, [503] = true })[c:response().status])
-         c:close()
-         assert.equal(200, flow.get("/").status)
       end)
    end)
 end

@@ -238,7 +238,7 @@ describe("requests", function()
          ["GET / http/1.1"] = 400, ["GET / HTTP/1.1 "] = 400, ["GET  / HTTP/1.1"] = 400, ["GET /  HTTP/1.1"] = 400,
          ["GET\t/ HTTP/1.1"] = 400, [" GET / HTTP/1.1"] = 400, ["GET / a HTTP/1.1"] = 400, ["GET HTTP/1.1"] = 400,
          ["get / HTTP/1.1"] = 501, ["FOO / HTTP/1.1"] = 501, ["GETX / HTTP/1.1"] = 501, ["\22\3\1\2\0"] = 400, ["G\0T / HTTP/1.1"] = 400,
-         ["GET / HTTP/1.1\r"] = 400, ["HTTP/1.1 200 OK"] = 400, ["PRI * HTTP/2.0"] = 501, ["SSH-2.0-x"] = 501, ["{}"] = 400,
+         ["GET / HTTP/1.1\r"] = 400, ["HTTP/1.1 200 OK"] = 501, ["PRI * HTTP/2.0"] = 501, ["SSH-2.0-x"] = 501, ["{}"] = 400,
       } do
          local events = read(line .. "\r\nHost: h\r\n\r\n")
          assert.equal("bad " .. status, events, line)
@@ -355,11 +355,7 @@ describe("heads that are written", function()
    local function write(message, options, response, size)
       ffi.fill(out, ffi.sizeof(out))
       out.version = 1
-      local keep = {}
-      for name, value in pairs(options or {}) do
-         out[name] = value
-         keep[#keep + 1] = value
-      end
+      for name, value in pairs(options or {}) do out[name] = value end
       local n = C.tw_http_write(message, SIZE, response or false, out, buffer, size or SIZE)
       if n < 0 then return nil, n end
       return (ffi.string(buffer, n):gsub("Date: [^\r]*", "Date: now"))
@@ -382,6 +378,7 @@ describe("heads that are written", function()
    it("name the host that the target names", function()
       local message, http = message_of "GET http://a.b/x HTTP/1.1\r\nHost: other\r\n\r\n"
       assert.equal("GET /x HTTP/1.1\r\nHost: a.b\r\n\r\n", write(message))
+      assert.is_not_nil(http)
       message, http = message_of "GET http://a.b/x HTTP/1.0\r\n\r\n"
       assert.equal("GET /x HTTP/1.1\r\nHost: a.b\r\n\r\n", write(message))
       assert.is_not_nil(http)
@@ -396,6 +393,7 @@ describe("heads that are written", function()
       message.reason.len = 0
       message.status = 404
       assert.matches("^HTTP/1.1 404 Not Found\r\n", write(message, nil, true))
+      assert.is_not_nil(http)
       message, http = message_of("HTTP/1.1 200 OK\r\nDate: yesterday\r\n\r\n", { response = true, one = true })
       assert.equal("HTTP/1.1 200 OK\r\nDate: now\r\nTransfer-Encoding: chunked\r\n\r\n", write(message, { framing = C.TW_HTTP_CHUNKED }, true))
       assert.is_not_nil(http)

@@ -10,15 +10,22 @@ local upstream = require "test.support.upstream"
 
 local C = abi.C
 
--- The listener again, with other words.
-local function relisten(service, words)
+-- A listener (number 0: the service's, again) with other words.
+local function listen(service, number, words)
    local spec = ffi.new "struct tw_listener_spec"
    spec.name, spec.protocol, spec.backlog, spec.connections = "flow", service.protocol, 64, 1000
    spec.address.family, spec.address.port = 4, service.port
    spec.address.bytes[0], spec.address.bytes[3] = 127, 1
    spec.idle_ms, spec.head_ms, spec.request_ms = 30000, 10000, 20000
    for key, value in pairs(words) do spec[key] = value end
-   assert(C.tw_gate_listener(0, spec) == 0, abi.error())
+   assert(C.tw_gate_listener(number, spec) == 0, abi.error())
+end
+
+-- The unspecified address of IPv6, for IPv4 as well.
+local function listen_any(service)
+   local port = upstream.unused()
+   listen(service, 1, { address = { family = 6, port = port } })
+   return port
 end
 
 describe("a stream", function()
@@ -31,7 +38,7 @@ describe("a stream", function()
       service = flow.start(functions, options)
       upstream.group(0, { servers = { app.port }, protocol = C.TW_LISTEN_TCP, proxy = options.proxy or 0,
          retries = options.retries or 0 })
-      if options.listener then relisten(service, options.listener) end
+      if options.listener then listen(service, 0, options.listener) end
       return service
    end
 
@@ -70,6 +77,19 @@ describe("a stream", function()
          s:close()
       end)
    end
+
+   it("that is long goes past the pool, byte exact", function()
+      start {}
+      local c = flow.client()
+      local s = assert(app:accept())
+      local calls = flow.counter "copied_bytes"
+      local up, down = l4.pattern(2 ^ 25, 5), l4.pattern(2 ^ 20, 6)
+      local at_server, at_client = l4.exchange(c, s, up, down)
+      assert.is_true(at_server == up and at_client == down)
+      assert.equal(calls, flow.counter "copied_bytes")
+      c:close()
+      s:close()
+   end)
 
    it("may be read after it was half-closed, either way", function()
       start {}
@@ -122,6 +142,51 @@ describe("a stream", function()
       assert.equal(sent, #got)
       s:close()
       c:close()
+   end)
+
+   it("comes by IPv4 and IPv6", function()
+      start { { message = function(msg)
+         return msg:reply(("%s %s"):format(msg.peer, msg.local_address))
+      end } }
+      local port = listen_any(service)
+      for _, case in ipairs { { "127.0.0.1", "127.0.0.1 127.0.0.1" }, { "::1", "::1 ::1" } } do
+         local c = l4.tcp(case[1], port)
+         assert.equal(case[2], c:rest())
+         c:close()
+      end
+   end)
+
+   it("goes on when its listener is removed, until it has to end", function()
+      start {}
+      local c, s = connected()
+      assert.equal(0, C.tw_gate_listener_remove(0, 300))
+      c:send "still there"
+      assert.equal("still there", s:bytes(11))
+      assert.is_false(c:more(5))
+      assert.is_false(s:more(5))
+      c:close()
+      s:close()
+   end)
+
+   it("waits like others that do not read, none of them loses a byte", function()
+      start {}
+      local all = {}
+      for i = 1, 20 do
+         local c, s = connected()
+         all[i] = { c, s }
+         local text = l4.pattern(2 ^ 20, i)
+         local socket = require "tideway.posix.socket"
+         local at = 0
+         for _ = 1, 40 do at = at + (socket.send(c.fd, text, at) or 0) end
+         all[i].sent, all[i].text = at, text
+      end
+      for i = 1, 20 do
+         local c, s = unpack(all[i])
+         l4.half_close(c)
+         assert.is_true(s:rest() == all[i].text:sub(1, all[i].sent))
+         c:close()
+         s:close()
+      end
    end)
 
    it("is closed when no server can be had", function()
@@ -251,6 +316,18 @@ describe("a stream", function()
       end
    end)
 
+   it("is closed when its chain is removed while its header comes", function()
+      start({}, { listener = { proxy = 1 } })
+      local c = flow.client()
+      c:send "PROXY TCP4 192.0.2.1 198"
+      ffi.C.tw_posix_poll(nil, 0, 20)
+      assert.equal(0, C.tw_gate_service_remove(0, 0))
+      c:send ".51.100.2 33333 443\r\n"
+      assert.is_false(c:more())
+      c:close()
+      service:set {}
+   end)
+
    it("is closed when it begins with anything else than the header it has to", function()
       start({}, { listener = { proxy = 1, head_ms = 200 } })
       for _, bytes in ipairs { "GET / HTTP/1.1\r\n", "PROXY TCP4 1.2.3 1 1\r\n", "\r\n\r\n\0\r\nQUIT\n\17" } do
@@ -277,7 +354,7 @@ describe("a datagram", function()
       options.protocol, options.servers = C.TW_LISTEN_UDP, { app.port }
       service = flow.start(functions, options)
       upstream.group(0, { servers = { app.port }, protocol = C.TW_LISTEN_UDP, proxy = options.proxy or 0 })
-      if options.listener then relisten(service, options.listener) end
+      if options.listener then listen(service, 0, options.listener) end
       last = nil
    end
 
@@ -353,11 +430,9 @@ describe("a datagram", function()
 
    it("is answered from the address it was sent to", function()
       start { { message = function(msg) return msg:reply(msg.local_address) end } }
-      local any = ffi.new "struct tw_listener_spec"
-      any.name, any.protocol, any.idle_ms = "any", C.TW_LISTEN_UDP, 1000
-      any.address.family, any.address.port = 4, upstream.unused()
-      assert(C.tw_gate_listener(1, any) == 0, abi.error())
-      upstream.port = any.address.port
+      local port = upstream.unused()
+      listen(service, 1, { address = { family = 4, port = port } })
+      upstream.port = port
       for _, n in ipairs { 1, 7, 99 } do
          local c = l4.udp_client(n) -- connected: hears nobody else
          c:send "where"
@@ -375,6 +450,61 @@ describe("a datagram", function()
       app:send "unasked"
       assert.equal("unasked", c:receive())
       c:close()
+   end)
+
+   it("comes by IPv4 and IPv6, and is answered from the address it was sent to", function()
+      start { { message = function(msg) return msg:reply(("%s %s"):format(msg.peer, msg.local_address)) end } }
+      local port = listen_any(service)
+      for _, case in ipairs { { "127.0.0.1", "127.0.0.1 127.0.0.1" }, { "127.0.0.9", "127.0.0.1 127.0.0.9" },
+         { "::1", "::1 ::1" } } do
+         local c = l4.udp_to(case[1], port)
+         c:send "who"
+         assert.equal(case[2], c:receive())
+         c:close()
+      end
+   end)
+
+   it("comes no more when its listener is removed; answers still do", function()
+      start {}
+      local c = l4.udp_client()
+      assert.equal("question", to_app(c, "question"))
+      assert.equal(0, C.tw_gate_listener_remove(0, 500))
+      c:send "too late"
+      assert.is_nil(app:receive(0.1))
+      app:send "answer"
+      assert.equal("answer", c:receive())
+      c:close()
+   end)
+
+   it("whose chain is removed is thrown away, until there is a chain again", function()
+      start {}
+      local c = l4.udp_client()
+      assert.equal("before", to_app(c, "before"))
+      assert.equal(0, C.tw_gate_service_remove(0, 0))
+      c:send "meanwhile"
+      app:send "an answer"
+      assert.equal("an answer", c:receive())
+      assert.is_nil(app:receive(0.1))
+      service:set {}
+      assert.equal("afterwards", to_app(c, "afterwards"))
+      c:close()
+   end)
+
+   it("finds a listener at its new address, and the old one answers still", function()
+      start {}
+      local c = l4.udp_client()
+      assert.equal("before", to_app(c, "before"))
+      local before = last
+      assert.equal(0, C.tw_gate_listener_remove(0, 2000))
+      upstream.port = upstream.unused()
+      listen(service, 0, { address = { family = 4, port = upstream.port, bytes = { 127, 0, 0, 1 } } })
+      local d = l4.udp_client()
+      assert.equal("after", to_app(d, "after"))
+      app:send("late", before)
+      app:send("now", last)
+      assert.same({ "late", "now" }, { c:receive(), d:receive() })
+      c:close()
+      d:close()
    end)
 
    it("has a session that ends, and another when there are too many", function()

@@ -9,11 +9,6 @@ local C = abi.C
 
 local root = posix.geteuid() == 0
 
-ffi.cdef [[
-long tw_test_fabric_send(int fd, const void *data, size_t n, int flags) __asm__("send");
-int tw_test_usleep(unsigned us) __asm__("usleep");
-]]
-
 local function files()
    collectgarbage()
    collectgarbage()
@@ -34,14 +29,6 @@ local function repeated(n, make)
    local list = {}
    for i = 1, n do list[i] = make(i) end
    return list
-end
-
-local function until_true(what, fn)
-   for _ = 1, 2000 do
-      if fn() then return end
-      C.tw_test_usleep(1000)
-   end
-   error("not within 2 s: " .. what, 2)
 end
 
 for _, transport in ipairs { "sk_msg", "rings" } do
@@ -284,6 +271,32 @@ for _, transport in ipairs { "sk_msg", "rings" } do
          end
       end)
 
+      live("a batch with many keys is parted by them; where keys do not count it is not", function()
+         fabric { functions = { { sticky = true }, {} }, mb = 64 }
+         local members = { f:open(0), f:open(0), f:open(0) }
+         local home, list = {}, repeated(64, function(i) return { gate:new(), key = i } end)
+         for turn = 1, 3 do
+            local at = 0
+            while at < 64 do at = at + gate:enter(0, { unpack(list, at + 1) }) end
+            local n = 0
+            for _, member in ipairs(members) do
+               local last = 0
+               for _, got in ipairs(member:drain()) do
+                  assert.is_true(got.key > last) -- in order
+                  assert.is_true(home[got.key] == member or turn == 1)
+                  home[got.key], last, n = member, got.key, n + 1
+                  assert.equal(1, member:send { { got[1], exit = C.TW_EXIT_GATE } })
+               end
+            end
+            assert.equal(64, n)
+            assert.equal(64, #gate:drain())
+         end
+         -- function 1 counts no keys: the same one goes to whoever has least to do
+         local a, b = f:open(1), f:open(1)
+         for _ = 1, 4 do assert.equal(1, gate:enter(1, { { gate:new(), key = 5 } })) end
+         assert.same({ 2, 2 }, { a:stats().queued, b:stats().queued })
+      end)
+
       live("without a key the instance with least to do is chosen", function()
          fabric { functions = { {} } }
          local a, b, c = f:open(0), f:open(0), f:open(0)
@@ -370,158 +383,12 @@ for _, transport in ipairs { "sk_msg", "rings" } do
          assert.equal(0, #b:receive())
          assert.equal(1, #gate:receive())
          assert.equal(0, f:route { transport = transport, functions = { { routes = { 1 } }, { aside = true } } })
+         assert.is_false(C.tw_fabric_outdated(f.fabric, a.number)) -- it could send there before
          assert.equal(1, gate:enter(0, { gate:new() }))
          local got = a:receive()
          got[1].exit = C.TW_EXIT_ROUTE
          assert.equal(1, a:send(got))
          assert.equal(1, #b:receive())
-      end)
-
-      live("a member that only reads has memory that only can be read, and passes messages on", function()
-         fabric { functions = { { readonly = true }, {} } }
-         local b, m = f:open(1), gate:new()
-         local at = C.tw_pool_at(f.pool, m, 0, nil)
-         local function run(fn)
-            local a = f:add(0, false)
-            assert.equal(1, a.join.readonly)
-            local pid = a:fork(fn)
-            a:open()
-            assert.equal(1, gate:enter(0, { m }))
-            local status = support.reap(pid)
-            a:remove()
-            return status
-         end
-         assert.equal(0, run(function(self)
-            local got
-            repeat got = self:receive() until #got > 0
-            local msg = ffi.cast("struct tw_msg *", C.tw_pool_at(self.pool, got[1][1], self.number, nil))
-            assert(msg.kind == C.TW_MSG_REQUEST)
-            assert(self:send(got) == 1)
-         end))
-         assert.equal(1, #b:receive())
-         assert.equal(1, b:send { { m, exit = C.TW_EXIT_GATE } })
-         gate:receive()
-         assert.equal(128 + 11, run(function(self)
-            local got
-            repeat got = self:receive() until #got > 0
-            ffi.cast("struct tw_msg *", C.tw_pool_at(self.pool, got[1][1], self.number, nil)).kind = 7
-         end))
-         assert.equal(C.TW_MSG_REQUEST, ffi.cast("struct tw_msg *", at).kind)
-      end)
-
-      live("a process sleeps until something comes, and every message comes back", function()
-         fabric { functions = { {} } }
-         local a = f:add(0, false)
-         local pid = a:fork(function(self)
-            local fd, n = C.tw_link_fd(self.link), 0
-            while n < 5000 do
-               if fd >= 0 then posix.poll({ fd }, 5000) end
-               local got = self:receive()
-               n = n + #got
-               while #got > 0 do
-                  local sent = self:send(got)
-                  assert(type(sent) == "number", sent)
-                  got = { unpack(got, sent + 1) }
-               end
-            end
-         end)
-         a:open()
-         local out, back, size = 0, 0, 1
-         while back < 5000 do
-            if out < 5000 and out - back < 200 then
-               size = math.min(size % 64 + 1, 5000 - out)
-               local list = repeated(size, function() return gate:new() end)
-               local n = gate:enter(0, list)
-               assert.is_true(type(n) == "number", tostring(n))
-               gate:free { unpack(list, n + 1) }
-               out = out + n
-            end
-            local fd = C.tw_link_fd(gate.link)
-            if fd >= 0 and out - back >= 200 then posix.poll({ fd }, 5000) end
-            local got = gate:receive()
-            gate:free(got)
-            back = back + #got
-         end
-         assert.equal(0, support.reap(pid))
-         assert.equal(0, f:used())
-         local s = a:stats()
-         assert.same({ 5000, 5000, 0 }, { s["in"], s.out, s.denied })
-      end)
-
-      live("a process that dies leaves what it had, in every state; its successor gets none of it", function()
-         fabric { functions = { {}, {} } }
-         local a = f:add(0, false)
-         local b = f:open(1)
-         local pid = a:fork(function(self)
-            local got
-            repeat got = self:receive(4) until #got == 4
-            assert(C.tw_pool_begin(self.pool, got[1][1], self.number) == 0)
-            assert(self:send { got[4] } == 1)
-            self:new() -- made by itself
-            C.tw_pool_board(self.pool, self.number).spare[0] = 1
-            while true do C.tw_test_usleep(1000000) end
-         end)
-         a:open()
-         local list = repeated(6, function() return gate:new() end)
-         assert.equal(6, gate:enter(0, list))
-         until_true("the child has begun", function() return C.tw_pool_board(f.pool, a.number).spare[0] == 1ULL end)
-         assert.equal(128 + 9, support.reap(pid, 9))
-         a:remove()
-         local states = {}
-         for i, m in ipairs(list) do
-            states[i] = table.concat({ f:owner(m) }, " ")
-         end
-         local mine = "%s " .. a.number
-         assert.same({ mine:format "busy", mine:format "held", mine:format "held", "sent " .. b.number,
-            mine:format "sent", mine:format "sent" }, states)
-         local own, total = {}, tonumber(C.tw_pool_blocks_for(8))
-         for i = 0, total - 1 do
-            local word = C.tw_pool_word(f.pool, i)
-            if word % 65536ULL == a.number + 0ULL and word / 65536ULL % 65536ULL ~= 0ULL then
-               own[#own + 1] = C.tw_pool_seize(f.pool, (word / 2ULL ^ 40) * 2ULL ^ 32 + i, 0, false)
-            end
-         end
-         assert.equal(6, #own)
-         local next_one = f:open(0)
-         assert.not_equal(a.number, next_one.number)
-         assert.equal(6, gate:enter(0, own))
-         assert.equal(6, #next_one:drain())
-         assert.equal(1, #b:drain())
-      end)
-
-      live("a member that writes nonsense reaches nobody and breaks nothing", function()
-         fabric { functions = { {}, {} } }
-         local a, b = f:add(0, false), f:open(1)
-         math.randomseed(3)
-         local m = gate:new()
-         local pid = a:fork(function(self)
-            local junk = ffi.new "uint8_t[4096]"
-            local fd = C.tw_link_fd(self.link)
-            for _ = 1, 400 do
-               for i = 0, 4095 do junk[i] = math.random(0, 255) end
-               if fd >= 0 then
-                  C.tw_test_fabric_send(fd, junk, math.random(1, 4096), 0x4040)
-               else
-                  -- the rings themselves: its own, those of function 1, those of the gate threads
-                  local list = {}
-                  for i = 1, 64 do
-                     list[i] = { ffi.cast("uint64_t *", junk)[i], exit = math.random(0, 20), gate = math.random(0, 20) }
-                  end
-                  self:send(list)
-               end
-            end
-         end)
-         a:open()
-         assert.equal(0, support.reap(pid))
-         assert.equal(0, #b:drain())
-         assert.equal(0, #gate:drain())
-         assert.is_true(a:stats().denied > 100)
-         a:remove()
-         local c = f:open(0)
-         assert.equal(1, gate:enter(0, { m }))
-         assert.equal(1, c:send(c:receive()))
-         assert.equal(1, b:send(b:receive()))
-         assert.equal(1, #gate:receive())
       end)
 
       live("members come and go: numbers, queues and descriptors are used again", function()
@@ -551,11 +418,24 @@ for _, transport in ipairs { "sk_msg", "rings" } do
          f:open(1)
          gate:enter(0, { gate:new() })
          assert.is_true(files() > before)
+         local map = ffi.new "struct tw_bpf_map_info"
+         if transport == "sk_msg" then assert.equal(0, C.tw_bpf_map_get_info(a.fds[0], map)) end
          C.tw_link_close(a.link)
          f:free()
          f = nil
          assert.equal(before, files())
          assert.equal(running, threads())
+         if transport == "sk_msg" then
+            -- The program has the map, and sockets in its queue have the program, for a moment.
+            local fd
+            for _ = 1, 200 do
+               fd = C.tw_bpf_map_by_id(map.id)
+               if fd < 0 then break end
+               posix.close(fd)
+               posix.poll({}, 10)
+            end
+            assert.is_true(fd < 0)
+         end
       end)
    end)
 end

@@ -7,7 +7,8 @@ local bit = require "bit"
 local abi = require "tideway.abi"
 local message = require "tideway.message"
 local rigs = require "test.support.message"
-local runner = require "tideway.message.runner"
+local util = require "jit.util"
+local vmdef = require "jit.vmdef"
 
 local C = abi.C
 
@@ -278,10 +279,10 @@ describe("a message", function()
       function nf.response(msg) seen = msg.state.n end
       rig = rigs.rig(nf)
       rig:run { id = 99 }
-      assert.equals(5, rig.context.states.of[99].n)
+      assert.equals(5, rig.context.states.of[99.5].n)
       rig:run { id = 99, kind = C.TW_MSG_RESPONSE, status = 200 }
       assert.equals(5, seen)
-      assert.is_nil(rig.context.states.of[99])
+      assert.is_nil(rig.context.states.of[99.5])
       for i = 100, 5000 do rig:free(rig:run { id = i }) end
       local n = 0
       for _ in pairs(rig.context.states.of) do n = n + 1 end
@@ -418,6 +419,28 @@ describe("a message", function()
          assert.equals(0, tonumber(rig.context.board.held))
       end)
 
+      it("and taken away is let go soon, whatever it waits for", function()
+         rig = rigs.rig({ name = "f", message = function(msg)
+            if msg.path == "/sleep" then msg:sleep(3600) else msg:fetch { upstream = "auth" } end
+         end }, { groups = { auth = 2 } })
+         local _, one = rig:message { target = "/sleep" }
+         local _, two = rig:message { target = "/fetch" }
+         local _, kept = rig:message { target = "/sleep" }
+         rig:run_handle(one)
+         rig:run_handle(kept)
+         rig:free(rig:run_handle(two))
+         assert.equals(3, rig.runner.n_held)
+         local now = tonumber(C.tw_now())
+         assert.is_true(rig.runner:due() <= now + 1e9)
+         for _, handle in ipairs { one, two } do
+            -- as the gate takes back what somebody has who lives: it is lost, and free when that one lets go
+            assert.equals(0, tonumber(C.tw_pool_seize(rig.pool, handle, 0, true)))
+         end
+         rig.runner:timers(now + 2e9)
+         assert.equals(1, rig.runner.n_held)
+         assert.equals(1, rig:blocks())
+      end)
+
       it("cannot be in unlimited numbers", function()
          local refused
          rig = rigs.rig({ name = "f", message = function(msg)
@@ -472,11 +495,8 @@ describe("a block in which anything may stand", function()
    }
 
    local function random(seed)
-      local state = seed
-      return function(n)
-         state = (state * 1103515245 + 12345) % 2147483648
-         return math.floor(state / 65536) % n
-      end
+      math.randomseed(seed)
+      return function(n) return math.random(0, n - 1) end
    end
 
    it("is read and written only inside, whatever its offsets say", function()
@@ -491,15 +511,29 @@ describe("a block in which anything may stand", function()
       local victim, handle = rig:message { headers = { { "Accept", "*" } }, body = "b" }
       local behind = rig:message { headers = { { "Accept", "*" } }, body = "b" }
       local clean = ffi.string(ffi.cast("char *", victim), 4096)
-      local guards = { ffi.string(ffi.cast("char *", before), 4096), ffi.string(ffi.cast("char *", behind), 4096) }
+      local guards = {}
       local EDGES = { 0, 1, 4095, 4096, 4097, 0xffff, 0x7fffffff, 0xffffffff, 0xfffffff0, 1400 }
       local words = math.floor(ffi.sizeof "struct tw_msg" / 4)
+      -- Words that say where something is, more often than the others.
+      local likely = {}
+      for _, name in ipairs { "used", "status", "headers", "method", "target", "host", "reason", "n_body", "body" } do
+         local at = math.floor(ffi.offsetof("struct tw_msg", name) / 4)
+         for i = 0, 3 do likely[#likely + 1] = at + i end
+      end
+      local MARK = ("\238"):rep(8)
+      ffi.fill(before, 4096, 238)
+      ffi.fill(behind, 4096, 238)
+      guards[1], guards[2] = ffi.string(before, 4096), ffi.string(behind, 4096)
+      local function look(value)
+         if type(value) == "table" then for _, v in pairs(value) do look(v) end end
+         assert(type(value) ~= "string" or not value:find(MARK, 1, true), "it read another message, seed " .. seed)
+      end
       local raised, fine = 0, 0
       for _ = 1, 6000 do
          ffi.copy(victim, clean, 4096)
          victim.self = handle
          for _ = 1, 1 + rand(6) do
-            local word = 2 + rand(words - 2)
+            local word = rand(2) == 0 and likely[1 + rand(#likely)] or 2 + rand(words - 2)
             local value = rand(2) == 0 and EDGES[1 + rand(#EDGES)] or rand(65536) * (rand(2) == 0 and 1 or 65536)
             ffi.cast("uint32_t *", victim)[word] = value
          end
@@ -509,17 +543,22 @@ describe("a block in which anything may stand", function()
             local list = ffi.cast("uint32_t *", ffi.cast("char *", victim) + (victim.used % 4000))
             list[rand(20)] = EDGES[1 + rand(#EDGES)]
          end
+         victim.magic = C.TW_MSG_MAGIC
          local msg = message.wrap(message.attach(rig.pool, rig.member), handle, rig.context)
          use = USES[1 + rand(#USES)]
-         local ok, err = pcall(use, msg)
-         if ok then fine = fine + 1 else
+         local results = { pcall(use, msg) }
+         local ok, err = results[1], results[2]
+         if ok then
+            fine = fine + 1
+            for i = 2, 6 do look(results[i]) end
+         else
             raised = raised + 1
             assert(type(err) == "string" and not err:find "bad argument", tostring(err) .. " seed " .. seed)
          end
          message.leave(msg)
       end
-      assert.equals(guards[1], ffi.string(ffi.cast("char *", before), 4096), "seed " .. seed)
-      assert.equals(guards[2], ffi.string(ffi.cast("char *", behind), 4096), "seed " .. seed)
+      assert.is_true(guards[1] == ffi.string(before, 4096), "seed " .. seed)
+      assert.is_true(guards[2] == ffi.string(behind, 4096), "seed " .. seed)
       assert.is_true(raised > 300 and fine > 300, raised .. " raised, " .. fine .. " fine")
       rig:close()
    end)
@@ -539,8 +578,14 @@ describe("functions on messages", function()
          if msg.path == "/x" and msg:header "accept" == "b" then msg:set_value(1, 1) end
          msg:set_header("X-Forwarded-For", msg.peer)
       end })
-      local aborts, traces = 0, 0
-      local function watch(what) if what == "abort" then aborts = aborts + 1 elseif what == "stop" then traces = traces + 1 end end
+      local given_up, traces = {}, 0
+      local function watch(what, _, fn, pc, code)
+         if what == "stop" then traces = traces + 1 end
+         if what ~= "abort" then return end
+         local text = type(code) == "number" and vmdef.traceerr[code] or tostring(code)
+         local place = util.funcinfo(fn, pc).loc or "?"
+         if text:find "NYI" and not place:find "^message.lua" and not place:find "_spec.lua" then given_up[#given_up + 1] = place .. ": " .. text end
+      end
       jit.attach(watch, "trace")
       local descs = ffi.new "struct tw_desc[64]"
       for _ = 1, 40 do
@@ -550,6 +595,7 @@ describe("functions on messages", function()
          rig.host.n_out = 0
       end
       jit.attach(watch)
+      assert.same({}, given_up)
       assert.is_true(traces > 0)
       rig:close()
    end)
@@ -557,6 +603,5 @@ describe("functions on messages", function()
    it("hash names as headers' names are hashed", function()
       assert.equals(C.tw_header_hash("host", 4), C.tw_header_hash("HOST", 4))
       assert.not_equals(C.tw_header_hash("host", 4), C.tw_header_hash("hosu", 4))
-      assert.not_equals(runner, nil)
    end)
 end)

@@ -12,7 +12,7 @@ local store_lib = require "tideway.store"
 local C = abi.C
 local HEAD = 4096 -- in front of the first shard
 
-local n_stores = 0
+local n_stores, run_dir = 0, nil
 
 local function new(o)
    n_stores = n_stores + 1
@@ -37,11 +37,13 @@ local function memory_of(store)
 end
 
 local function child(store, what, n)
-   return ("%s run test/support/store_child.lua %d %d %d %s %s"):format(shell.binary, posix.getpid(),
-      C.tw_store_fd(store.number), store.number, what, n or "")
+   return ("env TIDEWAY_RUN_DIR=%s %s run test/support/store_child.lua %d %d %d %s %s"):format(run_dir, shell.binary,
+      posix.getpid(), C.tw_store_fd(store.number), store.number, what, n or "")
 end
 
 describe("tw.store", function()
+   setup(function() run_dir = shell.directory() end)
+   teardown(function() shell.remove(run_dir) end)
    before_each(close_all)
    after_each(close_all)
 

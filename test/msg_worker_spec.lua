@@ -244,6 +244,9 @@ for _, transport in ipairs { "sk_msg", "rings" } do
          assert.equal(0, service:used())
          assert.matches("signal 9", ffi.string(info.last))
          assert.equal(C.TW_V_NONE, service:round("/").verdict)
+         -- What was begun with before counts on: one and one.
+         assert.equal(2, tonumber(workers.info(w).board.started))
+         assert.equal(7, tonumber(workers.info(w)["in"]))
       end)
 
       it("whose memory is full fail their message, and start anew when they let nothing go", function()
@@ -278,7 +281,7 @@ for _, transport in ipairs { "sk_msg", "rings" } do
          assert.equal(0, C.tw_worker_remove(w, 5000))
          assert.equal(handle, (service:back()))
          workers.wait("it is gone", function() return not workers.info(w) end)
-         assert.is_nil(status(pid, "PPid"))
+         workers.wait("its process too", function() return not status(pid, "PPid") end)
          service:free(handle)
          assert.equal(0, service:used())
       end)
@@ -303,35 +306,68 @@ describe("workers", function()
       local strange = setmetatable({}, { __transfer = function() return "no.such.module", "make", {} end })
       start { message = function() return strange.x end }
       local w = service:add(1)
-      local seen = {}
+      local begun = {}
       workers.wait("some starts", function()
          local info = workers.info(w)
-         seen[tonumber(info.restarts)] = seen[tonumber(info.restarts)] or tonumber(C.tw_now())
+         begun[tonumber(info.restarts)] = tonumber(info.since_ns) -- of the one before until it starts
          return info.restarts >= 4
       end)
       assert.matches("no.such.module", ffi.string(workers.info(w).last), 1, true)
       -- The first one at once, then after 0.1 and 0.2 s at least.
-      assert.is_true(seen[3] - seen[2] >= 0.09e9)
-      assert.is_true(seen[4] - seen[3] >= 0.19e9)
+      assert.is_true(begun[2] - begun[1] >= 0.1e9)
+      assert.is_true(begun[3] - begun[2] >= 0.2e9)
    end)
+
+   -- As a process that is no worker; true: it was sent away without a word.
+   local function intrude(info)
+      local name = read(("/proc/%d/cmdline"):format(info.pid)):match "^tideway%-worker%z(%x+)%z"
+      local address = ffi.new("struct tw_spec_sockaddr", { 1 })
+      ffi.copy(address.path + 1, name, #name)
+      local fd = ffi.C.socket(1, 5, 0)
+      assert.equal(0, ffi.C.connect(fd, address, 2 + 1 + #name))
+      local byte = ffi.new "char[1]"
+      local n = tonumber(ffi.C.recv(fd, byte, 1, 0))
+      ffi.C.close(fd)
+      return n == 0
+   end
 
    it("are none of others: a stranger at the registration socket is refused and counted", function()
       start { message = function() end }
       local w = service:add(1)
       local info = workers.running(w)
-      local name = read(("/proc/%d/cmdline"):format(info.pid)):match "^tideway%-worker%z(%x+)%z"
-      local address = ffi.new("struct tw_spec_sockaddr", { 1 })
-      ffi.copy(address.path + 1, name, #name)
       local before = C.tw_worker_strangers()
-      local fd = ffi.C.socket(1, 5, 0)
-      assert.equal(0, ffi.C.connect(fd, address, 2 + 1 + #name))
-      local byte = ffi.new "char[1]"
-      assert.equal(0, tonumber(ffi.C.recv(fd, byte, 1, 0))) -- closed without a word
-      ffi.C.close(fd)
+      assert.is_true(intrude(info))
       assert.equal(1, tonumber(C.tw_worker_strangers() - before))
       assert.matches(("process %d of user 0 wants to be a worker and is none"):format(
          tonumber(read "/proc/self/stat":match "^%d+")), lines())
       assert.equal(info.pid, workers.info(w).pid)
+      assert.equal(C.TW_V_NONE, service:round().verdict)
+   end)
+
+   -- An instance whose process is stopped before it has registered.
+   local function awaited()
+      for _ = 1, 50 do
+         local w = service:add(1)
+         local info = workers.wait("its process is there", function()
+            local now = workers.info(w)
+            return now.pid > 0 and (read(("/proc/%d/cmdline"):format(now.pid)) or ""):find "^tideway%-worker" and now
+         end)
+         ffi.C.kill(info.pid, 19)
+         workers.wait("it stands", function() return (status(info.pid, "State") or "T"):find "^T" end)
+         if workers.info(w).state == C.TW_WORKER_STARTS then return w, info end
+         ffi.C.kill(info.pid, 18)
+         C.tw_worker_remove(w, 0)
+      end
+      error "they are too quick"
+   end
+
+   it("are not who comes first: a stranger gets no place that a worker is awaited for", function()
+      start { message = function() end }
+      local w, info = awaited()
+      local away = intrude(info)
+      ffi.C.kill(info.pid, 18)
+      assert.is_true(away)
+      workers.running(w)
       assert.equal(C.TW_V_NONE, service:round().verdict)
    end)
 

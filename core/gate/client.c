@@ -190,7 +190,7 @@ bool client_wants_bytes(const struct client *c)
 
 	if (c->state != CLIENT_EXCHANGE)
 		return true;
-	if (!w->x)
+	if (!w->x || w->waits)
 		return false;
 	if (w->raw)
 		return !w->body_done && body_has_room(&w->x->in);
@@ -242,6 +242,12 @@ static void timed_out(struct client *c)
 
 	if (c->half) {
 		client_close(c);
+		return;
+	}
+	if (w && w->waits) {
+		w->waits = false;
+		client_deadline(c, w->blocked ? c->listener->spec.send_ms : 0);
+		gate_later(gate_of(c), &c->task);
 		return;
 	}
 	if (c->state != CLIENT_LINGER)
@@ -330,7 +336,7 @@ static void turn(struct gate *gate, struct gate_task *task)
 	}
 	if (!w->raw && !w->body_ended && !client_pump(c))
 		return;
-	if (!w->raw && !w->blocked && !c->half)
+	if (!w->raw && !w->blocked && !c->half && !w->waits)
 		client_deadline(c, client_wants_bytes(c) ? c->listener->spec.body_ms : 0);
 	client_interest(c, false);
 }

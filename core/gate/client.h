@@ -54,11 +54,13 @@ struct work {
 	 * has more */
 	struct body_piece held;
 	bool holds, flush /* it has not */;
-	bool body_done;  /* its last byte was read */
-	bool body_ended; /* and body_end() called */
-	bool discards;   /* nobody takes the rest */
-	bool continues;  /* 100 is to be sent, or the client may never send the body */
-	bool raw;        /* upgraded: bytes both ways */
+	bool body_done;   /* its last byte was read */
+	bool body_ended;  /* and body_end() called */
+	bool discards;    /* nobody takes the rest */
+	bool continues;   /* 100 is to be sent, or the client may never send the body */
+	bool raw;         /* upgraded: bytes both ways */
+	bool waits;       /* for a block: reads again at the deadline */
+	uint16_t starved; /* times that there was none, one after the other */
 	uint64_t body_bytes;
 	/* what the exchange has said */
 	bool respond, failed, dropped;
@@ -68,6 +70,7 @@ struct work {
 	bool begun, finished, blocked, keep;
 	uint8_t framing; /* enum http_framing */
 	uint64_t left;   /* of a body of known length */
+	uint64_t written;
 	const char *pre;
 	char *kept; /* what `pre` points into, when it is the work's own */
 	uint32_t pre_len, payload;

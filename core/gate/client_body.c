@@ -7,6 +7,10 @@
 #include <string.h>
 
 #define READS 4 /* of a connection in a turn */
+#define SMALL 2048
+#define SMALL_BLOCK 4096
+#define STARVED_MS 10
+#define STARVED_MAX 200
 
 void client_body_room(struct body *body)
 {
@@ -161,7 +165,46 @@ static uint32_t block_for(const struct work *w)
 {
 	uint64_t left = w->in.body_len == UINT64_MAX ? UINT64_MAX : w->in.body_len - w->body_bytes;
 
-	return left <= CLIENT_BLOCK ? CLIENT_BLOCK : CLIENT_BODY_BLOCK;
+	return left <= SMALL_BLOCK    ? SMALL_BLOCK
+	       : left <= CLIENT_BLOCK ? CLIENT_BLOCK
+	                              : CLIENT_BODY_BLOCK;
+}
+
+/* A few bytes do not keep a large block: many clients that send byte by byte would have the pool.
+ */
+static void shrink(struct client *c)
+{
+	struct work *w = c->work;
+	struct lump large = w->here;
+
+	if (large.end > SMALL || large.size <= SMALL_BLOCK)
+		return;
+	if (!client_block(c, SMALL_BLOCK)) {
+		w->here = large;
+		return;
+	}
+	memcpy(w->here.memory, large.memory, large.end);
+	gate_count(gate_of(c), GATE_COPIED, large.end);
+	w->here.end = large.end;
+	tw_pool_free(w->service->pool, large.block, gate_of(c)->id);
+}
+
+/* A block for what comes next. False: there is none, and a moment later it is asked for again; when
+ * that has been in vain for long, the answer is 503. */
+static bool next_block(struct client *c, uint32_t size)
+{
+	struct work *w = c->work;
+
+	if (w->here.block || client_block(c, size)) {
+		w->starved = 0;
+		return true;
+	}
+	if (++w->starved > STARVED_MAX)
+		return client_answer(c, 503, "no memory for the body of the request");
+	w->waits = true;
+	client_interest(c, true);
+	client_deadline(c, STARVED_MS);
+	return false;
 }
 
 bool client_read_body(struct client *c)
@@ -173,8 +216,8 @@ bool client_read_body(struct client *c)
 		uint32_t room;
 		ssize_t n;
 
-		if (!here->block && !client_block(c, block_for(w)))
-			return client_answer(c, 503, "no memory for the body of the request");
+		if (!next_block(c, block_for(w)))
+			return false;
 		room = here->size - here->end;
 		n = c->sock.ops->read(gate_of(c), &c->sock, here->memory + here->end, room);
 		if (n == -EAGAIN)
@@ -182,7 +225,12 @@ bool client_read_body(struct client *c)
 		if (n <= 0)
 			return body_cut(c, n);
 		gate_count(gate_of(c), GATE_BYTES_IN, (uint64_t)n);
-		here->end += (uint32_t)n;
+		if (here->end == 0) {
+			here->end = (uint32_t)n;
+			shrink(c);
+		} else {
+			here->end += (uint32_t)n;
+		}
 		if (!client_pump(c))
 			return false;
 		client_deadline(c, c->listener->spec.body_ms);
@@ -214,8 +262,8 @@ bool client_read_raw(struct client *c)
 	for (unsigned i = 0; i < READS && client_wants_bytes(c); i++) {
 		ssize_t n;
 
-		if (!w->here.block && !client_block(c, CLIENT_BLOCK))
-			break; /* some will be free again */
+		if (!next_block(c, CLIENT_BLOCK))
+			return false;
 		n = c->sock.ops->read(gate_of(c), &c->sock, w->here.memory, w->here.size);
 		if (n == -EAGAIN)
 			break;
@@ -231,6 +279,7 @@ bool client_read_raw(struct client *c)
 		}
 		gate_count(gate_of(c), GATE_BYTES_IN, (uint64_t)n);
 		w->here.end = (uint32_t)n;
+		shrink(c);
 		put_raw(c);
 		if ((uint32_t)n < CLIENT_BLOCK)
 			break;

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TURN_BYTES (1u << 20) /* of a connection in a turn */
+
 /* ---- what the exchange says: noted ---- */
 
 static void out_ready(struct body *body)
@@ -310,6 +312,7 @@ static bool flush(struct client *c)
 			return false;
 		}
 		gate_count(gate_of(c), GATE_BYTES_OUT, (uint64_t)done);
+		w->written += (uint64_t)done;
 		sent(w, (size_t)done);
 		if (w->raw)
 			client_deadline(c, c->listener->spec.idle_ms);
@@ -324,11 +327,16 @@ static bool write_more(struct client *c)
 {
 	struct work *w = c->work;
 
-	for (;;) {
+	for (uint64_t from = w->written;;) {
 		if (!flush(c))
 			return false;
 		if (w->finished)
 			break;
+		if (w->written - from > TURN_BYTES) { /* others have a turn too */
+			w->blocked = true;
+			client_deadline(c, c->listener->spec.send_ms);
+			return client_interest(c, false) && false;
+		}
 		if (!segment(w)) {
 			client_close(c); /* cut off, for all to see */
 			return false;

@@ -100,6 +100,8 @@ static int lane_close(struct gate *gate, void *ctx)
 	if (lane->polling)
 		gate->polling--;
 	patrol_free(lane);
+	fetch_forget(lane, UINT32_MAX);
+	inline_load(gate, service->index, NULL, 0);
 	gate->service[service->index] = NULL;
 	service->lane[gate->id] = NULL;
 	free(lane);

@@ -4,6 +4,7 @@
 
 #include "error.h"
 #include "gate/listener.h"
+#include "supervisor.h"
 #include "gate/upstream.h"
 #include "privilege.h"
 
@@ -291,8 +292,11 @@ int tw_gates_stop(uint32_t drain_ms)
 		return 0;
 	gates_each(leave, NULL);
 	wait_drained(drain_ms);
+	/* The supervisor must not wait for a thread that has ended. */
+	tw_supervisor_hold();
 	gates_each(stop_now, NULL);
 	join_all(n);
+	tw_supervisor_release();
 	services_stop();
 	sockets_forget();
 	return 0;

@@ -78,36 +78,6 @@ int datagram_pieces(struct exchange *x, const struct body *body, struct iovec *i
 	return n;
 }
 
-void datagram_header(const struct datagram_ends *ends, struct msghdr *msg, void *control)
-{
-	struct cmsghdr *c = control;
-	*msg = (struct msghdr){ .msg_name = (void *)&ends->peer, .msg_namelen = ends->peer_len };
-	msg->msg_control = control;
-	if (ends->peer.ss_family == AF_INET) {
-		struct in_pktinfo info = { 0 };
-		memcpy(&info.ipi_spec_dst, ends->facts.local, 4);
-		msg->msg_controllen = CMSG_SPACE(sizeof info);
-		c->cmsg_level = IPPROTO_IP;
-		c->cmsg_type = IP_PKTINFO;
-		c->cmsg_len = CMSG_LEN(sizeof info);
-		memcpy(CMSG_DATA(c), &info, sizeof info);
-		return;
-	}
-	struct in6_pktinfo info6 = { .ipi6_ifindex = ends->interface };
-	if (ends->facts.family == 4) { /* of an IPv4 client, at a socket of both */
-		info6.ipi6_addr.s6_addr[10] = info6.ipi6_addr.s6_addr[11] = 0xff;
-		memcpy(info6.ipi6_addr.s6_addr + 12, ends->facts.local, 4);
-		info6.ipi6_ifindex = 0;
-	} else {
-		memcpy(&info6.ipi6_addr, ends->facts.local, 16);
-	}
-	msg->msg_controllen = CMSG_SPACE(sizeof info6);
-	c->cmsg_level = IPPROTO_IPV6;
-	c->cmsg_type = IPV6_PKTINFO;
-	c->cmsg_len = CMSG_LEN(sizeof info6);
-	memcpy(CMSG_DATA(c), &info6, sizeof info6);
-}
-
 /* ---- replies: gathered until the end of the turn ---- */
 
 static void count_sent(struct udp_port *port, uint32_t len)
@@ -235,50 +205,10 @@ static const struct exchange_client datagram_client = {
 
 /* ---- receiving ---- */
 
-static void ends_of(struct udp_port *port, struct msghdr *msg, struct datagram_ends *ends)
-{
-	struct proxy_facts *facts = &ends->facts;
-	const struct sockaddr_in *in = (const struct sockaddr_in *)&ends->peer;
-	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&ends->peer;
-	*facts = (struct proxy_facts){ .datagram = 1, .local_port = (uint16_t)port->local_port };
-	ends->peer_len = msg->msg_namelen;
-	ends->interface = 0;
-	facts->family = 4;
-	if (ends->peer.ss_family == AF_INET) {
-		memcpy(facts->peer, &in->sin_addr, 4);
-		facts->peer_port = ntohs(in->sin_port);
-	} else if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
-		memcpy(facts->peer, in6->sin6_addr.s6_addr + 12, 4);
-		facts->peer_port = ntohs(in6->sin6_port);
-	} else {
-		facts->family = 6;
-		memcpy(facts->peer, &in6->sin6_addr, 16);
-		facts->peer_port = ntohs(in6->sin6_port);
-	}
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-		struct in_pktinfo info;
-		struct in6_pktinfo info6;
-		if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
-			memcpy(&info, CMSG_DATA(c), sizeof info);
-			memcpy(facts->local, &info.ipi_addr, 4);
-		} else if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO) {
-			memcpy(&info6, CMSG_DATA(c), sizeof info6);
-			if (facts->family == 4)
-				memcpy(facts->local, info6.ipi6_addr.s6_addr + 12, 4);
-			else
-				memcpy(facts->local, &info6.ipi6_addr, 16);
-			/* Addresses of a link need to be told which one. */
-			if (IN6_IS_ADDR_LINKLOCAL(&info6.ipi6_addr))
-				ends->interface = info6.ipi6_ifindex;
-		}
-	}
-}
-
 /* What is in a small block and behind it, in a block that has room for all of it. */
-static tw_handle enlarge(struct udp_port *port, tw_handle small, uint32_t room, uint32_t len,
-                         const uint8_t *rest)
+static tw_handle enlarge(struct udp_port *port, struct tw_pool *pool, tw_handle small,
+                         uint32_t room, uint32_t len, const uint8_t *rest)
 {
-	struct tw_pool *pool = port->service->pool;
 	uint32_t id = port->gate->id;
 	tw_handle large = tw_pool_new(pool, HEAD + len, id);
 	uint32_t size;
@@ -293,11 +223,12 @@ static tw_handle enlarge(struct udp_port *port, tw_handle small, uint32_t room, 
 	return large;
 }
 
-static void take(struct udp_port *port, tw_handle block, uint32_t len, struct datagram *d)
+static void take(struct udp_port *port, struct service *service, tw_handle block, uint32_t len,
+                 struct datagram *d)
 {
 	struct gate *gate = port->gate;
 	uint32_t size = 0;
-	struct tw_msg *msg = block ? tw_pool_at(port->service->pool, block, gate->id, &size) : NULL;
+	struct tw_msg *msg = block ? tw_pool_at(service->pool, block, gate->id, &size) : NULL;
 	if (!msg) {
 		gate_count(gate, GATE_NO_BLOCK, 1);
 		datagram_free(d);
@@ -311,14 +242,14 @@ static void take(struct udp_port *port, tw_handle block, uint32_t len, struct da
 	msg->body_len = len;
 	msg->n_body = 1;
 	msg->body[0] = (struct tw_body_block){ .at = HEAD, .len = len };
-	d->x = exchange_begin(gate, port->service, &datagram_client, d, block, false);
+	d->x = exchange_begin(gate, service, &datagram_client, d, block, false);
 	if (!d->x)
 		datagram_free(d);
 }
 
 /* Blocks and records for so many; how many there are. */
-static uint32_t prepare(struct udp_port *port, uint32_t n, tw_handle *block, struct datagram **d,
-                        struct mmsghdr *msg, struct iovec (*iov)[2],
+static uint32_t prepare(struct udp_port *port, struct tw_pool *pool, uint32_t n, tw_handle *block,
+                        struct datagram **d, struct mmsghdr *msg, struct iovec (*iov)[2],
                         uint8_t (*control)[DATAGRAM_CONTROL])
 {
 	struct datagrams *all = datagrams_of(port->gate);
@@ -326,9 +257,9 @@ static uint32_t prepare(struct udp_port *port, uint32_t n, tw_handle *block, str
 		uint32_t size = 0;
 		uint8_t *mem = NULL;
 		d[i] = port->in_hand < IN_HAND_MAX ? datagram_new(port) : NULL;
-		block[i] = d[i] ? tw_pool_new(port->service->pool, SMALL, port->gate->id) : 0;
+		block[i] = d[i] ? tw_pool_new(pool, SMALL, port->gate->id) : 0;
 		if (block[i])
-			mem = tw_pool_at(port->service->pool, block[i], port->gate->id, &size);
+			mem = tw_pool_at(pool, block[i], port->gate->id, &size);
 		if (!mem) {
 			if (d[i])
 				datagram_free(d[i]);
@@ -363,7 +294,10 @@ static void receive(struct gate *gate, struct gate_source *source, uint32_t even
 	struct datagram *d[DATAGRAM_BATCH];
 	tw_handle block[DATAGRAM_BATCH];
 	(void)events;
-	uint32_t n = prepare(port, port->expect, block, d, msg, iov, control);
+	struct service *service = gate->service[port->service];
+	uint32_t n = !service ? 0
+	                      : prepare(port, service->pool, port->expect, block, d, msg, iov,
+	                                control);
 	if (!n) {
 		throw_away(port);
 		return;
@@ -377,14 +311,15 @@ static void receive(struct gate *gate, struct gate_source *source, uint32_t even
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t len = msg[i].msg_len, room = (uint32_t)iov[i][0].iov_len;
 		if (i >= have) {
-			tw_pool_free(port->service->pool, block[i], gate->id);
+			tw_pool_free(service->pool, block[i], gate->id);
 			datagram_free(d[i]);
 			continue;
 		}
-		ends_of(port, &msg[i].msg_hdr, &d[i]->ends);
+		datagram_ends_of(&msg[i].msg_hdr, port->local_port, &d[i]->ends);
 		if (len > room)
-			block[i] = enlarge(port, block[i], room, len, iov[i][1].iov_base);
-		take(port, block[i], len, d[i]);
+			block[i] = enlarge(port, service->pool, block[i], room, len,
+			                   iov[i][1].iov_base);
+		take(port, service, block[i], len, d[i]);
 	}
 }
 
@@ -411,6 +346,8 @@ static struct datagrams *ready(struct gate *gate)
 		free(all);
 		all = NULL;
 	}
+	if (all)
+		TAILQ_INIT(&all->leaving);
 	gate->datagrams = all;
 	return all;
 }
@@ -432,7 +369,7 @@ int datagram_open(struct gate *gate, struct service *service, uint32_t listener,
 	port->source.fd = fd;
 	port->source.ready = receive;
 	port->gate = gate;
-	port->service = service;
+	port->service = service->index;
 	port->listener = listener;
 	port->local_port = spec->address.port;
 	port->expect = 1;
@@ -450,42 +387,68 @@ int datagram_open(struct gate *gate, struct service *service, uint32_t listener,
 void datagram_change(struct gate *gate, uint32_t listener, const struct tw_listener_spec *spec)
 {
 	struct datagrams *all = gate->datagrams;
-	if (all && all->port[listener])
-		session_change(all->port[listener], spec);
+	struct udp_port *port = all ? all->port[listener] : NULL;
+	if (!port)
+		return;
+	port->service = spec->service;
+	session_change(port, spec);
 }
 
-void datagram_settle(struct udp_port *port)
+static void forget_all(struct gate *gate, struct datagrams *all)
 {
-	struct datagrams *all = datagrams_of(port->gate);
-	if (!port->leaves || port->in_hand || port->n_sessions)
-		return;
-	gate_timer_cancel(port->gate, &port->expiry);
-	gate_forget(port->gate, &port->send);
-	close(port->source.fd);
-	if (all->port[port->listener] == port)
-		all->port[port->listener] = NULL;
-	free(port->bucket);
-	free(port);
 	for (uint32_t i = 0; i < TW_LISTENERS_MAX; i++)
 		if (all->port[i])
 			return;
+	if (!TAILQ_EMPTY(&all->leaving))
+		return;
+	gate->datagrams = NULL;
 	while (all->free) {
 		struct datagram *d = all->free;
 		all->free = d->next_free;
 		free(d);
 	}
+	free(all->room);
+	free(all);
+}
+
+void datagram_settle(struct udp_port *port)
+{
+	struct gate *gate = port->gate;
+	struct datagrams *all = datagrams_of(gate);
+	if (!port->leaves || port->in_hand || port->n_sessions)
+		return;
+	gate_timer_cancel(gate, &port->expiry);
+	gate_forget(gate, &port->send);
+	close(port->source.fd);
+	TAILQ_REMOVE(&all->leaving, port, link);
+	free(port->bucket);
+	free(port);
+	forget_all(gate, all);
+}
+
+/* Its place is free for another one at once. */
+static void leave(struct gate *gate, struct datagrams *all, struct udp_port *port)
+{
+	gate_unwatch(gate, &port->source);
+	all->port[port->listener] = NULL;
+	port->leaves = true;
+	TAILQ_INSERT_TAIL(&all->leaving, port, link);
 }
 
 void datagram_close(struct gate *gate, uint32_t listener, bool now)
 {
 	struct datagrams *all = gate->datagrams;
-	struct udp_port *port = all ? all->port[listener] : NULL;
-	if (!port)
+	struct udp_port *port, *next;
+	if (!all)
 		return;
-	if (!port->leaves)
-		gate_unwatch(gate, &port->source);
-	port->leaves = true;
-	if (now)
-		sessions_close(port);
-	datagram_settle(port);
+	if (all->port[listener])
+		leave(gate, all, all->port[listener]);
+	for (port = TAILQ_FIRST(&all->leaving); port; port = next) {
+		next = TAILQ_NEXT(port, link);
+		if (port->listener != listener)
+			continue;
+		if (now)
+			sessions_close(port);
+		datagram_settle(port); /* the last one takes `all` with it, and has no next */
+	}
 }

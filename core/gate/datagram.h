@@ -47,17 +47,19 @@ struct session {
 	struct datagram_queue asked; /* exchanges that wait for its answers */
 	uint32_t group, hash, bucket;
 	uint64_t used; /* gate->now */
+	bool answered;
 };
 TAILQ_HEAD(session_list, session);
 
 /* A listener's socket. */
 struct udp_port {
 	struct gate_source source;
+	TAILQ_ENTRY(udp_port) link; /* of those that leave */
 	struct gate *gate;
-	struct service *service;
 	uint32_t listener, local_port;
-	bool leaves;     /* receives nothing any more */
-	uint32_t expect; /* datagrams of the next receive */
+	uint32_t service; /* its number: it may go, and another one come */
+	bool leaves;      /* receives nothing any more */
+	uint32_t expect;  /* datagrams of the next receive */
 	uint32_t in_hand;
 	struct datagram_queue replies;
 	struct gate_task send;
@@ -72,18 +74,24 @@ struct udp_port {
 /* Of a thread; gate->datagrams. */
 struct datagrams {
 	struct udp_port *port[TW_LISTENERS_MAX];
+	TAILQ_HEAD(, udp_port) leaving;
 	struct datagram *free;
 	uint8_t *room; /* DATAGRAM_BATCH times DATAGRAM_MAX: what does not fit a small block */
 };
 
 /* What is in a body, as places to send from. The number, -1: it is too many, or not there. */
 int datagram_pieces(struct exchange *x, const struct body *body, struct iovec *iov);
-/* To a client, from the address that it has sent to. */
-void datagram_header(const struct datagram_ends *ends, struct msghdr *msg, void *control);
-#define DATAGRAM_CONTROL 64
 void datagram_done(struct datagram *d); /* its exchange has ended, or ends with this */
 /* A port that leaves is freed when nothing of it is left. */
 void datagram_settle(struct udp_port *port);
+
+/* ---- datagram_ends.c ---- */
+
+#define DATAGRAM_CONTROL 64
+/* Of a message that was received, its name written to ends->peer. */
+void datagram_ends_of(struct msghdr *msg, uint32_t local_port, struct datagram_ends *ends);
+/* A message to a client, from the address that it has sent to; without its bytes. */
+void datagram_header(const struct datagram_ends *ends, struct msghdr *msg, void *control);
 
 /* ---- datagram_session.c ---- */
 

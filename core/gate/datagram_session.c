@@ -2,6 +2,7 @@
 /* datagram_session.c - datagrams on their way to servers: a client that is new gets a server and a
  * socket; what comes back on it goes to the client. */
 #include "gate/datagram.h"
+#include "gate/upstream.h"
 #include "error.h"
 
 #include <errno.h>
@@ -47,7 +48,7 @@ static void session_close(struct session *s, const char *why)
 	port->n_sessions--;
 	gate_unwatch(port->gate, &s->source);
 	close(s->source.fd);
-	group_release(port->gate, s->group, s->choice.server, why);
+	group_release(port->gate, s->group, s->choice.server, why ? why : s->answered ? NULL : "");
 	while ((d = TAILQ_FIRST(&s->asked)))
 		datagram_done(d);
 	free(s);
@@ -116,7 +117,7 @@ static bool to_functions(struct session *s, const void *bytes, uint32_t len)
 {
 	struct datagram *d = TAILQ_FIRST(&s->asked);
 	struct gate *gate = s->port->gate;
-	struct tw_pool *pool = s->port->service->pool;
+	struct tw_pool *pool = d ? d->x->service->pool : NULL;
 	uint32_t head = (sizeof(struct tw_msg) + 63) & ~63u, size = 0;
 	if (!d)
 		return false;
@@ -164,6 +165,7 @@ static void answers(struct gate *gate, struct gate_source *source, uint32_t even
 			return;
 		}
 		gate_count(gate, GATE_UP_BYTES_IN, (uint64_t)n);
+		s->answered = true;
 		used(s);
 		if (!to_functions(s, room, (uint32_t)n))
 			to_client(s, room, (uint32_t)n);
@@ -209,7 +211,8 @@ static struct session *session_new(struct udp_port *port, const struct datagram_
 	int fd = open_socket(port, &choice);
 	s = fd >= 0 ? calloc(1, sizeof *s) : NULL;
 	if (!s) {
-		group_release(port->gate, group, choice.server, fd < 0 ? strerror(-fd) : NULL);
+		bool failed = fd < 0 && !server_is_shortage(-fd);
+		group_release(port->gate, group, choice.server, failed ? strerror(-fd) : "");
 		if (fd >= 0)
 			close(fd);
 		return NULL;
@@ -250,6 +253,7 @@ static ssize_t send_on(struct session *s, struct exchange *x)
 	char header[TW_PROXY_WRITE_MAX];
 	struct msghdr msg = { .msg_iov = iov };
 	int n = datagram_pieces(x, &x->in, iov + 1), head = 0;
+	errno = EINVAL;
 	if (n < 0)
 		return -1;
 	if (s->choice.proxy)
@@ -284,7 +288,7 @@ void session_forward(struct datagram *d, uint32_t group, uint32_t key)
 		datagram_settle(port);
 		return;
 	}
-	if (sent >= 0 && looked_at(port->service)) {
+	if (sent >= 0 && looked_at(d->x->service)) {
 		TAILQ_FOREACH (other, &s->asked, link)
 			waiting++;
 		if (waiting >= ASKED_MAX)
@@ -293,6 +297,9 @@ void session_forward(struct datagram *d, uint32_t group, uint32_t key)
 		TAILQ_INSERT_TAIL(&s->asked, d, link);
 		return;
 	}
+	/* It is counted as answered: nobody waits for what comes back. */
+	d->x->status = 200;
+	d->x->responded = sent >= 0;
 	datagram_done(d);
 	datagram_settle(port);
 }

@@ -69,15 +69,27 @@ struct flow *flow_find(struct gate *gate, uint32_t number)
 
 /* ---- beginning ---- */
 
+/* A client that is still sending is not what servers and functions wait for: the time runs from
+ * when its body was last seen to move, as far as four looks can tell. */
+static void look_again(struct flow *f)
+{
+	uint64_t now = f->x.gate->now, end = f->moved + f->patience;
+
+	now += f->patience / 4;
+	gate_timer_set(f->x.gate, &f->x.timeout, now < end ? now : end);
+}
+
 static void deadline(struct gate *gate, struct gate_timer *timer)
 {
 	struct flow *f =
 		flow_of((struct exchange *)((char *)timer - offsetof(struct exchange, timeout)));
 
-	/* A client that is still sending is not what servers and functions wait for. */
 	if (f->x.in.bytes != f->seen) {
 		f->seen = f->x.in.bytes;
-		gate_timer_set(gate, timer, gate->now + f->patience);
+		f->moved = gate->now;
+	}
+	if (gate->now < f->moved + f->patience) {
+		look_again(f);
 		return;
 	}
 	gate_count(gate, GATE_TIMEOUTS, 1);
@@ -119,12 +131,14 @@ static void facts(struct flow *f, struct tw_msg *msg)
 	x->keep = msg->flags & TW_MSG_KEEP;
 	x->begun = msg->received_ns ? msg->received_ns : x->gate->now;
 	f->client_key = address_key(msg);
+	msg->asked = msg->target;
+	msg->asked_host = msg->host;
 	msg->retries = 0;
 	msg->stage = 0;
 	msg->flags &= ~(uint32_t)(TW_MSG_EDITED | TW_MSG_NO_BODY | TW_MSG_BACKWARD);
 	if (!(msg->flags & TW_MSG_WHOLE))
 		msg->n_body = 0;
-	if (msg->n_body < TW_BODY_BLOCKS_MAX)
+	if (msg->n_body < TW_BODY_BLOCKS_MAX && (f->lane->spec.n_functions || msg->n_body))
 		memset(&msg->body[msg->n_body], 0,
 		       (TW_BODY_BLOCKS_MAX - msg->n_body) * sizeof(msg->body[0]));
 }
@@ -191,7 +205,8 @@ struct exchange *exchange_begin(struct gate *gate, struct service *service,
 	spec = gate_listener_spec(gate, x->listener);
 	x->timeout.fire = deadline;
 	f->patience = spec && spec->request_ms ? spec->request_ms * 1000000ull : FLOW_REQUEST_NS;
-	gate_timer_set(gate, &x->timeout, gate->now + f->patience);
+	f->moved = gate->now;
+	look_again(f);
 	f->starting = true;
 	TAILQ_INSERT_TAIL(&lane->starts, f, starts);
 	gate_later(gate, &lane->start);
@@ -253,6 +268,9 @@ void exchange_stop(struct gate *gate)
 
 	for (i = 0; i < gate->n_exchanges; i++)
 		flow_free(flow_of(gate->exchanges[i]));
+	for (i = 0; i < TW_SERVICES_MAX; i++)
+		if (gate->service[i] && gate->service[i]->lane[gate->id])
+			fetch_forget(gate->service[i]->lane[gate->id], UINT32_MAX);
 	for (i = 0; i < gate->n_exchanges; i++)
 		free(flow_of(gate->exchanges[i]));
 	free(gate->exchanges);

@@ -20,7 +20,6 @@ struct fetch {
 	uint32_t key;
 	tw_handle answer; /* the block that is filled, or waits for its way back */
 	uint32_t size, head, len;
-	bool made;
 };
 
 static const struct exchange_client fetch_client;
@@ -37,32 +36,106 @@ static void unlink_fetch(struct fetch *fetch)
 	fetch->parent->n_fetches--;
 }
 
-/* 0, or -EAGAIN: its queue is full now. */
-static int send_answer(struct lane *lane, uint32_t member, tw_handle handle)
+/* An answer that found its receiver's queue full. */
+struct answer {
+	struct answer *next;
+	tw_handle handle;
+	uint32_t member;
+};
+
+static void keep(struct lane *lane, uint32_t member, tw_handle handle)
+{
+	struct answer *answer = malloc(sizeof(*answer));
+
+	if (!answer) {
+		tw_pool_free(lane->service->pool, handle, lane->gate->id);
+		return;
+	}
+	*answer = (struct answer){ lane->answers, handle, member };
+	lane->answers = answer;
+	patrol_on(lane);
+}
+
+/* False: its queue is full. */
+static bool send_direct(struct lane *lane, uint32_t member, tw_handle handle)
 {
 	struct tw_desc desc = { .handle = handle, .exit = TW_EXIT_NEXT, .gate = lane->gate->id };
-	int n;
+	int n = tw_link_direct(lane->link, member, &desc, 1);
 
+	if (n == -EAGAIN)
+		return false;
+	if (n != 1)
+		tw_pool_free(lane->service->pool, handle, lane->gate->id);
+	return true;
+}
+
+static void send_answer(struct lane *lane, uint32_t member, tw_handle handle)
+{
 	if (!lane->link) {
 		inline_answered(lane->gate, lane->service, handle);
 		tw_pool_free(lane->service->pool, handle, lane->gate->id);
-		return 0;
+	} else if (!send_direct(lane, member, handle)) {
+		keep(lane, member, handle);
 	}
-	n = tw_link_direct(lane->link, member, &desc, 1);
-	if (n == -EAGAIN)
-		return n;
-	if (n != 1)
-		tw_pool_free(lane->service->pool, handle, lane->gate->id);
-	return 0;
+}
+
+void fetch_again(struct lane *lane)
+{
+	struct answer **at = &lane->answers, *answer;
+
+	while ((answer = *at)) {
+		if (!send_direct(lane, answer->member, answer->handle)) {
+			at = &answer->next;
+			continue;
+		}
+		*at = answer->next;
+		free(answer);
+	}
+}
+
+void fetch_forget(struct lane *lane, uint32_t member)
+{
+	struct answer **at = &lane->answers, *answer;
+
+	while ((answer = *at)) {
+		if (member != UINT32_MAX && answer->member != member) {
+			at = &answer->next;
+			continue;
+		}
+		tw_pool_free(lane->service->pool, answer->handle, lane->gate->id);
+		*at = answer->next;
+		free(answer);
+	}
+}
+
+/* The fetch is no more; the block of its request is the caller's, when it wants it. */
+static tw_handle finish_fetch(struct fetch *fetch, bool wants_block)
+{
+	struct flow *own = fetch->own;
+	tw_handle block = 0;
+
+	unlink_fetch(fetch);
+	if (own) {
+		if (own->x.upstream)
+			upstream_cancel(&own->x);
+		if (wants_block) {
+			block = own->x.request;
+			own->x.request = 0;
+		}
+		own->fetch = NULL;
+		flow_free(own);
+	}
+	free(fetch);
+	return block;
 }
 
 /* The answer is made: the exchange ends, then whoever waits goes on. */
 static void deliver(struct fetch *fetch)
 {
-	struct flow *parent = fetch->parent, *own = fetch->own;
+	struct flow *parent = fetch->parent;
 	struct lane *lane = parent->lane;
-	struct tw_msg *msg = tw_pool_peek(lane->service->pool, fetch->answer, NULL);
 	tw_handle answer = fetch->answer;
+	struct tw_msg *msg = tw_pool_peek(lane->service->pool, answer, NULL);
 	uint32_t member = fetch->member;
 
 	msg->magic = TW_MSG_MAGIC;
@@ -75,61 +148,46 @@ static void deliver(struct fetch *fetch)
 	msg->id = parent->x.id;
 	msg->verdict = TW_V_NONE;
 	msg->answer = 0;
-	fetch->made = true;
-	fetch->own = NULL;
-	if (own) {
-		own->fetch = NULL;
-		flow_free(own);
-	}
-	if (lane->link && send_answer(lane, member, answer) == -EAGAIN)
-		return; /* the patrol tries again */
-	unlink_fetch(fetch);
-	free(fetch);
-	if (!lane->link)
-		send_answer(lane, member, answer);
+	finish_fetch(fetch, false);
+	send_answer(lane, member, answer);
 }
 
-void fetch_again(struct flow *parent)
-{
-	struct fetch *fetch = parent->fetches, *next;
-
-	for (; fetch; fetch = next) {
-		next = fetch->next;
-		if (!fetch->made)
-			continue;
-		if (send_answer(parent->lane, fetch->member, fetch->answer) == -EAGAIN)
-			return;
-		unlink_fetch(fetch);
-		free(fetch);
-	}
-}
-
-/* Nothing answered; `why` says it to the function. */
+/* Nothing answered; `why` says it to the function. The request's block is there for that, however
+ * empty the pool is. */
 static void deliver_failure(struct fetch *fetch, int status, const char *why)
 {
-	struct lane *lane = fetch->parent->lane;
+	struct flow *parent = fetch->parent;
+	struct lane *lane = parent->lane;
 	struct tw_pool *pool = lane->service->pool;
-	size_t len = strlen(why);
+	tw_handle waits = fetch->waits, block;
+	uint32_t member = fetch->member, size = 0;
+	uint64_t id = parent->x.id, len = strlen(why);
+	uint32_t number = parent->x.number;
 	struct tw_msg *msg;
 
 	if (fetch->answer)
 		tw_pool_free(pool, fetch->answer, lane->gate->id);
-	len = len < 200 ? len : 200;
-	fetch->answer = tw_pool_new(pool, sizeof(*msg) + len, lane->gate->id);
-	if (!fetch->answer) {
-		gate_count(lane->gate, GATE_NO_BLOCK, 1);
-		flow_fail(fetch->parent, 503, "no memory for an answer to a function");
+	block = finish_fetch(fetch, true);
+	msg = block ? tw_pool_peek(pool, block, &size) : NULL;
+	if (!msg)
 		return;
-	}
-	msg = tw_pool_peek(pool, fetch->answer, &fetch->size);
-	memset(msg, 0, sizeof(*msg));
-	msg->status = status >= 502 && status <= 504 ? status : 502;
-	msg->flags = TW_MSG_NO_BODY;
-	msg->why = (struct tw_text){ sizeof(*msg), len };
+	len = len < 200 ? len : 200;
+	*msg = (struct tw_msg){ .magic = TW_MSG_MAGIC,
+		                .kind = TW_MSG_ANSWER,
+		                .version = 1,
+		                .gate = lane->gate->id,
+		                .flags = TW_MSG_NO_BODY,
+		                .size = size,
+		                .exchange = number,
+		                .id = id,
+		                .self = block,
+		                .request = waits,
+		                .status = status >= 502 && status <= 504 ? status : 502,
+		                .why = { sizeof(*msg), len },
+		                .used = sizeof(*msg) + len };
 	memcpy(msg + 1, why, len);
-	msg->used = sizeof(*msg) + len;
 	msg->headers = (msg->used + 7) & ~7u;
-	deliver(fetch);
+	send_answer(lane, member, block);
 }
 
 /* ---- what comes back ---- */
@@ -328,8 +386,9 @@ void fetch_begin(struct lane *lane, struct flow *parent, tw_handle request)
 	msg->received_ns = lane->gate->now;
 	fetch->own = flow_new(lane, &fetch_client, NULL, request);
 	if (!fetch->own) {
+		finish_fetch(fetch, false);
 		tw_pool_free(lane->service->pool, request, lane->gate->id);
-		deliver_failure(fetch, 503, "too much is under way");
+		flow_fail(parent, 503, "too much is under way");
 		return;
 	}
 	fetch->own->fetch = fetch;
@@ -374,25 +433,19 @@ void flow_inline_fetch(struct gate *gate, struct service *service, tw_handle fet
 
 /* ---- the end ---- */
 
-static void cancel(struct fetch *fetch)
-{
-	struct lane *lane = fetch->parent->lane;
-	struct flow *own = fetch->own;
-
-	unlink_fetch(fetch);
-	if (own) {
-		own->fetch = NULL;
-		flow_free(own);
-	}
-	if (fetch->answer)
-		tw_pool_free(lane->service->pool, fetch->answer, lane->gate->id);
-	free(fetch);
-}
-
+/* Instances that wait must hear of it, or they would wait for ever. */
 void fetch_cancel(struct flow *parent)
 {
-	while (parent->fetches)
-		cancel(parent->fetches);
+	while (parent->fetches) {
+		if (parent->lane->link && !parent->lane->leaving) {
+			deliver_failure(parent->fetches, 504, "the request was given up");
+			continue;
+		}
+		if (parent->fetches->answer)
+			tw_pool_free(parent->lane->service->pool, parent->fetches->answer,
+			             parent->lane->gate->id);
+		finish_fetch(parent->fetches, false);
+	}
 }
 
 void fetch_member_gone(struct flow *parent, uint32_t member)
@@ -401,7 +454,11 @@ void fetch_member_gone(struct flow *parent, uint32_t member)
 
 	for (; fetch; fetch = next) {
 		next = fetch->next;
-		if (fetch->member == member)
-			cancel(fetch);
+		if (fetch->member != member)
+			continue;
+		if (fetch->answer)
+			tw_pool_free(parent->lane->service->pool, fetch->answer,
+			             parent->lane->gate->id);
+		finish_fetch(fetch, false);
 	}
 }

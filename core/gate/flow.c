@@ -7,7 +7,6 @@
 #include <string.h>
 
 static void through(struct flow *f, struct out *out);
-static void respond_with(struct flow *f, struct out *out, uint32_t function);
 
 /* ---- ends that are not answers ---- */
 
@@ -50,7 +49,7 @@ void flow_fail(struct flow *f, int status, const char *why)
 	x->client->fail(x, status, why);
 }
 
-static void drop(struct flow *f)
+void flow_drop(struct flow *f)
 {
 	struct exchange *x = &f->x;
 
@@ -109,7 +108,7 @@ void flow_gathered(struct flow *f, int way)
 	}
 }
 
-static void to_upstream(struct flow *f, int32_t group, uint32_t key)
+void flow_to_upstream(struct flow *f, int32_t group, uint32_t key)
 {
 	struct exchange *x = &f->x;
 	uint32_t size = 0;
@@ -150,7 +149,7 @@ static void to_upstream(struct flow *f, int32_t group, uint32_t key)
 
 /* ---- responses ---- */
 
-static void respond(struct flow *f)
+void flow_respond(struct flow *f)
 {
 	struct exchange *x = &f->x;
 	uint32_t size = 0;
@@ -182,7 +181,7 @@ void flow_response(struct flow *f, uint32_t below)
 	x->state = X_RESPONSE;
 	f->from = below;
 	if (function < 0 || !x->response || x->status < 200 || f->fetch) {
-		respond(f);
+		flow_respond(f);
 		return;
 	}
 	f->head = (struct out){ .flow = f, .what = OUT_RESPONSE, .handle = x->response };
@@ -211,7 +210,8 @@ void flow_answered(struct exchange *x)
 	msg->received_ns = x->gate->now;
 	msg->stage = 0;
 	msg->n_body = 0;
-	memset(msg->body, 0, sizeof(msg->body));
+	if (f->lane->responses)
+		memset(msg->body, 0, sizeof(msg->body));
 	flow_mend(f, msg, size, x->response, TW_MSG_RESPONSE);
 	flow_response(f, TW_STAGES_MAX);
 }
@@ -249,7 +249,7 @@ void flow_call(struct flow *f, struct out *out, uint32_t function)
 		flow_back(f, out, TW_EXIT_NEXT, 0, UINT32_MAX);
 }
 
-static int behind(const struct flow *f, const struct out *out, uint32_t function)
+int flow_behind(const struct flow *f, const struct out *out, uint32_t function)
 {
 	const struct lane *lane = f->lane;
 
@@ -267,16 +267,16 @@ static int behind(const struct flow *f, const struct out *out, uint32_t function
 static void through(struct flow *f, struct out *out)
 {
 	if (out->what == OUT_REQUEST)
-		to_upstream(f, f->lane->spec.group, f->client_key);
+		flow_to_upstream(f, f->lane->spec.group, f->client_key);
 	else if (out->what == OUT_RESPONSE)
-		respond(f);
+		flow_respond(f);
 	else
 		data_through(f, out->way, false);
 }
 
-static void go_on(struct flow *f, struct out *out, uint32_t function)
+void flow_go_on(struct flow *f, struct out *out, uint32_t function)
 {
-	int next = behind(f, out, function);
+	int next = flow_behind(f, out, function);
 
 	if (next < 0)
 		through(f, out);
@@ -298,177 +298,9 @@ void flow_back(struct flow *f, struct out *out, uint32_t exit, uint32_t said, ui
 	if (verdict != TW_V_NONE)
 		flow_verdict(f, out, verdict, function);
 	else if (exit == TW_EXIT_GATE)
-		go_on(f, out, function);
+		flow_go_on(f, out, function);
 	else
 		through(f, out);
-}
-
-static uint8_t kind_of(const struct flow *f, const struct out *out)
-{
-	return out->what == OUT_REQUEST    ? f->kind
-	       : out->what == OUT_RESPONSE ? TW_MSG_RESPONSE
-	                                   : TW_MSG_DATA;
-}
-
-static void reply(struct flow *f, struct out *out)
-{
-	struct exchange *x = &f->x;
-	uint32_t size = 0;
-	struct tw_msg *msg = tw_pool_peek(f->lane->service->pool, out->handle, &size);
-
-	if (f->kind == TW_MSG_REQUEST || x->responded || out->what != OUT_REQUEST) {
-		if (out->what == OUT_DATA && f->kind == TW_MSG_OPEN)
-			data_reply(f, out->way);
-		else
-			flow_fail(f, 502, "a function replied where it has to respond");
-		return;
-	}
-	f->way[WAY_OUT].whole = pieces_new();
-	if (!f->way[WAY_OUT].whole || pieces_from(f->lane, msg, size, x->request, false, NULL, 0,
-	                                          f->way[WAY_OUT].whole) < 0) {
-		flow_fail(f, 502, "a function left a reply that is not valid");
-		return;
-	}
-	x->status = 200;
-	x->in.broken = !x->in.ended;
-	feed_discard(f, WAY_IN);
-	respond(f);
-}
-
-void flow_verdict(struct flow *f, struct out *out, uint8_t verdict, uint32_t function)
-{
-	uint32_t size = 0;
-	struct tw_msg *msg = tw_pool_peek(f->lane->service->pool, out->handle, &size);
-	uint16_t group = ONCE(msg->group);
-	uint32_t key = ONCE(msg->key);
-
-	if (verdict == TW_V_RESPOND) {
-		respond_with(f, out, function);
-		return;
-	}
-	flow_mend(f, msg, size, out->handle, kind_of(f, out));
-	if (verdict == TW_V_FAULT)
-		flow_fault(f, out, function, "a function failed");
-	else if (verdict == TW_V_DROP)
-		drop(f);
-	else if (verdict == TW_V_REPLY)
-		reply(f, out);
-	else if (verdict == TW_V_UPSTREAM && out->what == OUT_REQUEST)
-		to_upstream(f, group, key ? key : f->client_key);
-	else
-		flow_fail(f, 502, "a function decided what cannot be done here");
-}
-
-/* ---- answers that functions made ---- */
-
-static bool answer_valid(const struct tw_msg *answer, uint32_t size, uint16_t status)
-{
-	return size >= sizeof(*answer) && answer->magic == TW_MSG_MAGIC &&
-	       answer->kind == TW_MSG_RESPONSE && status >= 200 && status <= 599;
-}
-
-/* What came, or will come, from a server is not wanted any more. */
-static int forget_response(struct flow *f)
-{
-	struct exchange *x = &f->x;
-	bool takes = f->way[WAY_OUT].data;
-
-	if (x->upstream)
-		upstream_cancel(x);
-	data_free(f, WAY_OUT);
-	body_clear(x, &x->out);
-	pieces_free(f->lane, f->way[WAY_OUT].whole);
-	f->way[WAY_OUT] = (struct way){ 0 };
-	if (x->response)
-		tw_pool_free(f->lane->service->pool, x->response, x->gate->id);
-	x->response = 0;
-	return takes ? data_begin(f, WAY_OUT) : 0;
-}
-
-static void respond_with(struct flow *f, struct out *out, uint32_t function)
-{
-	struct exchange *x = &f->x;
-	struct lane *lane = f->lane;
-	struct tw_msg *msg = tw_pool_peek(lane->service->pool, out->handle, NULL), *answer;
-	tw_handle handle = ONCE(msg->answer);
-	uint32_t size = 0;
-	uint16_t status;
-	int err;
-
-	if (x->responded) {
-		flow_fail(f, 502, "a function responded too late");
-		return;
-	}
-	if (handle == x->request || handle == x->response || !lane_own(lane, handle)) {
-		flow_fail(f, 502, "a function left an answer that is not its own");
-		return;
-	}
-	answer = tw_pool_peek(lane->service->pool, handle, &size);
-	status = ONCE(answer->status);
-	if (!answer_valid(answer, size, status)) {
-		tw_pool_free(lane->service->pool, handle, x->gate->id);
-		flow_fail(f, 502, "a function left an answer that is not valid");
-		return;
-	}
-	/* A message whose function took it from the head of the queue is done with. */
-	data_free(f, WAY_IN);
-	err = forget_response(f);
-	x->response = handle;
-	x->resp = answer;
-	x->status = answer->status = status;
-	flow_mend(f, answer, size, handle, TW_MSG_RESPONSE);
-	f->way[WAY_OUT].whole = pieces_new();
-	if (err < 0 || !f->way[WAY_OUT].whole ||
-	    pieces_from(lane, answer, size, handle, false, NULL, 0, f->way[WAY_OUT].whole) < 0) {
-		flow_fail(f, 502, "a function left an answer whose body is not valid");
-		return;
-	}
-	x->out_len = answer->body_len = f->way[WAY_OUT].whole->bytes;
-	x->body_back = x->out_len > 0 && !x->head;
-	answer->flags |= TW_MSG_WHOLE;
-	feed_discard(f, WAY_IN);
-	x->in.ready = NULL;
-	if (!x->in.ended)
-		x->in.broken = true;
-	flow_response(f, function);
-}
-
-/* ---- faults ---- */
-
-void flow_fault(struct flow *f, struct out *out, uint32_t function, const char *why)
-{
-	const struct tw_service_spec *spec = &f->lane->spec;
-	uint32_t policy = function < spec->n_functions ? spec->function[function].on_fault
-	                                               : TW_FAULT_FAIL;
-
-	gate_count(f->lane->gate, GATE_FAULTS, 1);
-	if (policy == TW_FAULT_RETRY && !out->retried) {
-		out->retried = true;
-		gate_count(f->lane->gate, GATE_RETRIES, 1);
-		flow_call(f, out, function);
-	} else if (policy == TW_FAULT_BYPASS) {
-		if (out->what == OUT_DATA && behind(f, out, function) < 0)
-			data_through(f, out->way, true);
-		else
-			go_on(f, out, function);
-	} else {
-		flow_fail(f, 502, why);
-	}
-}
-
-void flow_nobody(struct flow *f, struct out *out, int error)
-{
-	uint32_t function = out->function;
-
-	if (error == -ESTALE) {
-		flow_fail(f, 502, "a message was lost");
-	} else if ((error == -ENOTCONN || error == -EAGAIN) &&
-	           f->lane->spec.function[function].on_fault == TW_FAULT_BYPASS) {
-		gate_count(f->lane->gate, GATE_FAULTS, 1);
-		go_on(f, out, function);
-	} else {
-		flow_fail(f, 503, "a function of this service is not running, or too busy");
-	}
 }
 
 /* ---- what comes back ---- */

@@ -55,7 +55,7 @@ int flow_member_ready(struct gate *gate, struct service *service, uint32_t membe
 /* ---- inline.c: functions that run in this thread ---- */
 
 /* Calls the functions of a service over a message, as far as they go: the same as sending it
- * through the fabric and getting it back, but for held messages (1: held, inline_resumed() comes
+ * through the fabric and getting it back, but for held messages (1: held, flow_inline_done() comes
  * later). */
 int inline_run(struct gate *gate, struct service *service, uint32_t function, struct tw_msg *msg);
 void flow_inline_done(struct gate *gate, struct service *service, tw_handle message);

@@ -368,11 +368,11 @@ void group_release(struct gate *gate, uint32_t index, uint32_t slot, const char 
 
 	if (!server || !server->active)
 		return;
-	if (why) {
+	if (!why) {
+		health_good(server);
+	} else if (*why) {
 		gate_count(gate, GATE_UP_FAILED, 1);
 		health_bad(server, why);
-	} else {
-		health_good(server);
 	}
 	server_unbusy(server);
 }

@@ -9,22 +9,19 @@
  */
 #include "error.h"
 #include "gate/flow.h"
+#include "gate/inline_watch.h"
 #include "vm.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <semaphore.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <lauxlib.h>
 
-#define STUCK_SIGNAL (SIGRTMIN + 5)
-#define LOOK_NS 1000000000 /* between two looks at threads that run functions */
-#define HOOK_COUNT 1000    /* interpreted instructions until a stuck function raises */
+#define HOOK_COUNT 1000 /* interpreted instructions until a stuck function raises */
 #define HEAP_MB 256
+#define FAULT_NS 100000000 /* between two faults of a service that are logged */
 
 enum entry { RUN, TIMERS, ANSWERED, FORGET, STOP, ENTRIES };
 
@@ -34,34 +31,21 @@ struct inline_service {
 	struct gate_timer timer;
 	int entry[ENTRIES]; /* in the registry */
 	bool built;
+	uint32_t faults; /* that were looked at */
+	uint64_t logged;
 	struct tw_member_board boards[TW_STAGES_MAX];
 };
 
 struct inline_vm {
+	struct inline_watched watched; /* first */
 	lua_State *L;
 	struct gate *gate;
-	pthread_t thread;
 	size_t heap;
 	volatile sig_atomic_t hooked;
-	_Atomic uint64_t entries; /* odd: in Lua */
-	_Atomic(struct inline_service *) now;
 	_Atomic(struct inline_service *) service[TW_SERVICES_MAX];
-	/* the watch's */
-	uint64_t seen, stuck_since;
-	struct inline_vm *next;
 };
 
 /* ---- a function that does not return ---- */
-
-static struct {
-	pthread_mutex_t lock;
-	struct inline_vm *vms;
-	bool runs;
-	_Atomic bool asleep; /* nothing has run since the last look: an entry wakes it */
-	sem_t wake;
-} watch = { .lock = PTHREAD_MUTEX_INITIALIZER };
-
-static __thread struct inline_vm *own;
 
 static void raise_stuck(lua_State *L, lua_Debug *ar)
 {
@@ -70,119 +54,14 @@ static void raise_stuck(lua_State *L, lua_Debug *ar)
 	luaL_error(L, "ran for more than 1 s, and all connections of its gate thread waited");
 }
 
-/* In the thread that is stuck. The interpreter looks at the hook; a loop that is machine code does
- * not, and goes on. */
-static void on_stuck(int sig)
+/* In a signal handler. The interpreter looks at the hook; a loop that is machine code does not, and
+ * goes on. */
+static void on_stuck(struct inline_watched *watched)
 {
-	int err = errno;
+	struct inline_vm *vm = (struct inline_vm *)watched;
 
-	(void)sig;
-	if (own && (atomic_load(&own->entries) & 1) && atomic_load(&own->entries) == own->seen) {
-		own->hooked = 1;
-		lua_sethook(own->L, raise_stuck, LUA_MASKCOUNT, HOOK_COUNT);
-	}
-	errno = err;
-}
-
-static void report(struct inline_vm *vm, uint64_t seconds)
-{
-	struct inline_service *s = atomic_load(&vm->now);
-	uint32_t function = s ? s->shared.function : TW_INLINE_NOBODY;
-	const struct service *service = s ? vm->gate->service[s->shared.service] : NULL;
-
-	if (service && function < service->spec.n_functions)
-		tw_log("gate thread %u: function \"%s\" of chain \"%s\" has not returned for %llu s, and all "
-		       "connections of the thread wait",
-		       vm->gate->id, service->spec.function[function].name, service->spec.name,
-		       (unsigned long long)seconds);
-}
-
-/* True: something has run. */
-static bool look(struct inline_vm *vm, uint64_t now)
-{
-	uint64_t entries = atomic_load(&vm->entries), seconds;
-
-	if (entries != vm->seen) {
-		vm->seen = entries;
-		vm->stuck_since = now;
-		return true;
-	}
-	if (!(entries & 1))
-		return false;
-	seconds = (now - vm->stuck_since) / 1000000000;
-	if (seconds && (seconds & (seconds - 1)) == 0)
-		report(vm, seconds);
-	if (seconds)
-		pthread_kill(vm->thread, STUCK_SIGNAL);
-	return true;
-}
-
-static void *watch_main(void *arg)
-{
-	struct timespec nap = { LOOK_NS / 1000000000, LOOK_NS % 1000000000 };
-
-	(void)arg;
-	pthread_setname_np(pthread_self(), "tw-inline-watch");
-	for (;;) {
-		bool busy = false;
-
-		nanosleep(&nap, NULL);
-		atomic_store(&watch.asleep, true);
-		pthread_mutex_lock(&watch.lock);
-		for (struct inline_vm *vm = watch.vms; vm; vm = vm->next)
-			busy |= look(vm, tw_now());
-		pthread_mutex_unlock(&watch.lock);
-		if (!busy)
-			while (sem_wait(&watch.wake) < 0 && errno == EINTR)
-				;
-		atomic_store(&watch.asleep, false);
-	}
-	return NULL;
-}
-
-static int watch_start(struct inline_vm *vm)
-{
-	struct sigaction sa = { .sa_handler = on_stuck, .sa_flags = SA_RESTART };
-	pthread_attr_t attr;
-	pthread_t thread;
-	sigset_t set;
-	int err = 0;
-
-	sigemptyset(&set);
-	sigaddset(&set, STUCK_SIGNAL);
-	pthread_mutex_lock(&watch.lock);
-	if (!watch.runs) {
-		sem_init(&watch.wake, 0, 0);
-		sigaction(STUCK_SIGNAL, &sa, NULL);
-		pthread_attr_init(&attr);
-		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-		err = pthread_create(&thread, &attr, watch_main, NULL);
-		pthread_attr_destroy(&attr);
-		watch.runs = !err;
-	}
-	if (!err) {
-		own = vm;
-		vm->thread = pthread_self();
-		vm->next = watch.vms;
-		watch.vms = vm;
-		pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-	}
-	pthread_mutex_unlock(&watch.lock);
-	return err ? tw_fail(err, "no thread to watch over inline functions: %s", strerror(err))
-	           : 0;
-}
-
-static void watch_end(struct inline_vm *vm)
-{
-	struct inline_vm **at = &watch.vms;
-
-	pthread_mutex_lock(&watch.lock);
-	while (*at && *at != vm)
-		at = &(*at)->next;
-	if (*at)
-		*at = vm->next;
-	pthread_mutex_unlock(&watch.lock);
-	own = NULL;
+	vm->hooked = 1;
+	lua_sethook(vm->L, raise_stuck, LUA_MASKCOUNT, HOOK_COUNT);
 }
 
 /* ---- the VM ---- */
@@ -229,10 +108,11 @@ static struct inline_vm *vm_of(struct gate *gate)
 		return NULL;
 	}
 	vm->gate = gate;
+	vm->watched = (struct inline_watched){ .gate = gate, .stuck = on_stuck };
 	lua_pushcfunction(vm->L, open_vm);
 	if (lua_pcall(vm->L, 0, 0, 0) != 0) {
 		tw_fail(EINVAL, "the VM of a gate thread: %s", lua_tostring(vm->L, -1));
-	} else if (watch_start(vm) == 0) {
+	} else if (inline_watch_begin(&vm->watched) == 0) {
 		gate->vm = vm;
 		return vm;
 	}
@@ -250,27 +130,37 @@ static int failed(lua_State *L, const char *what)
 	return err;
 }
 
+/* They are counted on the boards; the log has one now and then. */
+static void say_fault(struct inline_service *s)
+{
+	uint64_t now = tw_now();
+
+	if (now - s->logged >= FAULT_NS) {
+		s->shared.fault[sizeof(s->shared.fault) - 1] = 0;
+		tw_log("<3>gate thread %u: %s", s->vm->gate->id, s->shared.fault);
+		s->logged = now;
+	}
+	s->faults = s->shared.faults;
+}
+
 /* One call into Lua. What it raises is the engine's own fault: functions' are caught inside. */
 static int enter(struct inline_service *s, enum entry entry)
 {
 	struct inline_vm *vm = s->vm;
-	uint64_t entries = atomic_load_explicit(&vm->entries, memory_order_relaxed);
 	lua_State *L = vm->L;
 	int rc;
 
-	atomic_store_explicit(&vm->now, s, memory_order_relaxed);
-	atomic_store_explicit(&vm->entries, entries + 1, memory_order_release);
-	if (atomic_load_explicit(&watch.asleep, memory_order_relaxed) &&
-	    atomic_exchange(&watch.asleep, false))
-		sem_post(&watch.wake);
+	inline_watch_enter(&vm->watched, &s->shared);
 	lua_rawgeti(L, LUA_REGISTRYINDEX, s->entry[entry]);
 	rc = lua_pcall(L, 0, 0, 0);
-	atomic_store_explicit(&vm->entries, entries + 2, memory_order_release);
+	inline_watch_leave(&vm->watched);
 	if (vm->hooked) {
 		vm->hooked = 0;
 		lua_sethook(L, NULL, 0, 0);
 	}
 	s->shared.function = TW_INLINE_NOBODY;
+	if (s->shared.faults != s->faults)
+		say_fault(s);
 	if (rc == 0)
 		return 0;
 	rc = failed(L, "inline functions");
@@ -378,10 +268,13 @@ static int rebuild(struct inline_service *s, const char *blob, size_t len)
 	lua_pushlightuserdata(L, &args);
 	if (lua_pcall(L, 1, ENTRIES, 0) != 0)
 		return failed(L, "functions of a gate thread");
+	if (!s->built)
+		memset(s->boards, 0, sizeof(s->boards)); /* another service had this number */
 	unref(s);
 	for (int i = ENTRIES - 1; i >= 0; i--)
 		s->entry[i] = luaL_ref(L, LUA_REGISTRYINDEX);
 	s->built = true;
+	settle(s->vm->gate, s);
 	return 0;
 }
 
@@ -491,7 +384,7 @@ void inline_free(struct gate *gate)
 		return;
 	for (uint32_t i = 0; i < TW_SERVICES_MAX; i++)
 		inline_load(gate, i, NULL, 0);
-	watch_end(vm);
+	inline_watch_end(&vm->watched);
 	gate->vm = NULL;
 	lua_close(vm->L);
 	for (uint32_t i = 0; i < TW_SERVICES_MAX; i++)

@@ -23,7 +23,7 @@ void stream_close_all(struct gate *gate, uint32_t listener);
  * datagram_close() closes it. Options it needs (IP_PKTINFO, IPV6_RECVPKTINFO) it sets itself. */
 int datagram_open(struct gate *gate, struct service *service, uint32_t listener,
                   const struct tw_listener_spec *spec, int fd);
-/* The listener's specification has changed (times, limits), not its socket. */
+/* The listener's specification has changed (times, limits, service), not its socket. */
 void datagram_change(struct gate *gate, uint32_t listener, const struct tw_listener_spec *spec);
 /* No more datagrams are received; sessions go on, for answers that come still, until `now`. */
 void datagram_close(struct gate *gate, uint32_t listener, bool now);
@@ -51,5 +51,6 @@ struct group_choice {
 };
 int group_choose(struct gate *gate, uint32_t group, uint32_t key, uint64_t tried,
                  struct group_choice *choice);
-/* `why`: NULL: it went well; else how it failed, for passive checks and figures. */
+/* `why`: NULL: it went well; "": that says nothing about the server; else how it failed, for
+ * passive checks and figures. */
 void group_release(struct gate *gate, uint32_t group, uint32_t server, const char *why);

@@ -70,13 +70,12 @@ struct flow {
 	struct way way[WAYS];
 	TAILQ_ENTRY(flow) starts;
 	bool starting, counted, failed;
-	bool bodied;         /* exchange_begin's `body` */
-	uint8_t kind;        /* of the request: enum tw_msg_kind */
-	struct fetch *fetch; /* it is a function's fetch */
-	uint64_t patience,
-		seen;        /* ns for all of it; bytes of the body when it was looked at last */
-	uint32_t from;       /* responses: functions below this one */
-	uint32_t client_key; /* of its address */
+	bool bodied;                    /* exchange_begin's `body` */
+	uint8_t kind;                   /* of the request: enum tw_msg_kind */
+	struct fetch *fetch;            /* it is a function's fetch */
+	uint64_t patience, moved, seen; /* exchange.c: the deadline */
+	uint32_t from;                  /* responses: functions below this one */
+	uint32_t client_key;            /* of its address */
 	uint32_t next_free, n_fetches;
 	struct fetch *fetches; /* that functions have made for it */
 };
@@ -100,8 +99,9 @@ struct lane {
 	struct tw_service_spec spec;
 	uint32_t messages, responses, data, whole, whole_back; /* functions, bit by bit */
 	struct out_queue queue[TW_STAGES_MAX];
-	uint32_t queued; /* functions with something in their queue */
-	uint32_t away;   /* messages that functions have */
+	uint32_t queued;        /* functions with something in their queue */
+	struct answer *answers; /* fetch.c: that find no room */
+	uint32_t away;          /* messages that functions have */
 	bool polls, polling, leaving, stray, by_address;
 	struct gate_task send, start;
 	TAILQ_HEAD(, flow) starts;
@@ -174,16 +174,26 @@ void flow_gathered(struct flow *f, int way);
 void flow_call(struct flow *f, struct out *out, uint32_t function);
 /* A descriptor has come, the gate holds its block. */
 void flow_returned(struct lane *lane, const struct tw_desc *desc, uint32_t sender);
-/* No instance could be found, or the way there is closed: -ENOTCONN, -EAGAIN, -EPERM, -ESTALE. */
-void flow_nobody(struct flow *f, struct out *out, int error);
-/* The function has failed with it: its policy. The gate holds the block. */
-void flow_fault(struct flow *f, struct out *out, uint32_t function, const char *why);
-void flow_verdict(struct flow *f, struct out *out, uint8_t verdict, uint32_t function);
 /* A message is back in the gate's hands. `said`: the verdict of the descriptor, 0: the message's.
  */
 void flow_back(struct flow *f, struct out *out, uint32_t exit, uint32_t said, uint32_t sender);
 /* The response goes to functions below this one, then to the client. */
 void flow_response(struct flow *f, uint32_t below);
+
+/* The function behind this one on the message's way, -1: none; goes on there, or to the end. */
+int flow_behind(const struct flow *f, const struct out *out, uint32_t function);
+void flow_go_on(struct flow *f, struct out *out, uint32_t function);
+void flow_to_upstream(struct flow *f, int32_t group, uint32_t key);
+void flow_respond(struct flow *f); /* the response is through */
+void flow_drop(struct flow *f);
+
+/* ---- verdict.c ---- */
+
+/* No instance could be found, or the way there is closed: -ENOTCONN, -EAGAIN, -EPERM, -ESTALE. */
+void flow_nobody(struct flow *f, struct out *out, int error);
+/* The function has failed with it: its policy. The gate holds the block. */
+void flow_fault(struct flow *f, struct out *out, uint32_t function, const char *why);
+void flow_verdict(struct flow *f, struct out *out, uint8_t verdict, uint32_t function);
 
 /* ---- gather.c: whole bodies ---- */
 
@@ -222,7 +232,8 @@ void fetch_begin(struct lane *lane, struct flow *parent, tw_handle request);
 void fetch_go(struct flow *f);                                /* begun at the end of the turn */
 void fetch_cancel(struct flow *parent);                       /* all of them */
 void fetch_member_gone(struct flow *parent, uint32_t member); /* who waited for it */
-void fetch_again(struct flow *parent);                        /* answers that found no room */
+void fetch_again(struct lane *lane);                          /* answers that found no room */
+void fetch_forget(struct lane *lane, uint32_t member);        /* those for it; UINT32_MAX: all */
 
 /* ---- patrol.c ---- */
 

@@ -273,6 +273,8 @@ void listener_change(struct gate *gate, uint32_t index, const struct tw_listener
 {
 	struct listener *listener = &listeners_of(gate)->listener[index];
 
+	if (listener->source.fd >= 0 && listener->spec.backlog != spec->backlog)
+		listen(listener->source.fd, listener_backlog(spec));
 	listener->spec = *spec;
 	if (listener->datagrams)
 		datagram_change(gate, index, spec);

@@ -33,6 +33,11 @@ static inline struct listeners *listeners_of(struct gate *gate)
 	return gate->listeners;
 }
 
+static inline int listener_backlog(const struct tw_listener_spec *spec)
+{
+	return spec->backlog ? (int)spec->backlog : 1024;
+}
+
 /* listener.c; in the gate thread */
 int listeners_begin(struct gate *gate);
 void listeners_end(struct gate *gate);

@@ -6,6 +6,7 @@
 #include "error.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -57,7 +58,11 @@ void gate_close(struct gate *gate, struct gate_source *source)
 		return;
 	forget_events(gate, source);
 	gate_count(gate, GATE_SYSCALLS, 1);
-	close(source->fd); /* leaves the epoll set by itself: nothing else holds it open */
+	/* Closing alone leaves it in the epoll set as long as a child that is being started has it
+	 * open too, and its events would go to memory that is freed. */
+	if (source->interest)
+		epoll_ctl(gate->epoll, EPOLL_CTL_DEL, source->fd, NULL);
+	close(source->fd);
 	source->fd = -1;
 	source->interest = 0;
 }
@@ -142,6 +147,11 @@ static void poll_links(struct gate *gate)
 	for (unsigned i = 0; i < POLLS && gate->polling && !loop->first_task; i++) {
 		flow_poll(gate);
 		relax();
+	}
+	/* Nothing yet: those who have the messages may be waiting for this CPU. */
+	if (gate->polling && !loop->first_task) {
+		sched_yield();
+		gate_count(gate, GATE_SYSCALLS, 1);
 	}
 }
 

@@ -162,28 +162,21 @@ static void sweep(struct lane *lane)
 
 /* ---- rounds ---- */
 
-static void again(struct flow *f, uint32_t arg)
-{
-	(void)arg;
-	if (f->fetches)
-		fetch_again(f);
-}
-
 static void tick(struct gate *gate, struct gate_timer *timer)
 {
 	struct lane *lane = (struct lane *)((char *)timer - offsetof(struct lane, patrol));
 
 	lane_send(lane);
+	fetch_again(lane);
 	expire(lane, gate->now);
 	if (lane->away) {
 		look(lane, gate->now);
-		each_flow(lane, again, 0);
 	} else if (lane->link) {
 		/* Answers that were read come back behind the last message. */
 		lane_receive(lane);
 	}
 	sweep(lane);
-	if (lane->away || lane->queued)
+	if (lane->away || lane->queued || lane->answers)
 		gate_timer_set(gate, &lane->patrol, gate->now + FLOW_PATROL_NS);
 	else if (sweeps(lane))
 		gate_timer_set(gate, &lane->patrol, gate->now + SWEEP_EVERY_NS);
@@ -305,6 +298,7 @@ int flow_member_gone(struct gate *gate, struct service *service, uint32_t member
 	lane->members[member / 32] &= ~(1u << member % 32);
 	if (lane->watched)
 		lane->watched[member] = (struct watched){ 0 };
+	fetch_forget(lane, member);
 	each_flow(lane, member_gone, member);
 	return 0;
 }

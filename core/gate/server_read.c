@@ -11,155 +11,21 @@
 #include <time.h>
 
 #define MS 1000000ull
-#define HEAD_BLOCK 16384
-#define BODY_BLOCK 65536
 #define HEAD_LIMIT 32768 /* of a response; 502 above */
 #define INTERIM_MAX 16
-#define HEAD_PIECES 2          /* that may come along with a head: there is always room for them */
-#define ROUNDS 4               /* reads in one turn: others want theirs too */
-#define MERGE_MAX 8192         /* pieces up to this are moved together */
-#define STARVED_LOOK (20 * MS) /* how often the pool is asked again */
-
-static struct tw_pool *pool_of(const struct upstream *up)
-{
-	return up->x->service->pool;
-}
+#define HEAD_PIECES 2  /* that may come along with a head: there is always room for them */
+#define ROUNDS 4       /* reads in one turn: others want theirs too */
+#define MERGE_MAX 8192 /* pieces up to this are moved together */
 
 void read_begin(struct upstream *up)
 {
 	http_in_begin(&up->in, true, up->head, HEAD_LIMIT);
 	up->reading = up->began = up->answered = up->paused = up->ended = up->starved = false;
 	up->interim = 0;
+	up->starved_at = 0;
 	up->body_in = 0;
-	up->want = BODY_BLOCK;
+	up->want = READ_BLOCK;
 	up->piece.len = 0;
-}
-
-/* Pieces of the block may be in x->out still: then the last of them frees it. */
-void read_forget(struct upstream *up)
-{
-	struct body *out = &up->x->out;
-	struct body_piece *last = NULL;
-	uint32_t i;
-
-	if (!up->block)
-		return;
-	for (i = 0; i < out->count; i++) {
-		struct body_piece *piece = &out->piece[(out->first + i) % BODY_PIECES];
-
-		if (piece->handle == up->block)
-			last = piece;
-	}
-	if (last)
-		last->frees = true;
-	else
-		tw_pool_free(pool_of(up), up->block, up->gate->id);
-	up->block = 0;
-	up->piece.len = 0;
-}
-
-/* ---- blocks ---- */
-
-static bool take_block(struct upstream *up, uint32_t bytes)
-{
-	up->block = tw_pool_new(pool_of(up), bytes, up->gate->id);
-	up->mem = up->block ? tw_pool_at(pool_of(up), up->block, up->gate->id, &up->size) : NULL;
-	up->at = up->end = HTTP_BYTES_AT;
-	if (!up->mem)
-		gate_count(up->gate, GATE_NO_BLOCK, 1);
-	return up->mem;
-}
-
-/* A head that does not fit moves to a larger block. */
-static bool grow(struct upstream *up)
-{
-	tw_handle old = up->block;
-	uint8_t *mem = up->mem;
-	uint32_t at = up->at, end = up->end;
-
-	if (!take_block(up, BODY_BLOCK)) {
-		up->block = old;
-		return false;
-	}
-	memcpy(up->mem, mem, end);
-	gate_count(up->gate, GATE_COPIED, end - HTTP_BYTES_AT);
-	up->at = at;
-	up->end = end;
-	http_in_moved(&up->in, up->mem);
-	tw_pool_free(pool_of(up), old, up->gate->id);
-	return true;
-}
-
-/* Room to receive into; 0: there is no block, and that has been seen to. */
-static uint32_t room_for_head(struct upstream *up)
-{
-	bool got = true;
-	uint32_t room;
-
-	if (!up->block)
-		got = take_block(up, HEAD_BLOCK);
-	room = got ? http_in_room(up->size, up->end) : 0;
-	if (got && !room) {
-		got = up->size < BODY_BLOCK && grow(up);
-		room = got ? http_in_room(up->size, up->end) : 0;
-	}
-	if (!room)
-		upstream_lost(up, UP_SHORTAGE, "no memory for its response: the pool is empty");
-	return room;
-}
-
-static uint32_t room_for_body(struct upstream *up)
-{
-	uint64_t want = up->want, left = UINT64_MAX;
-
-	if (!up->block) {
-		if (up->in.body_len != UINT64_MAX && up->state != UP_RAW)
-			left = up->in.body_len - up->body_in + 1; /* one too much is seen */
-		want = want > left ? left : want;
-		want = want <= 4096 ? want : want + HTTP_BYTES_AT; /* a small one may be short */
-		want = want > BODY_BLOCK ? BODY_BLOCK : want;
-		if (!take_block(up, (uint32_t)want)) {
-			if (!up->starved)
-				up->starved_at = up->gate->now;
-			up->starved = true;
-			upstream_watch(up);
-			connection_deadline(up->c, up->gate->now + STARVED_LOOK);
-			return 0;
-		}
-	}
-	return up->size - up->end;
-}
-
-void read_starved(struct upstream *up)
-{
-	uint64_t since = up->starved_at;
-	uint32_t attempt = up->attempt;
-
-	if (up->gate->now - since > up->group->spec->idle_ms * MS) {
-		upstream_lost(up, UP_SHORTAGE, "no memory for its response: the pool is empty");
-		return;
-	}
-	up->starved = false;
-	upstream_hold(up);
-	read_more(up);
-	if (!up->dead && up->starved) {
-		up->starved_at = since;
-	} else if (!up->dead && up->attempt == attempt) {
-		upstream_watch(up);
-		connection_deadline(up->c, up->gate->now + up->group->spec->idle_ms * MS);
-	}
-	upstream_release(up);
-}
-
-/* How much the next read may bring, by what this one has brought. */
-static void adapt(struct upstream *up, uint32_t room, uint32_t got)
-{
-	if (got == room)
-		up->want = BODY_BLOCK;
-	else if (got < up->want / 4 && up->want > 4096)
-		up->want /= 4;
-	else if (got > up->want / 2 && up->want < BODY_BLOCK)
-		up->want *= 4;
 }
 
 /* ---- pieces ---- */
@@ -467,7 +333,7 @@ static bool read_once(struct upstream *up)
 
 	if (up->answered && !body_has_room(&up->x->out))
 		return pause_reading(up);
-	room = up->answered ? room_for_body(up) : room_for_head(up);
+	room = up->answered ? read_room_body(up) : read_room_head(up);
 	if (!room)
 		return false;
 	do
@@ -485,10 +351,11 @@ static bool read_once(struct upstream *up)
 	}
 	gate_count(up->gate, GATE_UP_BYTES_IN, (uint64_t)n);
 	up->began = true;
+	up->starved_at = 0;
 	up->end += (uint32_t)n;
 	if (!up->answered)
 		return parse_head(up) && (uint32_t)n == room;
-	adapt(up, room, (uint32_t)n);
+	read_adapt(up, room, (uint32_t)n);
 	if (up->state == UP_RAW)
 		return pass_raw(up) && (uint32_t)n == room;
 	connection_deadline(up->c, up->gate->now + up->group->spec->idle_ms * MS);

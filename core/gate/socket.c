@@ -12,8 +12,6 @@
 #include <netinet/tcp.h>
 #include <unistd.h>
 
-#define BACKLOG 1024
-
 /* What is there, as the control thread knows it. */
 static struct {
 	bool used;
@@ -80,7 +78,7 @@ static int open_one(const struct tw_listener_spec *spec, bool shared)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (!err && bind(fd, (struct sockaddr *)&to, len))
 		err = -errno;
-	if (!err && !udp && listen(fd, spec->backlog ? (int)spec->backlog : BACKLOG))
+	if (!err && !udp && listen(fd, listener_backlog(spec)))
 		err = -errno;
 	if (!err)
 		return fd;
@@ -97,12 +95,13 @@ static void close_all(struct order *order)
 	}
 }
 
-static int open_all(struct order *order)
+/* `alone`: nobody may have that address yet. */
+static int open_all(struct order *order, bool alone)
 {
 	char address[80];
-	int fd = open_one(order->spec, false);
+	int fd = alone ? open_one(order->spec, false) : 0;
 
-	if (fd >= 0)
+	if (fd >= 0 && alone)
 		close(fd);
 	for (unsigned i = 0; i < gates_running() && fd >= 0; i++)
 		order->fd[i] = fd = open_one(order->spec, true);
@@ -146,12 +145,11 @@ static int leave_in(struct gate *gate, void *ctx)
 
 /* ---- what the control thread calls ---- */
 
-static bool same_socket(const struct tw_listener_spec *a, const struct tw_listener_spec *b)
+static bool same_address(const struct tw_listener_spec *a, const struct tw_listener_spec *b)
 {
 	return a->protocol == b->protocol && a->address.family == b->address.family &&
 	       a->address.port == b->address.port && a->address.scope == b->address.scope &&
-	       !memcmp(a->address.bytes, b->address.bytes, a->address.family == 4 ? 4 : 16) &&
-	       a->only_v6 == b->only_v6 && a->backlog == b->backlog;
+	       !memcmp(a->address.bytes, b->address.bytes, a->address.family == 4 ? 4 : 16);
 }
 
 static int valid(uint32_t index, const struct tw_listener_spec *spec)
@@ -179,14 +177,16 @@ int tw_gate_listener(uint32_t index, const struct tw_listener_spec *spec)
 {
 	struct order order = { .index = index, .spec = spec };
 	int err = valid(index, spec);
+	bool same;
 
 	if (err)
 		return err;
 	memset(order.fd, 0xff, sizeof(order.fd));
-	if (there[index].used && same_socket(&there[index].spec, spec)) {
+	same = there[index].used && same_address(&there[index].spec, spec);
+	if (same && there[index].spec.only_v6 == spec->only_v6) {
 		err = gates_each(change_in, &order);
 	} else {
-		err = open_all(&order);
+		err = open_all(&order, !same);
 		if (err)
 			return err;
 		there[index].used = true;

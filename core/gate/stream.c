@@ -2,6 +2,7 @@
 /* stream.c - connections of TCP listeners: their opening is a message for the functions; then a
  * connection to a server of the group. */
 #include "gate/stream.h"
+#include "gate/upstream.h"
 #include "error.h"
 
 #include <arpa/inet.h>
@@ -30,6 +31,7 @@ static uint64_t after(const struct stream *s, uint64_t ms)
 static void close_end(struct stream *s, struct stream_end *end, bool reset)
 {
 	struct linger now = { .l_onoff = 1 };
+	splice_close(end);
 	if (end->source.fd < 0)
 		return;
 	if (end->watched)
@@ -64,7 +66,7 @@ static void give_back(struct stream *s, bool reset)
 	close_end(s, &s->server, reset);
 	gate_timer_cancel(s->gate, &s->timer);
 	gate_timer_cancel(s->gate, &s->retry);
-	release_server(s, NULL);
+	release_server(s, s->state == STREAM_RELAYS ? NULL : "");
 	TAILQ_REMOVE((struct streams *)s->gate->streams, s, link);
 	free(s->bytes);
 	s->bytes = NULL;
@@ -206,9 +208,10 @@ static void go_on(struct stream *s)
 			s->server.source.ready = connected;
 			break;
 		}
+		bool shortage = server_is_shortage(-fd);
 		s->tried |= 1ull << (s->choice.server % 64);
-		release_server(s, strerror(-fd));
-		if (s->attempts > s->choice.retries) {
+		release_server(s, shortage ? "" : strerror(-fd));
+		if (shortage || s->attempts > s->choice.retries) {
 			stream_end(s, true);
 			return;
 		}
@@ -246,21 +249,26 @@ static void forward(struct exchange *x, uint32_t group, uint32_t key)
 	go_on(s);
 }
 
-static void fail(struct exchange *x, int status, const char *why)
+/* The exchange is ours to end. */
+static void close_both(struct exchange *x, bool reset)
 {
 	struct stream *s = x->client_data;
-	(void)status, (void)why;
+	if (s->state != STREAM_RELAYS)
+		release_server(s, "");
 	s->x = x;
-	s->state = STREAM_RELAYS; /* the exchange is ours to end */
-	stream_end(s, true);
+	s->state = STREAM_RELAYS;
+	stream_end(s, reset);
+}
+
+static void fail(struct exchange *x, int status, const char *why)
+{
+	(void)status, (void)why;
+	close_both(x, true);
 }
 
 static void shut_out(struct exchange *x)
 {
-	struct stream *s = x->client_data;
-	s->x = x;
-	s->state = STREAM_RELAYS;
-	stream_end(s, false);
+	close_both(x, false);
 }
 
 /* Bytes may go both ways; without a server they go to functions only, and come from them. */
@@ -319,8 +327,13 @@ static void asking(struct gate *gate, struct gate_source *source, uint32_t event
 static void ask(struct stream *s)
 {
 	struct gate *gate = s->gate;
-	struct tw_pool *pool = s->service->pool;
 	uint32_t size = 0;
+	s->service = gate->service[s->chain];
+	if (!s->service) {
+		stream_end(s, true);
+		return;
+	}
+	struct tw_pool *pool = s->service->pool;
 	tw_handle block = tw_pool_new(pool, sizeof(struct tw_msg), gate->id);
 	struct tw_msg *msg = block ? tw_pool_at(pool, block, gate->id, &size) : NULL;
 	if (!msg) {
@@ -423,13 +436,15 @@ int stream_accept(struct gate *gate, struct service *service, uint32_t listener,
 		return tw_fail(ENOMEM, "no memory for a connection of listener %s", spec->name);
 	}
 	s->gate = gate;
-	s->service = service;
+	s->chain = service->index;
 	s->listener = listener;
 	s->idle_ms = spec->idle_ms;
 	s->facts = *facts;
 	s->client.stream = s->server.stream = s;
 	s->client.source.fd = fd;
 	s->server.source.fd = -1;
+	for (int i = 0; i < 2; i++)
+		s->client.pipe[i] = s->server.pipe[i] = -1;
 	s->timer.fire = timed_out;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 	stream_hold(s);

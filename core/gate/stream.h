@@ -6,6 +6,7 @@
 #include "gate/l4.h"
 
 #include <sys/queue.h>
+#include <sys/types.h>
 
 enum stream_state {
 	STREAM_PROXY,    /* waits for the PROXY header */
@@ -19,11 +20,13 @@ struct stream_end {
 	struct gate_source source; /* fd -1: none */
 	struct stream *stream;
 	bool watched;
-	bool ended;   /* no more bytes come from it */
-	bool shut;    /* no more go to it */
-	bool waits;   /* for room in its buffer */
-	bool hungry;  /* has read a block full: the next one may be larger */
-	bool starved; /* the pool had no block */
+	bool ended;         /* no more bytes come from it */
+	bool shut;          /* no more go to it */
+	bool waits;         /* for room in its buffer */
+	bool starved;       /* the pool had no block */
+	uint8_t full_reads; /* blocks that were read full, in a row */
+	int pipe[2];        /* of stream_splice.c, -1: none */
+	uint32_t piped;     /* bytes in it */
 };
 
 struct stream {
@@ -36,9 +39,10 @@ struct stream {
 	struct gate_timer retry; /* a block */
 	uint64_t moved;          /* gate->now when the last byte moved */
 	uint32_t listener, idle_ms;
-	uint8_t state; /* enum stream_state */
-	bool dead;     /* everything is given back; freed when `hold` is 0 */
-	uint32_t hold; /* functions that have it on the stack */
+	uint32_t chain; /* number of the service, which may go while the PROXY header comes */
+	uint8_t state;  /* enum stream_state */
+	bool dead;      /* everything is given back; freed when `hold` is 0 */
+	uint32_t hold;  /* functions that have it on the stack */
 	struct proxy_facts facts;
 	/* the server */
 	struct group_choice choice;
@@ -70,3 +74,13 @@ void relay_begin(struct stream *s);
 void relay_ready(struct gate *gate, struct gate_source *source, uint32_t events);
 /* Registers what an end waits for. */
 void relay_watch(struct stream *s, struct stream_end *end);
+
+/* ---- stream_splice.c ---- */
+
+/* Is the pipe the better way for what comes from this end? Opens it. */
+bool splice_pays(struct stream *s, struct stream_end *from);
+/* From the connection into the pipe: bytes, 0: the end, -errno. */
+ssize_t splice_in(struct stream *s, struct stream_end *from);
+/* From the pipe to the other connection, which may have to wait; 0 or -errno. */
+int splice_out(struct stream *s, struct stream_end *from);
+void splice_close(struct stream_end *from);

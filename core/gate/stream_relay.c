@@ -33,7 +33,8 @@ void relay_watch(struct stream *s, struct stream_end *end)
 	uint32_t interest = 0;
 	if (end->source.fd < 0)
 		return;
-	if (!end->ended && !end->starved && (s->replies || body_has_room(from_of(s, end))))
+	if (!end->ended && !end->starved && !end->piped &&
+	    (s->replies || body_has_room(from_of(s, end))))
 		interest |= EPOLLIN;
 	if (end->waits)
 		interest |= EPOLLOUT;
@@ -109,6 +110,11 @@ static int fill(struct stream *s, const struct body *body, struct iovec *iov)
 static bool push(struct stream *s, struct stream_end *end)
 {
 	struct body *body = to_of(s, end);
+	struct stream_end *from = end == &s->client ? &s->server : &s->client;
+	if (from->piped && splice_out(s, from)) {
+		stream_end(s, true);
+		return false;
+	}
 	enum gate_counter counter = end == &s->client ? GATE_BYTES_OUT : GATE_UP_BYTES_OUT;
 	while (body->count && !end->waits) {
 		struct iovec iov[BODY_PIECES];
@@ -140,7 +146,7 @@ static bool push(struct stream *s, struct stream_end *end)
 		stream_end(s, true);
 		return false;
 	}
-	if (!body->count && body->ended && !end->shut && end->source.fd >= 0) {
+	if (!body->count && !from->piped && body->ended && !end->shut && end->source.fd >= 0) {
 		end->shut = true;
 		shutdown(end->source.fd, SHUT_WR);
 		if (s->replies)
@@ -178,7 +184,7 @@ static int read_one(struct stream *s, struct stream_end *end, struct body *body)
 	struct tw_pool *pool = s->service->pool;
 	enum gate_counter counter = end == &s->client ? GATE_BYTES_IN : GATE_UP_BYTES_IN;
 	uint32_t size = 0;
-	tw_handle block = tw_pool_new(pool, end->hungry ? BLOCK_HUNGRY : BLOCK, s->gate->id);
+	tw_handle block = tw_pool_new(pool, end->full_reads ? BLOCK_HUNGRY : BLOCK, s->gate->id);
 	void *mem = block ? tw_pool_at(pool, block, s->gate->id, &size) : NULL;
 	if (!mem) {
 		starve(s, end);
@@ -205,10 +211,31 @@ static int read_one(struct stream *s, struct stream_end *end, struct body *body)
 		return -1;
 	}
 	gate_count(s->gate, counter, (uint64_t)n);
-	end->hungry = n == (ssize_t)size;
+	bool full = n == (ssize_t)size;
+	end->full_reads = !full ? 0 : end->full_reads < 255 ? end->full_reads + 1 : 255;
 	struct body_piece piece = { .handle = block, .len = (uint32_t)n, .frees = true };
 	body_put(body, &piece);
-	return end->hungry ? 0 : -1;
+	return full ? 0 : -1;
+}
+
+/* The same through a pipe. */
+static int splice_one(struct stream *s, struct stream_end *end, struct body *body)
+{
+	ssize_t n = splice_in(s, end);
+	if (n == -EAGAIN)
+		return -1;
+	if (n < 0 || (n > 0 && splice_out(s, end))) {
+		stream_end(s, true);
+		return -1;
+	}
+	s->moved = s->gate->now;
+	if (n > 0)
+		return 0;
+	end->ended = true;
+	body_end(body);
+	if (!s->dead)
+		finished(s);
+	return -1;
 }
 
 static void pull(struct stream *s, struct stream_end *end)
@@ -219,7 +246,9 @@ static void pull(struct stream *s, struct stream_end *end)
 		return;
 	}
 	for (int i = 0; i < READS && !s->dead && !end->ended && !end->starved; i++) {
-		if (!body_has_room(body) || read_one(s, end, body) < 0)
+		if (end->piped || !body_has_room(body))
+			break;
+		if ((splice_pays(s, end) ? splice_one : read_one)(s, end, body) < 0)
 			break;
 	}
 }
@@ -288,6 +317,12 @@ static void together(struct stream *s)
 	x->in.room = x->out.room = body_room;
 	x->in.consumer = x->in.producer = x->out.consumer = x->out.producer = s;
 	s->server.source.ready = relay_ready;
+	/* Nobody reads the message any more: ten thousand streams need no block each. */
+	if (!x->in.filter && !x->out.filter) {
+		tw_pool_free(s->service->pool, x->request, s->gate->id);
+		x->request = 0;
+		x->req = NULL;
+	}
 }
 
 void relay_begin(struct stream *s)

@@ -204,7 +204,7 @@ struct upstream {
 	bool paused;         /* x->out is full */
 	bool ended;          /* no more will come */
 	bool starved;        /* the pool has no block */
-	uint64_t starved_at; /* since */
+	uint64_t starved_at; /* since; 0: not */
 	uint8_t interim;     /* responses 1xx that came */
 	struct http_in in;
 	uint64_t body_in; /* bytes of the body so far */
@@ -240,7 +240,7 @@ static inline void upstream_hold(struct upstream *up)
 bool upstream_release(struct upstream *up);
 void upstream_close(struct gate *gate); /* the thread ends */
 
-/* ---- server_send.c, server_read.c ---- */
+/* ---- server_send.c, server_read.c, server_block.c ---- */
 
 bool send_is_idempotent(const struct exchange *x); /* RFC 9110 9.2.2; a first guess */
 /* Writes the head; false: upstream_lost() was called. */
@@ -252,6 +252,14 @@ void send_forget(struct upstream *up); /* frees what it has */
 void send_close(void);                 /* the thread ends */
 void read_begin(struct upstream *up);
 void read_more(struct upstream *up);
-void read_room(struct body *out);       /* x->out.room */
+void read_room(struct body *out); /* x->out.room */
+
+/* server_block.c */
+#define READ_BLOCK 65536
+/* Room to receive into, behind up->end; 0: there is no block, and that has been seen to. */
+uint32_t read_room_head(struct upstream *up);
+uint32_t read_room_body(struct upstream *up);
+/* How much the next read may bring, by what this one has brought. */
+void read_adapt(struct upstream *up, uint32_t room, uint32_t got);
 void read_starved(struct upstream *up); /* the pool may have a block again */
 void read_forget(struct upstream *up);

@@ -245,6 +245,7 @@ int tw_fabric_join(struct tw_fabric *f, uint32_t member, struct tw_join *join, i
 		               "%s: memory that can only be read needs /proc; mount it, or "
 		               "take readonly away",
 		               f->spec.name);
+	f->reach[member] = f->routes.function[m->function].allow;
 	memset(join, 0, sizeof(*join));
 	join->abi = TW_ABI_VERSION;
 	join->member = member;
@@ -349,4 +350,13 @@ int tw_fabric_function(const struct tw_fabric *f, uint32_t member)
 	const struct routes_member *m = &f->routes.member[member % TW_MEMBERS_MAX];
 
 	return member >= TW_GATES_MAX && member < TW_MEMBERS_MAX && m->life ? m->function : -ENOENT;
+}
+
+bool tw_fabric_outdated(const struct tw_fabric *f, uint32_t member)
+{
+	const struct routes_member *m = &f->routes.member[member % TW_MEMBERS_MAX];
+
+	return f->transport == &rings_transport && m->state != MEMBER_NONE &&
+	       m->function < TW_STAGES_MAX &&
+	       f->routes.function[m->function].allow & ~f->reach[member % TW_MEMBERS_MAX];
 }

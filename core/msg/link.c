@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define STALE_BATCHES 64 /* in one receive */
+
 int tw_link_open(struct tw_link **out, const struct tw_join *join, const int *fds,
                  struct tw_pool *pool)
 {
@@ -59,15 +61,15 @@ static uint16_t lane_of(struct tw_link *link, tw_handle handle)
 }
 
 /* So many of those in hand are done; what was received and is not sent on is done when the next
- * ones are asked for. */
+ * ones are asked for. The board is what others see of it. */
 static void finish(struct tw_link *link, uint64_t n)
 {
-	uint64_t now = __atomic_load_n(&link->board->finished, __ATOMIC_RELAXED);
+	uint64_t in_hand = link->received - link->finished;
 
-	if (n > link->received - now)
-		n = link->received - now;
-	if (n)
-		__atomic_store_n(&link->board->finished, now + n, __ATOMIC_RELEASE);
+	if (in_hand == 0)
+		return;
+	link->finished += n < in_hand ? n : in_hand;
+	__atomic_store_n(&link->board->finished, link->finished, __ATOMIC_RELEASE);
 }
 
 static int sent(struct tw_link *link, struct tw_desc *desc, unsigned n)
@@ -129,14 +131,14 @@ int tw_link_direct(struct tw_link *link, uint32_t member, const struct tw_desc *
 int tw_link_receive(struct tw_link *link, struct tw_desc *desc, unsigned max)
 {
 	unsigned kept = 0;
-	int n;
+	int n = 0;
 
 	finish(link, UINT64_MAX);
 	if (max > TW_DESC_BATCH)
 		max = TW_DESC_BATCH;
-	/* A whole batch of stale ones is not the end. */
-	do {
-		n = max ? link->transport->receive(link, desc, max) : 0;
+	/* A whole batch of stale ones is not the end; but nobody keeps us here with them. */
+	for (int round = 0; round < STALE_BATCHES && !kept && max; round++) {
+		n = link->transport->receive(link, desc, max);
 		if (n <= 0)
 			break;
 		link->received += n;
@@ -146,9 +148,8 @@ int tw_link_receive(struct tw_link *link, struct tw_desc *desc, unsigned max)
 				link->sender[kept] = desc[i].exit >> ROUTES_LANE_SHIFT;
 				desc[kept++].exit &= 0xff;
 			}
-		if (!kept)
-			finish(link, n);
-	} while (!kept);
+		finish(link, n - kept);
+	}
 	return n < 0 ? n : (int)kept;
 }
 

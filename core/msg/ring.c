@@ -96,6 +96,14 @@ unsigned ring_take(struct ring *ring, uint64_t *head, struct tw_desc *desc, unsi
 	return n;
 }
 
+bool ring_has(const struct ring *ring, tw_handle handle)
+{
+	for (uint32_t i = 0; i < RING_SIZE; i++)
+		if (__atomic_load_n(&ring->place[i].word[0], __ATOMIC_ACQUIRE) == handle)
+			return true;
+	return false;
+}
+
 uint64_t ring_load(const struct ring *ring, uint64_t finished)
 {
 	uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);

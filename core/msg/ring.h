@@ -25,5 +25,6 @@ int ring_put(struct ring *ring, const struct tw_desc *desc);
 /* `head`: the reader's own, so that nobody else's mistakes lead it astray. */
 unsigned ring_take(struct ring *ring, uint64_t *head, struct tw_desc *desc, unsigned max);
 bool ring_is_ready(const struct ring *ring, uint64_t head);
+bool ring_has(const struct ring *ring, tw_handle handle);
 /* Descriptors put in, minus those that the reader has done with. */
 uint64_t ring_load(const struct ring *ring, uint64_t finished);

@@ -121,11 +121,22 @@ static int add(struct tw_fabric *f, uint32_t member)
 	return rc;
 }
 
-/* What is in the ring of a member that is gone is not taken any more. */
+/* What is in the ring of a member that is gone is not taken any more. What it was sending itself
+ * may be on its way and in no ring, or in that of somebody who is gone too: it is its own again. */
 static void remove_member(struct tw_fabric *f, uint32_t member)
 {
-	(void)f;
-	(void)member;
+	tw_handle handle = __atomic_load_n(&tw_pool_board(f->pool, member)->sending,
+	                                   __ATOMIC_ACQUIRE);
+	uint64_t word = tw_pool_word(f->pool, TW_HANDLE_INDEX(handle));
+	uint32_t to = TW_OWNER_OF(word);
+	struct ring *ring;
+
+	if (TW_GENERATION_OF(word) != TW_HANDLE_GENERATION(handle) ||
+	    TW_STATE_OF(word) != TW_BLOCK_SENT || to >= TW_MEMBERS_MAX)
+		return;
+	ring = f->routes.member[to].state != MEMBER_NONE ? ring_of(f, to) : NULL;
+	if (!ring || !ring_has(ring, handle))
+		tw_pool_ungive(f->pool, handle, member, to);
 }
 
 static int publish_function(struct tw_fabric *f, uint32_t function)

@@ -184,6 +184,8 @@ static int put(struct tw_link *link, const struct target *to, const struct tw_de
 	if (gate && to->function != ROUTES_GATE &&
 	    load_of(link, to->member, to->ring) >= FABRIC_DEPTH)
 		return -EAGAIN;
+	/* Who dies between the two leaves a block that is on its way and in no ring: rings.c. */
+	__atomic_store_n(&link->board->sending, out.handle, __ATOMIC_RELEASE);
 	rc = tw_pool_give(link->pool, out.handle, link->member, to->member);
 	if (rc)
 		return rc;

@@ -99,3 +99,57 @@ static inline uint64_t store_shard_bytes(const struct store_layout *l)
 	return 192 + 4ull * l->buckets + (uint64_t)STORE_ENTRY_BYTES * l->entries +
 	       (uint64_t)l->piece * l->pieces;
 }
+
+/* ---- store_shard.c: one operation ---- */
+
+#define STORE_NEVER INT64_MAX
+
+/* Reads a word of the store once: it may be another one the next time. */
+#define ONCE(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
+
+/* One operation on one key. */
+struct op {
+	struct tw_store *s;
+	struct shard *shard;
+	const char *key;
+	size_t key_len;
+	uint64_t hash, now;
+	uint32_t index; /* of the shard */
+	uint32_t bucket;
+	uint32_t at;     /* the entry of the key, 0: none */
+	uint32_t before; /* the one before it in its bucket, 0: it is the first */
+	bool damaged;
+};
+
+/* Locks the shard of a key, looks for it: 0 and the entry, NULL: there is none. */
+int store_begin(struct op *op, struct tw_store *s, const char *key, size_t key_len,
+                struct entry **found);
+int store_lock_shard(struct op *op, uint32_t index);
+/* What was found to be damaged is thrown away with all of the shard. */
+void store_unlock_shard(struct op *op);
+void store_empty(struct op *op);
+
+bool store_has_expired(const struct op *op, const struct entry *e);
+uint64_t store_expiry(const struct op *op, int64_t ttl_ns);
+void store_touch(struct op *op, struct entry *e); /* op->at: the newest now */
+/* Entry n, behind the entry `before` in its bucket (store_before()). */
+void store_remove(struct op *op, struct entry *e, uint32_t n, uint32_t before);
+uint32_t store_before(struct op *op, const struct entry *e, uint32_t n);
+/* A new entry of op's key, which is not there; its kind and value are the caller's to set. NULL:
+ * the shard is damaged. */
+struct entry *store_insert(struct op *op, const struct tw_store_piece *value, uint32_t pieces,
+                           uint64_t len);
+/* Memory of a piece, NULL: there is none of that number, the shard is damaged. */
+uint8_t *store_piece_at(struct op *op, uint32_t n);
+/* How many pieces a key and a value of so many bytes take; UINT32_MAX: more than there are. */
+uint32_t store_pieces_for(const struct op *op, uint64_t bytes);
+
+static inline uint32_t store_piece_room(const struct op *op)
+{
+	return op->s->layout.piece - 4;
+}
+
+static inline uint32_t store_next_piece(const uint8_t *piece)
+{
+	return ONCE(*(const uint32_t *)piece);
+}

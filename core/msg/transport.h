@@ -45,6 +45,7 @@ struct tw_fabric {
 	struct tw_pool *pool;
 	struct routes routes;
 	uint32_t next_member;
+	uint32_t reach[TW_MEMBERS_MAX]; /* routes_function.allow when it was told how to join */
 	struct tw_link *gate[TW_GATES_MAX];
 };
 
@@ -53,9 +54,9 @@ struct tw_link {
 	void *own;
 	struct tw_pool *pool;
 	struct tw_member_board *board;
-	uint32_t member, function; /* ROUTES_GATE: a gate thread's */
-	int fd;                    /* -1: polls */
-	uint64_t received;
+	uint32_t member, function;     /* ROUTES_GATE: a gate thread's */
+	int fd;                        /* -1: polls */
+	uint64_t received, finished;   /* descriptors */
 	uint8_t sender[TW_DESC_BATCH]; /* of what was received last */
 };
 

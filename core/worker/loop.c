@@ -14,7 +14,7 @@
 #include <time.h>
 
 #define HOLD_BACK_NS 50000     /* nothing that is done waits longer for the rest of a batch */
-#define SPINS 64 /* looks at the ring before another process gets its turn */
+#define SPINS 16               /* looks at the ring before another process gets its turn */
 #define LOOKS 4096             /* ... and before the rest is looked at */
 #define LATE_MAX 1024          /* descriptors that nobody takes now */
 #define LATE_EVERY_NS 1000000  /* they are tried again */
@@ -241,6 +241,15 @@ static bool wait_asleep(struct worker *w)
 	return !set[1].revents || !asked_to_leave(w);
 }
 
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
 /* Looks until something comes or is due. */
 static bool wait_awake(struct worker *w)
 {
@@ -248,7 +257,7 @@ static bool wait_awake(struct worker *w)
 		if (i % SPINS == 0)
 			sched_yield();
 		else
-			__builtin_ia32_pause();
+			relax();
 		if (i % LOOKS == 0) {
 			uint64_t now = tw_now();
 

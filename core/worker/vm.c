@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <lauxlib.h>
 
@@ -93,6 +94,7 @@ int worker_vm_build(struct worker *w)
 	void *blob = mmap(NULL, len ? len : 1, PROT_READ, MAP_SHARED, w->blob, 0);
 	int rc;
 
+	close(w->blob);
 	if (blob == MAP_FAILED)
 		return tw_fail(errno, "a function of %zu bytes cannot be mapped", len);
 	lua_getfield(w->L, 1, "build");

@@ -12,7 +12,7 @@ local gate_figures = require "tideway.gate.figures"
 local gate_report = require "tideway.gate.report"
 local gate_text = require "tideway.gate.text"
 local hooks = require "tideway.hook"
-local lines = require "tideway.message.lines"
+local line_files = require "tideway.message.lines"
 local log = require "tideway.log"
 local loop = require "tideway.loop"
 local metrics = require "tideway.metrics"
@@ -84,7 +84,7 @@ local function describe()
    return lines
 end
 
-local HOUSEKEEPING = 0.2
+local HOUSEKEEPING, WITHOUT_LCORES = 0.2, 1 -- seconds
 
 local function print_rates(seconds, say)
    local start = tonumber(C.tw_now())
@@ -106,15 +106,17 @@ local function serve(opts, say, hangup, repl)
    if opts.duration then loop.after(opts.duration, function() done = true end) end
    if opts.stats then print_rates(opts.stats, say) end
    if opts.watch then require("tideway.change.watch").start() end
-   loop.every(HOUSEKEEPING, function()
+   local function keep_house()
       native.poll()
       affinity.keep_off(engine.lcores)
       for _, line in ipairs(engine.log()) do log.engine(line) end
       log.flush()
       engine.refresh()
-   end)
+      loop.after(#engine.lcores > 0 and HOUSEKEEPING or WITHOUT_LCORES, keep_house)
+   end
+   keep_house()
    service.watch_hangup(hangup, function() done = true end)
-   lines.start()
+   line_files.start()
    while not done and not loop.turn(1000) do end
 end
 
@@ -194,7 +196,7 @@ local function run(path, args, opts, hangup)
    gate.drain()
    local gate_counters = gate_figures.snapshot()
    gate.stop()
-   lines.drain()
+   line_files.drain()
    C.tw_engine_stop()
    local exact = report(opts, seconds, gate_counters)
    if not exact then complain "the counters do not add up; this is a bug, please report it" end

@@ -15,6 +15,7 @@ local C = abi.C
 local KEY_MAX = C.TW_STORE_KEY_MAX
 local NEVER = 0x7fffffffffffffffLL
 local EEXIST, ENOENT = -17, -2
+local SHOWN = 20 -- entries in the REPL
 
 ---@class tideway.Store
 ---@field name string
@@ -286,6 +287,24 @@ function Store:count() return self:stats().count end
 
 function meta:__tostring() return "store " .. self.name end
 
+--- How the REPL shows it: its figures and some of its entries.
+function meta:__view()
+   local view, list, n = require "tideway.live.view", {}, 0
+   for key, found in self:pairs() do
+      n = n + 1
+      if n > SHOWN then break end
+      local text = type(found) == "string" and ("%q"):format(#found > 60 and found:sub(1, 60) .. "..." or found)
+         or tostring(found)
+      local ttl = self:ttl(key) or 0
+      list[n] = { key, text, ttl == math.huge and "" or ("%.0f s"):format(ttl) }
+   end
+   local s = self:stats()
+   local head = ("store %s: %d entries, %d of %d bytes used, %d hits, %d misses, %d evicted, %d expired"):format(
+      self.name, s.count, s.used, s.room, s.hits, s.misses, s.evictions, s.expired)
+   if n == 0 then return view.text(head, s) end
+   return view.list({ view.text(head), view.table({ "key", "value", "expires in" }, list) }, s)
+end
+
 -- ---- which there are ----
 
 local noted -- list of numbers, while somebody packs
@@ -412,6 +431,15 @@ function M.store(o)
    end
    names[o.name] = self
    return self
+end
+
+--- A store of this VM by its name.
+---@param name string
+---@return tideway.Store?
+function M.find(name)
+   for _, store in pairs(by_number) do
+      if store.name == name then return store end
+   end
 end
 
 --- The stores that live now, as tw.tables() lists tables.

@@ -231,7 +231,7 @@ local kind_names = {
    [C.TW_TABLE_METER] = "meter", [C.TW_TABLE_ACL] = "acl",
 }
 
---- The tables that live now, in order of creation.
+--- The tables that live now, in order of creation, and stores behind them.
 ---@return table[] list  each { name, kind, count, capacity, full, evictions, expired, bytes }
 function M.tables()
    local list = {}
@@ -243,6 +243,8 @@ function M.tables()
    table.sort(list, function(a, b) return a.number < b.number end)
    for _, entry in ipairs(list) do entry.number = nil end
    for _, waiting in ipairs(staged.waiting()) do list[#list + 1] = waiting end
+   local stores = package.loaded["tideway.store"]
+   for _, store in ipairs(stores and stores.list() or {}) do list[#list + 1] = store end
    return list
 end
 

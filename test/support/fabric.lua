@@ -10,9 +10,11 @@ local C = abi.C
 local M = {}
 
 ffi.cdef [[
+int tw_test_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d) __asm__("prctl");
 int tw_test_fork(void) __asm__("fork");
 void tw_test_exit(int status) __asm__("_exit");
 int tw_test_kill(int pid, int signal) __asm__("kill");
+void *tw_test_fabric_mmap(void *at, size_t size, int prot, int flags, int fd, long offset) __asm__("mmap");
 int tw_test_waitpid(int pid, int *status, int options) __asm__("waitpid");
 ]]
 
@@ -20,6 +22,8 @@ local TRANSPORT = { sk_msg = C.TW_TRANSPORT_SK_MSG, rings = C.TW_TRANSPORT_RINGS
 local ERROR = { [-1] = "EPERM", [-11] = "EAGAIN", [-107] = "ENOTCONN", [-116] = "ESTALE", [-22] = "EINVAL" }
 M.KIND = { request = C.TW_MSG_REQUEST, response = C.TW_MSG_RESPONSE, data = C.TW_MSG_DATA }
 M.STATE = { [0] = "free", "held", "sent", "busy", "lost" }
+
+local children = {} -- those that were not waited for
 
 local function result(n) return n < 0 and (ERROR[n] or n) or n end
 
@@ -174,7 +178,11 @@ end
 --- Runs fn(member) with the member in a process of its own, with mappings of its own; its pid.
 function Member:fork(fn)
    local pid = C.tw_test_fork()
-   if pid ~= 0 then return pid end
+   if pid ~= 0 then
+      children[pid] = true
+      return pid
+   end
+   C.tw_test_prctl(1, 9, 0, 0, 0) -- PR_SET_PDEATHSIG: not longer than the spec
    local ok, err = pcall(function()
       local out = ffi.new "struct tw_pool *[1]"
       assert(C.tw_pool_attach(out, self.fds[0], self.fds[1], self.join.readonly ~= 0) == 0, abi.error())
@@ -186,11 +194,22 @@ function Member:fork(fn)
    C.tw_test_exit(ok and 0 or 1)
 end
 
+--- The memory behind a descriptor that a member was given, as it may map it; its size.
+function Member:memory(i, writable)
+   local fd = self.fds[i]
+   local size = tonumber(posix.slurp("/proc/self/fdinfo/" .. fd) and io.popen(("stat -L -c %%s /proc/%d/fd/%d")
+      :format(posix.getpid(), fd)):read "*n")
+   local at = C.tw_test_fabric_mmap(nil, size, writable and 3 or 1, 1, fd, 0)
+   if ffi.cast("intptr_t", at) == -1 then return nil, ffi.errno() end
+   return ffi.cast("uint8_t *", at), size
+end
+
 --- Ends a child and waits for it; its exit status or 128 + signal.
 function M.reap(pid, signal)
    local status = ffi.new "int[1]"
    if signal then C.tw_test_kill(pid, signal) end
    C.tw_test_waitpid(pid, status, 0)
+   children[pid] = nil
    local by = bit.band(status[0], 0x7f)
    return by ~= 0 and 128 + by or bit.rshift(bit.band(status[0], 0xff00), 8)
 end
@@ -205,6 +224,10 @@ function Fabric:used()
    return n
 end
 
-function Fabric:free() C.tw_fabric_free(self.fabric) end
+--- With what children are left of a spec that has failed.
+function Fabric:free()
+   for pid in pairs(children) do M.reap(pid, 9) end
+   C.tw_fabric_free(self.fabric)
+end
 
 return M

@@ -38,7 +38,7 @@ Service.__index = Service
 
 local function fill(self)
    local spec = ffi.new "struct tw_service_spec"
-   spec.name, spec.transport, spec.group, spec.memory_mb = "flow", TRANSPORT[self.transport], self.group, 32
+   spec.name, spec.transport, spec.group, spec.memory_mb = "flow", TRANSPORT[self.transport], self.group, self.memory_mb
    spec.whole_bytes, spec.n_functions = self.whole_bytes, #self.functions
    for i, f in ipairs(self.functions) do
       local to = spec["function"][i - 1]
@@ -76,7 +76,7 @@ local function listen(self)
    local listener = ffi.new "struct tw_listener_spec"
    listener.name, listener.protocol, listener.service = "flow", self.protocol, 0
    address(listener.address, self.port)
-   listener.backlog, listener.connections, listener.head_bytes = 64, 1000, 16384
+   listener.backlog, listener.connections, listener.head_bytes = 1024, 1000, 16384
    listener.body_bytes = 2 ^ 30
    listener.idle_ms, listener.head_ms, listener.body_ms, listener.send_ms, listener.request_ms =
       30000, 10000, 10000, 10000, self.request_ms
@@ -128,21 +128,27 @@ function M.start(functions, options)
    options = options or {}
    local self = setmetatable({
       transport = options.transport or "inline", group = options.group or 0, workers = {},
-      whole_bytes = options.whole_bytes or 1024 * 1024, request_ms = options.request_ms or 20000,
+      whole_bytes = options.whole_bytes or 1024 * 1024, memory_mb = options.memory_mb or 32, request_ms = options.request_ms or 20000,
       port = options.port or upstream.unused(), protocol = options.protocol or C.TW_LISTEN_HTTP,
    }, Service)
    upstream.port = self.port
    check(C.tw_gates_start(options.gates or 1, nil))
-   if options.servers then upstream.group(0, { servers = options.servers }) end
-   if options.others then upstream.group(1, { servers = options.others }) end
    self.has_groups = { options.servers, options.others }
-   self:set(functions)
-   if self.transport ~= "inline" then
-      for i, f in ipairs(self.functions) do
-         for _ = 1, f.instances or 1 do self:add(i) end
+   local ok, err = pcall(function()
+      if options.servers then upstream.group(0, { servers = options.servers }) end
+      if options.others then upstream.group(1, { servers = options.others }) end
+      self:set(functions)
+      if self.transport ~= "inline" then
+         for i, f in ipairs(self.functions) do
+            for _ = 1, f.instances or 1 do self:add(i) end
+         end
       end
+      listen(self)
+   end)
+   if not ok then
+      self:close()
+      error(err, 0)
    end
-   listen(self)
    return self
 end
 

@@ -3,6 +3,7 @@
 
 local bit = require "bit"
 local ffi = require "ffi"
+local net = require "tideway.posix.net"
 local posix = require "tideway.posix"
 local socket = require "tideway.posix.socket"
 local upstream = require "test.support.upstream"
@@ -20,7 +21,7 @@ long tw_spec_sendto(int fd, const void *p, size_t n, int flags, const void *to, 
 long tw_spec_recvfrom(int fd, void *p, size_t n, int flags, void *from, unsigned *len) __asm__("recvfrom");
 ]])
 
-local AF_INET, SOCK_DGRAM, NONBLOCK = 2, 2, 0x800
+local AF_INET, AF_INET6, SOCK_DGRAM, NONBLOCK = 2, 10, 2, 0x800
 local room = ffi.new("uint8_t[?]", 65536)
 
 local function swap(port) return bit.bor(bit.lshift(bit.band(port, 255), 8), bit.rshift(port, 8)) end
@@ -61,10 +62,10 @@ end
 function Udp:receive(seconds)
    local until_when = posix.now() + (seconds or 5) * 1e9
    repeat
-      local from, len = ffi.new "struct tw_spec_in", ffi.new("unsigned[1]", 16)
+      local from, len = ffi.new "struct tw_spec_in[2]", ffi.new("unsigned[1]", 32)
       local n = tonumber(C.tw_spec_recvfrom(self.fd, room, 65536, 0, from, len))
       if n >= 0 then
-         self.sender = swap(from.port)
+         self.sender = swap(from[0].port)
          if not self.connected then self.from = from end
          return ffi.string(room, n)
       end
@@ -75,6 +76,22 @@ end
 function Udp:close()
    if self.fd then posix.close(self.fd) end
    self.fd = nil
+end
+
+--- A client of the gate at an address, "::1" or "127.0.0.1".
+function M.tcp(host, port) return upstream.wrap(assert(net.connect(host, port))) end
+
+function M.udp_to(host, port)
+   if host ~= "::1" then
+      local u = M.udp(0, port, tonumber(host:match "%d+$"))
+      u.connected = true
+      return u
+   end
+   local fd = C.tw_posix_socket(AF_INET6, SOCK_DGRAM + NONBLOCK, 0)
+   local a = ffi.new "struct tw_posix_sockaddr_in6"
+   a.family, a.port, a.address[15] = AF_INET6, swap(port), 1
+   assert(C.tw_spec_connect(fd, a, 28) == 0, "connect")
+   return setmetatable({ fd = fd, connected = true }, Udp)
 end
 
 --- A client of the gate.

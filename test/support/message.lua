@@ -15,6 +15,7 @@ if not pcall(function() return C.tw_pool_create end) then
    ffi.cdef [[
       int tw_pool_create(struct tw_pool **pool, const char *name, uint32_t memory_mb, int owners_fd);
       void tw_pool_close(struct tw_pool *pool);
+      tw_handle tw_pool_seize(struct tw_pool *pool, tw_handle handle, uint32_t member, bool lives);
       int tw_pool_take(struct tw_pool *pool, tw_handle handle, uint32_t member);
       uint64_t tw_pool_word(struct tw_pool *pool, uint32_t index);
    ]]
@@ -95,6 +96,7 @@ function Rig:message(spec)
    if m.kind == C.TW_MSG_REQUEST and spec.host ~= false then
       list = { { "Host", spec.host or "example.org" }, unpack(list) }
    end
+   m.asked = m.target
    local places = {}
    for i, pair in ipairs(list) do
       places[i] = at
@@ -110,6 +112,7 @@ function Rig:message(spec)
       row.hash = C.tw_header_hash(pair[1], #pair[1])
       if pair[1]:lower() == "host" then set(m.host, row.value.at, row.value.len) end
    end
+   m.asked_host = m.host
    m.used = at + m.max_headers * ffi.sizeof "struct tw_header"
    local bytes = spec.body or spec.bytes
    if bytes then

@@ -147,9 +147,10 @@ end
 local server = {}
 server.__index = server
 
---- A server that listens; server:accept() is its next connection.
-function M.server(port)
-   local fd, actual = net.listen("127.0.0.1", port or 0)
+--- A server that listens (on a port, or with a socket and its port); server:accept() is its next connection.
+function M.server(port_or_fd, actual)
+   local fd = port_or_fd
+   if not actual then fd, actual = net.listen("127.0.0.1", port_or_fd or 0) end
    assert(fd, actual)
    return setmetatable({ fd = fd, port = actual }, server)
 end
@@ -177,16 +178,16 @@ end
 
 -- ---- the gate ----
 
-local function address(to, port)
-   to.family, to.port = 4, port
-   to.bytes[0], to.bytes[3] = 127, 1
+local function address(to, port, v6)
+   to.family, to.port = v6 and 6 or 4, port
+   if v6 then to.bytes[15] = 1 else to.bytes[0], to.bytes[3] = 127, 1 end
 end
 
 local function check(r)
    if r ~= 0 then error(ffi.string(C.tw_error()), 3) end
 end
 
---- (Re)define a group. servers: ports, or { port, weight = }; other keys as in struct tw_group_spec.
+--- (Re)define a group. servers: ports, or { port, weight =, v6 = }; other keys as in struct tw_group_spec.
 function M.group(index, options)
    local spec = ffi.new "struct tw_group_spec"
    spec.name, spec.protocol, spec.keepalive, spec.queue_ms = "app", C.TW_LISTEN_HTTP, 8, 0
@@ -200,7 +201,7 @@ function M.group(index, options)
       local s = spec.server[i - 1]
       s.name = "127.0.0.1:" .. port
       s.weight = type(entry) == "table" and entry.weight or 1
-      address(s.address, port)
+      address(s.address, port, type(entry) == "table" and entry.v6)
    end
    check(C.tw_gate_group(index, spec))
 end
@@ -268,8 +269,12 @@ end
 --- Blocks of the service's pool that are in use.
 function M.blocks() return M.service "pool_used" end
 
-function M.client()
-   return wrap(assert(net.connect("127.0.0.1", M.port)))
+--- What a spec can do with a connected socket.
+M.wrap = wrap
+
+--- A connection to the gate, or to another port.
+function M.client(port)
+   return wrap(assert(net.connect("127.0.0.1", port or M.port)))
 end
 
 return M

@@ -2,7 +2,7 @@
 -- doctor: what functions of messages need as processes of their own: sk_msg programs, users, limits.
 
 local BPF_PROG_TYPE_SK_MSG = 16
-local FIRST_UID, LAST_UID = 0x78020000, 0x7802ffff -- of workers
+local FIRST_UID, UIDS = 2010000000, 2 ^ 22 -- of workers, see core/worker/worker.h
 
 local function sk_msg(env, add)
    local ok, err = env.probe_bpf(BPF_PROG_TYPE_SK_MSG)
@@ -20,8 +20,8 @@ local function limits(env, add)
    if controllers and controllers:find "cpu" then
       add("kernel", "ok", "cgroups of version 2 limit the CPU time of workers (cpu_percent)")
    else
-      add("kernel", "warn", "no cgroup of version 2 with the cpu controller: cpu_percent of workers has no effect; their "
-         .. "heaps are limited all the same")
+      add("kernel", "warn", "no cgroup of version 2 with the cpu controller: cpu_percent of workers has no effect; "
+         .. "their heaps are limited all the same")
    end
 end
 
@@ -30,7 +30,7 @@ local function users(env, add)
    local map = env.read "/proc/self/uid_map"
    if not map then return end
    for first, count in (map .. "\n"):gmatch "%s*(%d+)%s+%d+%s+(%d+)%s*\n" do
-      if tonumber(first) <= FIRST_UID and tonumber(first) + tonumber(count) > LAST_UID then
+      if tonumber(first) <= FIRST_UID and tonumber(first) + tonumber(count) >= FIRST_UID + UIDS then
          return add("rights", "ok", ("every worker gets a user of its own, from uid %d on"):format(FIRST_UID))
       end
    end

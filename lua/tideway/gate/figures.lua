@@ -183,9 +183,9 @@ local function read_group(group)
    for i, server in ipairs(group.servers) do
       if C.tw_group_stats(group.index, i - 1, s) < 0 then break end
       out.servers[i] = {
-         name = server.name, address = server.address.text, weight = server.weight, up = s.up ~= 0, active = s.active, idle = s.idle,
-         requests = number(s.requests), failures = number(s.failures), checks = number(s.checks),
-         failed_checks = number(s.failed_checks), last = ffi.string(s.last),
+         name = server.name, address = server.address.text, weight = server.weight, up = s.up ~= 0, active = s.active,
+         idle = s.idle, requests = number(s.requests), failures = number(s.failures),
+         checks = number(s.checks), failed_checks = number(s.failed_checks), last = ffi.string(s.last),
       }
    end
    return out

@@ -42,7 +42,7 @@ M.FIELDS = {
    balance = { kind = "choice", default = "round_robin", choices = { "round_robin", "least", "hash" },
       doc = "how a server is chosen: in turn by weight, least connections, consistent hash of the message's key" },
    protocol = { kind = "choice", choices = { "http", "tcp", "udp" }, doc = "what its servers speak" },
-   keepalive = { kind = "count", default = 32, min = 0, max = 65535,
+   keepalive = { kind = "count", default = 256, min = 0, max = 65535,
       doc = "idle connections kept, per server and gate thread" },
    connections = { kind = "count", default = 1024, min = 1, max = 65535, doc = "at most per server and gate thread" },
    queue = { kind = "seconds", default = 1, min = 0, max = HOUR, doc = "a request waits for one of them; 503" },

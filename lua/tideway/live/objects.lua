@@ -217,6 +217,9 @@ end
 function find_table(name)
    local t = shown.reached()[name]
    if t then return t end
+   local stores = package.loaded["tideway.store"]
+   local store = stores and stores.find(name)
+   if store then return store end
    for _, known in ipairs(tables.tables()) do
       if known.name == name then
          error(("table %s belongs to no NF of a chain that is declared now"):format(name), 3)

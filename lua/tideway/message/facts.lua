@@ -14,16 +14,17 @@ local get = M.get
 local raise, damaged = block.raise, block.damaged
 local in6_p = ffi.typeof "const struct tw_in6 *"
 
--- Addresses as text, those seen last.
+-- Addresses as text, those seen last. Their keys are no integers: LuaJIT does not compile tables that have both few
+-- and far ones.
 local TEXTS_MAX = 4096
 local texts, n_texts = {}, 0
 
 local function ip4_text(raw)
-   local number = raw[0] * 2 ^ 24 + raw[1] * 65536 + raw[2] * 256 + raw[3]
+   local number = raw[0] * 2 ^ 24 + raw[1] * 65536 + raw[2] * 256 + raw[3] + 0.5
    local text = texts[number]
    if text then return text end
    if n_texts >= TEXTS_MAX then texts, n_texts = {}, 0 end
-   text = address.ip4_string(number)
+   text = address.ip4_string(number - 0.5)
    texts[number], n_texts = text, n_texts + 1
    return text
 end
@@ -105,7 +106,7 @@ function M.states() return { of = {}, ring = {}, at = 0 } end
 
 function get.state(self)
    local states = self.fn.states
-   local id = get.id(self)
+   local id = get.id(self) + 0.5
    local state = states.of[id]
    if state then return state end
    state = {}
@@ -119,6 +120,6 @@ end
 --- The exchange is over for this function.
 ---@param states table
 ---@param id number
-function M.forget(states, id) states.of[id] = nil end
+function M.forget(states, id) states.of[id + 0.5] = nil end
 
 return M

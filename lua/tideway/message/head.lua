@@ -47,6 +47,20 @@ function get.host(self)
    return bytes(v, text.at, len)
 end
 
+function get.asked_target(self)
+   local v = self.v
+   local text = v.m.asked
+   return bytes(v, text.at, text.len)
+end
+
+function get.asked_host(self)
+   local v = self.v
+   local text = v.m.asked_host
+   local len = text.len
+   if len == 0 then return nil end
+   return bytes(v, text.at, len)
+end
+
 -- Targets in absolute form (RFC 9112 3.2.2) are reduced to the form that origin servers get.
 local function origin_form(target)
    if target:byte(1) == 47 then return target end -- "/"

@@ -28,6 +28,8 @@ local NONE = ffi.new "uint64_t"
 ---@field query string? behind the "?"; can be set, nil removes it
 ---@field args table<string, string> the query's names and values, decoded
 ---@field host string? authority: of the target or the Host header; can be set
+---@field asked_target string target as the client sent it, whatever functions made of it
+---@field asked_host string? the same of the host
 ---@field scheme "http"|"https"
 ---@field version "HTTP/1.0"|"HTTP/1.1"
 ---@field status integer? of a response; can be set

@@ -106,6 +106,40 @@ local function one(self, record, desc)
    leave(msg)
 end
 
+-- ---- faults, ticks ----
+
+local TICK_NS = 1e9
+
+local function note(shared, text)
+   text = text:sub(1, ffi.sizeof(shared.fault) - 1)
+   ffi.copy(shared.fault, text)
+   shared.faults = shared.faults + 1
+end
+
+local function reporter(shared, chain)
+   return function(err) note(shared, ("%s: %s"):format(chain, err)) end
+end
+
+local function has_tick(list)
+   for _, info in ipairs(list) do
+      if info.nf.tick then return true end
+   end
+   return false
+end
+
+local function ticks(service, now)
+   if not service.tick_due or service.tick_due > now then return end
+   service.tick_due = now + TICK_NS
+   for i, ctx in ipairs(service.current.functions) do
+      if ctx.nf.tick then
+         service.shared["function"] = i - 1
+         local ok, err = pcall(ctx.nf.tick, now)
+         if not ok then note(service.shared, ("%s: tick: %s"):format(ctx.name, tostring(err))) end
+      end
+   end
+   service.shared["function"] = NOBODY
+end
+
 -- ---- what C calls ----
 
 -- By service: the runner, and those before it as long as they hold messages.
@@ -113,7 +147,8 @@ local services = {}
 
 local function set_due(service)
    local due = service.current:due()
-   local older = service.older
+   local older, tick_due = service.older, service.tick_due
+   if tick_due and (not due or tick_due < due) then due = tick_due end
    for i = #older, 1, -1 do
       local other = older[i]:due()
       if other and (not due or other < due) then due = other end
@@ -145,6 +180,7 @@ local function make_runner(list, shared)
    local r = runner.new(shared.pool, shared.member, contexts, make_host(shared))
    r.shared, r.orders, r.one, r.finish = shared, orders_of(list), one, finish
    r.fetch_exit, r.inline = C.TW_INLINE_FETCH, true
+   r.report = reporter(shared, list[1] and list[1].chain or "?")
    return r
 end
 
@@ -169,11 +205,14 @@ function M.build(blob, address)
    local input = shared["in"]
    local before = services[shared.service]
    runner.tune()
+   local list = transfer.unpack(blob)
    local service = {
-      shared = shared, current = make_runner(transfer.unpack(blob), shared), older = before and before.older or {},
+      shared = shared, current = make_runner(list, shared), older = before and before.older or {},
+      tick_due = has_tick(list) and tonumber(C.tw_now()) + TICK_NS or nil,
    }
    if before then table.insert(service.older, before.current) end
    services[shared.service] = service
+   set_due(service)
    local current = service.current
 
    local function run()
@@ -186,6 +225,7 @@ function M.build(blob, address)
    local function timers()
       current:timers(tonumber(shared.now))
       for _, r in ipairs(service.older) do r:timers(tonumber(shared.now)) end
+      ticks(service, tonumber(shared.now))
       set_due(service)
    end
    local function answered()

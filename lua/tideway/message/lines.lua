@@ -18,7 +18,7 @@ local Lines = {}
 Lines.__index = Lines
 Lines.__tostring = function(self) return "lines " .. self.name end
 Lines.__transfer = function(self)
-   return "tideway.message.lines", "attach", { name = self.name, store = self.store }
+   return "tideway.message.lines", "attach", { { name = self.name, store = self.store } }
 end
 
 --- Write a line; control characters in it become "?", what is beyond 4000 bytes is cut off. Never waits.
@@ -44,31 +44,36 @@ function M.attach(d) return setmetatable({ name = d.name, store = d.store }, Lin
 ---@field file file*?
 ---@field read integer number of the last line that was written out
 ---@field lost integer
+---@field missing integer[] numbers of lines that were not there yet
 
 ---@type table<string, tideway.lines.writer>
 local writers = {}
 
--- One that has its number, and is not there yet, gets another chance.
-local function written_soon(writer, n)
-   if writer.waits == n then return false end
-   writer.waits = n
-   return true
+-- A line has its number before it is there: what is missing may be on its way, and has until the next time.
+local function collect(writer, out)
+   local store, missing = writer.lines.store, {}
+   local function take(n, again)
+      local text = store:get(n)
+      if text ~= nil then
+         out[#out + 1] = text
+         store:delete(n)
+      elseif again then
+         writer.lost = writer.lost + 1
+      else
+         missing[#missing + 1] = n
+      end
+   end
+   for _, n in ipairs(writer.missing) do take(n, true) end
+   writer.missing = missing
+   local last = store:get(COUNT) or 0
+   if last < writer.read then writer.read = 0 end -- the store was emptied
+   for n = writer.read + 1, last do take(n, last - n > 256) end
+   writer.read = last
 end
 
 local function drain_one(writer)
-   local store, out = writer.lines.store, {}
-   local last = store:get(COUNT) or 0
-   if last < writer.read then writer.read = 0 end -- the store was emptied
-   while writer.read < last do
-      local n = writer.read + 1
-      local text = store:get(n)
-      if text == nil and last - n < 64 and written_soon(writer, n) then break end
-      if text == nil then writer.lost = writer.lost + 1 else
-         out[#out + 1] = text
-         store:delete(n)
-      end
-      writer.read = n
-   end
+   local out = {}
+   collect(writer, out)
    if #out == 0 then return end
    out[#out + 1] = ""
    local file = writer.file or io.stderr
@@ -124,6 +129,7 @@ function M.lines(name, o)
    if before and before.file then before.file:close() end
    writers[name] = {
       lines = lines, to = to, file = file, read = before and before.read or store:get(COUNT) or 0, lost = 0,
+      missing = {},
    }
    return lines
 end

@@ -41,6 +41,8 @@ M.HELD_MAX = 4096
 local IDLE_MAX = 64
 -- Sleepers woken by one call.
 local WAKE_MAX = 64
+-- What is held is looked at so often: its exchange may have ended, and its block is to be let go then.
+local LOOK_NS = 1e9
 
 --- `exit` of what goes to the gate as a request of its own, in `out` of inline runners.
 M.EXIT_FETCH = 0xffff
@@ -234,6 +236,8 @@ local function one(self, record, desc)
       elseif self.host:begin(ctx, handle, false) then
          local exit = call(self, ctx, fn, record)
          self.finish(self, record, handle, exit)
+      else
+         C.tw_pool_free(msg.pool, handle, msg.v.member) -- taken away: it only has to be let go
       end
    end
    record.runs = false
@@ -261,8 +265,8 @@ local function driver(self)
       idle[n] = nil
       return record
    end
-   local record = { msg = message.object(self.where), co = create(drive), fresh = true, due = 0, place = false,
-      ctx = false, fn = false, gate = 0, key = 0, runs = false, held = false, fetching = false,
+   local record = { msg = message.object(self.where), co = create(drive), fresh = true, due = 0, wakes = 0,
+      place = false, ctx = false, fn = false, gate = 0, key = 0, runs = false, held = false, fetching = false,
       answer = false, err = false }
    record.msg.runs = self
    return record
@@ -307,10 +311,11 @@ local function hold(self, record, why, seconds)
    record.held = true
    self.n_held = self.n_held + 1
    board.held = board.held + 1
-   if why == SLEEP then
-      record.due = tonumber(C.tw_now()) + seconds * 1e9
-      heap.put(self.heap, record)
-   else
+   local now = tonumber(C.tw_now())
+   record.wakes = why == SLEEP and now + seconds * 1e9 or math.huge
+   record.due = math.min(record.wakes, now + LOOK_NS)
+   heap.put(self.heap, record)
+   if why == FETCH then
       record.fetching = true
       self.host:put(build.release(msg), self.fetch_exit, record.gate, 0)
    end
@@ -351,6 +356,13 @@ local function release(self, record)
    C.tw_pool_free(msg.pool, handle, msg.v.member)
    leave(msg)
    return nil
+end
+
+local gone_size = ffi.new "uint32_t[1]"
+
+local function is_gone(record)
+   local msg = record.msg
+   return C.tw_pool_at(msg.pool, msg.v.handle, msg.v.member, gone_size) == nil
 end
 
 local function wake(self, record, a, b)
@@ -394,7 +406,15 @@ function Runner:timers(now)
    for _ = 1, WAKE_MAX do
       local first = self.heap[1]
       if not first or first.due > now then break end
-      wake(self, first)
+      if first.wakes <= now then
+         wake(self, first)
+      elseif is_gone(first) then
+         release(self, first)
+      else
+         heap.remove(self.heap, first)
+         first.due = math.min(first.wakes, now + LOOK_NS)
+         heap.put(self.heap, first)
+      end
    end
 end
 

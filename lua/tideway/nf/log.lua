@@ -33,7 +33,7 @@ end
 -- The user of a request that says one by itself; whether the password was right is not known here.
 local function common(msg, request)
    return ('%s - - [%s] "%s %s %s" %s %s'):format(request.peer or "-", date.common(request.received_at),
-      escape(request.method), escape(request.target), request.version, msg.status or "-", size_of(msg))
+      escape(request.method), escape(request.asked_target), request.version, msg.status or "-", size_of(msg))
 end
 
 local function combined(msg, request)
@@ -53,9 +53,9 @@ end
 local function json(msg, request)
    return ('{"time":"%s","client":%s,"port":%d,"method":%s,"target":%s,"host":%s,"status":%s,"bytes":%s,"ms":%.3f,'
       .. '"referer":%s,"agent":%s,"listener":%s,"id":%.0f}'):format(date.iso(request.received_at),
-      json_text(request.peer), request.peer_port, json_text(request.method), json_text(request.target),
-      json_text(request.host), msg.status or "null", msg:body_size() or "null", (tw.now() - request.received) / 1e6,
-      json_text(request:header "Referer"), json_text(request:header "User-Agent"),
+      json_text(request.peer), request.peer_port, json_text(request.method), json_text(request.asked_target),
+      json_text(request.asked_host), msg.status or "null", msg:body_size() or "null",
+      (tw.now() - request.received) / 1e6, json_text(request:header "Referer"), json_text(request:header "User-Agent"),
       json_text(tostring(request.listener)), request.id)
 end
 

@@ -13,9 +13,39 @@ local KEYS = { prefix = true, exact = true, to = true, redirect = true, host = t
 
 local function wrong(i, text) error(("url_rewrite: rule %d: %s"):format(i, text), 0) end
 
-local function check_pattern(i, pattern, to)
-   local ok, err = pcall(string.gsub, "/", pattern, to)
-   if not ok then wrong(i, ("%q -> %q: %s"):format(pattern, to, (tostring(err):gsub("^.-:%d+: ", "")))) end
+-- Where a set ends: behind its "]", nil: it does not.
+local function behind_set(pattern, i)
+   i = i + (pattern:sub(i + 1, i + 1) == "^" and 2 or 1)
+   local first = true
+   while i <= #pattern do
+      local c = pattern:sub(i, i)
+      if c == "]" and not first then return i + 1 end
+      i, first = i + (c == "%" and 2 or 1), false
+   end
+end
+
+-- What is wrong with a pattern as such. Lua itself only says so when a text gets it that far.
+local function mistake(pattern)
+   local i, open = 1, 0
+   while i and i <= #pattern do
+      local c = pattern:sub(i, i)
+      if c == "%" then
+         if i == #pattern then return "it ends with %" end
+         i = i + 2
+      elseif c == "[" then
+         i = behind_set(pattern, i)
+      else
+         if c == "(" then open = open + 1 elseif c == ")" then open = open - 1 end
+         if open < 0 then return "a ) without its (" end
+         i = i + 1
+      end
+   end
+   return not i and "a [ without its ]" or open > 0 and "a ( without its )" or nil
+end
+
+local function check_pattern(i, pattern)
+   local text = mistake(pattern)
+   if text then wrong(i, ("the pattern %q has a mistake: %s"):format(pattern, text)) end
 end
 
 -- A pattern whose replacement names captures that it has not got is found out here, not by a request.
@@ -49,7 +79,7 @@ local function check_rule(i, given)
    end
    if not given.redirect and to:sub(1, 1) ~= "/" then wrong(i, ("%q must begin with /"):format(to)) end
    if given[1] then
-      check_pattern(i, given[1], to)
+      check_pattern(i, given[1])
       check_captures(i, given[1], to)
    end
    return to

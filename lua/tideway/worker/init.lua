@@ -26,7 +26,10 @@ local function reporter(worker, name)
    return function(err, co)
       local text = err
       local ok, trace = pcall(debug.traceback, co or "", "")
-      if ok and type(trace) == "string" then text = text .. trace end
+      -- What the engine itself was about is left out.
+      if ok and type(trace) == "string" then
+         text = text .. trace:gsub("\n[^\n]*/tideway/message/runner%.lua[^\n]*", "")
+      end
       C.tw_worker_say(worker, true, ("%s: %s"):format(name, text):sub(1, LINE_MAX))
    end
 end
