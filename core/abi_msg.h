@@ -215,7 +215,7 @@ struct tw_member_board {
 	uint64_t held;                  /* messages held now: timers, fetches */
 	uint64_t busy_ns;               /* CPU time in messages */
 	uint64_t current;               /* handle in hand, 0: none */
-	uint64_t lua_bytes;             /* heap */
+	uint64_t heap_bytes;            /* heap */
 	uint64_t time[TW_TIME_BUCKETS]; /* ns in the function, as tw_lcore_stats */
 	/* written by the member's link (msg/fabric.h), or by the kernel for it */
 	uint64_t finished; /* descriptors received that it does not work on any more */

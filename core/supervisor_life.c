@@ -113,7 +113,7 @@ void life_sum(const struct supervised *w, struct tw_member_board *board,
 	/* These are not counted, but are. */
 	board->current = now->current;
 	board->held = now->held;
-	board->lua_bytes = now->lua_bytes;
+	board->heap_bytes = now->heap_bytes;
 	board->refused = now->refused;
 	if (tw_fabric_stats(fabric, w->member, &own) < 0)
 		return;
@@ -131,7 +131,7 @@ static void remember(struct supervised *w)
 	struct tw_member_stats stats;
 
 	life_sum(w, &board, &stats);
-	board.current = board.held = board.lua_bytes = 0;
+	board.current = board.held = board.heap_bytes = 0;
 	stats.queued = 0;
 	w->past = board;
 	w->past_stats = stats;

@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: BSD-3-Clause
 -- A reverse proxy: paths are rewritten, answers kept, requests spread over two servers and written to a log.
 --
 --    cd /usr/share/doc && python3 -m http.server --bind 127.0.0.1 9001 &     # two servers with the same files

@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: BSD-3-Clause
 -- A gateway: who may ask for what, and how often; what passes goes to one of two groups of servers.
 --
 --    python3 -m http.server --bind 127.0.0.1 9001 &                          # the application

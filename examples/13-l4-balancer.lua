@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: BSD-3-Clause
 -- A balancer for TCP: connections go to the server that has the fewest, without a byte of them being looked at.
 --
 --    python3 -m http.server --bind 127.0.0.1 9001 &          # two servers; anything that speaks TCP will do

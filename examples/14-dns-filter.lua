@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: BSD-3-Clause
 -- A DNS filter: queries for blocked names are answered here, the others by the resolvers behind it.
 --
 --    sudo build/tideway run examples/14-dns-filter.lua 192.0.2.53:53       # the address of your resolver

@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: BSD-3-Clause
 -- The same chain of messages on three transports: one word changes.
 --
 --    sudo build/tideway run examples/15-transports.lua sk_msg      # or rings, or inline

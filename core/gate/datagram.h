@@ -74,7 +74,7 @@ struct udp_port {
 /* Of a thread; gate->datagrams. */
 struct datagrams {
 	struct udp_port *port[TW_LISTENERS_MAX];
-	TAILQ_HEAD(, udp_port) leaving;
+	TAILQ_HEAD(udp_ports, udp_port) leaving;
 	struct datagram *free;
 	uint8_t *room; /* DATAGRAM_BATCH times DATAGRAM_MAX: what does not fit a small block */
 };

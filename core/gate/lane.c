@@ -123,6 +123,7 @@ static bool send_batch(struct lane *lane, uint32_t function)
 	int sent;
 
 	TAILQ_FOREACH (out, &lane->queue[function], link) {
+		/* cppcheck-suppress uninitvar */
 		desc[n++] = describe(lane, out);
 		if (n == TW_DESC_BATCH)
 			break;

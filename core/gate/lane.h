@@ -104,7 +104,7 @@ struct lane {
 	uint32_t away;          /* messages that functions have */
 	bool polls, polling, leaving, stray, by_address;
 	struct gate_task send, start;
-	TAILQ_HEAD(, flow) starts;
+	TAILQ_HEAD(flow_starts, flow) starts;
 	struct gate_timer patrol;
 	uint64_t strays;                       /* messages that came back to nobody */
 	uint32_t members[TW_MEMBERS_MAX / 32]; /* instances that are there */

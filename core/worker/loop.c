@@ -289,7 +289,7 @@ static int turn(struct worker *w)
 	flush(w);
 	if (n_late)
 		retry(w);
-	__atomic_store_n(&s->board->lua_bytes, w->heap, __ATOMIC_RELAXED);
+	__atomic_store_n(&s->board->heap_bytes, w->heap, __ATOMIC_RELAXED);
 	if (rc == 0 && w->heap > w->heap_limit / 8 * 7)
 		rc = worker_vm_full(w);
 	return rc < 0 ? -1 : n;

@@ -32,8 +32,9 @@ local function print_result(r)
       }
    end
    for _, line in ipairs(text.columns("lrrrrrrrrr", rows)) do print("   " .. line) end
-   print(("   payload copied in the gate: %s bytes a request, %.2f copies; TCP segments of the machine: %s"):format(
-      number(r.copied_bytes), r.copies, number(r.segments)))
+   print(("   payload copied in memory: %s bytes a request, %.2f copies, besides the one of each TCP send and receive "
+      .. "between kernel and process"):format(number(r.copied_bytes), r.copies))
+   print(("   TCP segments of the machine: %s a request"):format(number(r.segments)))
    print(("   system calls that the gate counted itself: %s a request"):format(number(r.gate_calls)))
    if not r.traced then print "   strace is not installed: no system calls by process (apt-get install strace)" end
 end

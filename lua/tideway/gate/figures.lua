@@ -18,7 +18,7 @@ local STATES = {
 }
 
 local BOARD = {
-   "started", "done", "received", "sent", "batches", "wakeups", "faults", "held", "busy_ns", "lua_bytes",
+   "started", "done", "received", "sent", "batches", "wakeups", "faults", "held", "busy_ns", "heap_bytes",
 }
 
 local function number(value) return tonumber(value) end

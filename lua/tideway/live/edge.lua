@@ -99,6 +99,9 @@ function M.parse(text)
    local port = model.find(model.ports, "name", name)
    if port and ports.is_port(port) and (way == "rx" or way == "tx") then return port_edge(text, port, way) end
    if not chain then
+      if model.find(model.services, "name", name) then
+         fail("chain %s takes messages; edges are those of chains of packets", name)
+      end
       if port then fail("port %s has the edges %s:rx and %s:tx", name, name, name) end
       local known = names(model.chains)
       for _, p in ipairs(model.ports) do known[#known + 1] = p.name .. ":rx" end

@@ -283,6 +283,7 @@ local function overview()
    end
    local more = view.text [[
 ports.NAME  chains.NAME.NF  tables.NAME  lcores[CPU]  hooks.NAME    what runs; each alone shows all of its kind
+listeners.NAME  upstreams.NAME  services.NAME                       the same of the gate
 tw                                                                  all that a script can do
 help(x)          x: a command, tw.hash, tw.nf.router, "ipv4", "pkt", tables.NAME, a function of yours]]
    more.title = "and all of Lua, with"

@@ -149,7 +149,8 @@ local CHAIN = { "rx", "rx_bytes", "originated", "sent", "sent_bytes", "passed", 
    "bursts", "cycles", "cycles_per_packet" }
 local TOTALS = { "received", "originated", "sent", "dropped", "held", "in_rings", "in_flight", "punted", "faults" }
 
---- Counters of a chain, or the sums of the engine: received + originated = sent + dropped + in flight.
+--- Counters of a chain, of packets or of messages, or the sums of the engine: received + originated = sent + dropped
+--- + in flight.
 ---@param chain? string its name
 ---@return tideway.view
 function M.counters(chain)
@@ -158,7 +159,10 @@ function M.counters(chain)
       return view.list({ figures(snapshot.totals, TOTALS),
          view.text(require("tideway.stats_text").sum_line(snapshot)) }, snapshot.totals)
    end
-   local c = named(snapshot.chains, "chain", type(chain) == "table" and chain.name or chain)
+   local name = type(chain) == "table" and chain.name or chain
+   local service = model.find(model.services, "name", name)
+   if service then return require("tideway.live.gate").service(service) end
+   local c = named(snapshot.chains, "chain", name)
    local rows = {}
    for i, nf in ipairs(c.nfs) do rows[i] = { nf.name, nf.received, nf.dropped } end
    return view.list({ figures(c, CHAIN), view.table({ "nf", "received", "dropped" }, rows) }, c)

@@ -210,6 +210,10 @@ end
 
 local function chains_of(name)
    local list = {}
+   if model.find(model.services, "name", name) or (not name and #model.chains == 0 and #model.services > 0) then
+      error(("trace follows packets, and %s takes messages; `tideway top` shows what its functions do"):format(
+         name and "chain " .. name or "every chain here"), 0)
+   end
    for _, c in ipairs(model.chains) do
       if watch.can(c) then list[#list + 1] = c end
    end

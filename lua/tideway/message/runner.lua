@@ -18,11 +18,12 @@ local abi = require "tideway.abi"
 local build = require "tideway.message.build"
 local facts = require "tideway.message.facts"
 local heap = require "tideway.message.heap"
+local hosts = require "tideway.message.host"
 local message = require "tideway.message"
 local verdict = require "tideway.message.verdict"
 
 local C = abi.C
-local M = {}
+local M = { host = hosts.new }
 local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
 local take, enter, leave = message.take, message.enter, message.leave
 local SLEEP, FETCH, IDLE = verdict.SLEEP, verdict.FETCH, verdict.IDLE
@@ -31,10 +32,7 @@ local REQUEST, RESPONSE, DATA, ANSWER = C.TW_MSG_REQUEST, C.TW_MSG_RESPONSE, C.T
 local OPEN, DATAGRAM = C.TW_MSG_OPEN, C.TW_MSG_DATAGRAM
 local RESPOND, FAULT = C.TW_V_RESPOND, C.TW_V_FAULT
 local LAST_BACK = bit.bor(C.TW_MSG_LAST, C.TW_MSG_BACKWARD)
-local BUCKETS = C.TW_TIME_BUCKETS
 
---- Descriptors in `out` of host(): one call of batch() or timers() leaves at most three for each of 64 messages.
-M.OUT = 256
 --- Messages that can be held at the same time.
 M.HELD_MAX = 4096
 -- Drivers that wait for work.
@@ -43,9 +41,6 @@ local IDLE_MAX = 64
 local WAKE_MAX = 64
 -- What is held is looked at so often: its exchange may have ended, and its block is to be let go then.
 local LOOK_NS = 1e9
-
---- `exit` of what goes to the gate as a request of its own, in `out` of inline runners.
-M.EXIT_FETCH = 0xffff
 
 ---@class tideway.message.context what a function is run with
 ---@field name string
@@ -73,61 +68,6 @@ function M.context(info, board)
       states = facts.states(), board = board or ffi.new "struct tw_member_board", message = nf.message or false,
       response = nf.response or false, data = nf.data or false,
    }
-end
-
--- ---- who moves descriptors and counts ----
-
-local bits = ffi.new "union { double number; uint32_t word[2]; }"
-
--- The bucket whose bound, a power of two, is the least that is not below the time.
-local function bucket(ns)
-   if ns <= 1 then return 0 end
-   bits.number = ns - 0.5
-   local i = bit.rshift(bits.word[1], 20) - 1022
-   return i < BUCKETS and i or BUCKETS - 1
-end
-
-local Host = {}
-Host.__index = Host
-
---- A function begins with a message, or goes on with one that was held. False: it is not ours any more.
----@param ctx tideway.message.context
----@param handle ffi.cdata* uint64_t
----@param again boolean
----@return boolean ours
-function Host:begin(ctx, handle, again) -- luacheck: ignore again
-   local board = ctx.board
-   board.current = handle
-   board.started = board.started + 1
-   return true
-end
-
---- It has returned, raised, or holds the message.
----@param ctx tideway.message.context
-function Host:done(ctx)
-   local board = ctx.board
-   local now = tonumber(C.tw_now())
-   local spent = now - self.since
-   self.since = now
-   local i = bucket(spent)
-   board.current = 0
-   board.done = board.done + 1
-   board.busy_ns = board.busy_ns + spent
-   board.time[i] = board.time[i] + 1
-end
-
---- A message goes out.
-function Host:put(handle, exit, gate, key)
-   local n = self.n_out
-   local desc = self.out[n]
-   desc.handle, desc.exit, desc.gate, desc.key = handle, exit, gate, key
-   self.n_out = n + 1
-end
-
---- The host that counts on the functions' boards and leaves descriptors in `out`. Others offer the same three methods.
----@return table host
-function M.host()
-   return setmetatable({ out = ffi.new("struct tw_desc[?]", M.OUT), n_out = 0, since = tonumber(C.tw_now()) }, Host)
 end
 
 -- ---- one message ----
