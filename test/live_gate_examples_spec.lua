@@ -7,12 +7,6 @@ local labs = require "test.support.lab"
 local posix = require "tideway.posix"
 local shell = require "test.shell"
 
-local function missing(...)
-   for _, program in ipairs { ... } do
-      if not shell.has(program) then return program .. " is not installed" end
-   end
-end
-
 describe("the example", function()
    local instance, running
    before_each(function() running = {} end)
@@ -41,7 +35,7 @@ describe("the example", function()
 
    local function live(name, programs, test)
       it(name, function()
-         local why = missing(unpack(programs))
+         local why = gateway.missing(unpack(programs))
          if why then return pending(why) end
          test()
          local result = instance:stop()

@@ -11,12 +11,7 @@ local shell = require "test.shell"
 
 local TRANSPORTS = { "inline", "sk_msg", "rings" }
 
-local function missing()
-   if not labs.is_root and labs.missing() then return labs.missing() end
-   for _, program in ipairs { "nginx", "curl", "wrk" } do
-      if not shell.has(program) then return program .. " is not installed" end
-   end
-end
+local function missing() return gateway.missing("nginx", "curl", "wrk") end
 
 local SCRIPT = [[
 local tw = require "tideway"
@@ -170,6 +165,7 @@ describe("a chain behind a listener, live:", function()
       edit 'chains.web:scale("tag", 3)'
       assert.equal(3, #gateway.service(instance, "web").functions[2].instances)
       edit 'chains.web:scale("tag", 1)'
+      assert.equal(1, #gateway.service(instance, "web").functions[2].instances)
       edit('set("tag", { tag = "two" })', "tag two\n")
       edit('chains.web:replace("tag", function(msg) msg:set_header("X-Tag", "three") end)', "tag three\n")
       edit('chains.web:insert(function(msg) msg:set_header("X-Tag", "four") end, { after = "tag" })', "tag four\n")
@@ -300,8 +296,8 @@ describe("a chain behind a listener, live:", function()
          assert.equal(4, #result.rows)
          assert.truthy(result.payload_bytes >= 128)
          if result.traced then
-            -- A request and its answer on both sides of the gate.
-            assert.truthy(result.rows[1].external >= 4 and result.rows[1].external < 6, result.rows[1].external)
+            -- A request and its answer on both sides of the gate; strace may come in the middle of a call.
+            assert.truthy(result.rows[1].external >= 3.5 and result.rows[1].external < 6, result.rows[1].external)
             assert.equal(0, result.rows[2].external)
          end
       end

@@ -8,6 +8,16 @@ local shell = require "test.shell"
 
 local M = {}
 
+--- Why specs with workers cannot run here.
+---@param ... string programs that they need
+---@return string?
+function M.missing(...)
+   if shell.run("id -u").out ~= "0\n" then return "workers that the kernel wakes need root" end
+   for _, program in ipairs { ... } do
+      if not shell.has(program) then return program .. " is not installed" end
+   end
+end
+
 --- A TCP port of loopback that nobody has at the moment.
 ---@return integer
 function M.port()
