@@ -7,6 +7,7 @@
  * only. Nothing in here waits for anything but its sockets and its children.
  */
 #include "abi.h"
+#include "passing.h"
 #include "helper.h"
 #include "privilege.h"
 #include "bpf.h"
@@ -48,22 +49,7 @@ static int engine; /* pid */
 /* False when the engine has gone. */
 static bool reply(const struct tw_helper_reply *reply, int fd)
 {
-	char room[CMSG_SPACE(sizeof(int))] = { 0 };
-	struct iovec iov = { (void *)reply, sizeof(*reply) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	if (fd >= 0) {
-		struct cmsghdr *c;
-
-		msg.msg_control = room;
-		msg.msg_controllen = sizeof(room);
-		c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	}
-	return sendmsg(TW_HELPER_SOCKET, &msg, MSG_NOSIGNAL) >= 0;
+	return tw_pass(TW_HELPER_SOCKET, reply, sizeof(*reply), &fd, fd >= 0, 0) >= 0;
 }
 
 static void say(uint32_t id, int status, const char *words)
@@ -156,22 +142,12 @@ static void bpf_by_id(const struct tw_helper_request *request)
 /* False when the engine has gone. */
 static bool serve(void)
 {
-	char room[CMSG_SPACE(sizeof(int))];
 	struct tw_helper_request request;
-	struct iovec iov = { &request, sizeof(request) };
-	struct msghdr msg = { .msg_iov = &iov,
-		              .msg_iovlen = 1,
-		              .msg_control = room,
-		              .msg_controllen = sizeof(room) };
-	ssize_t n = recvmsg(TW_HELPER_SOCKET, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	struct cmsghdr *c;
-	int fd = -1;
+	int fd;
+	ssize_t n = tw_passed(TW_HELPER_SOCKET, &request, sizeof(request), &fd, 1, MSG_DONTWAIT);
 
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR;
-	c = n == sizeof(request) ? CMSG_FIRSTHDR(&msg) : NULL;
-	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
-		memcpy(&fd, CMSG_DATA(c), sizeof(fd));
 	if (n != sizeof(request))
 		return n > 0;
 	if (request.op == TW_HELPER_COMPILE) {

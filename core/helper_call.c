@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* helper_call.c - the engine's end of its helper process: starts it, asks it, takes its answers. */
 #include "abi.h"
+#include "passing.h"
 #include "error.h"
 #include "helper.h"
 
@@ -135,25 +136,11 @@ void tw_helper_stop(void)
 
 static int ask(struct tw_helper_request *request, int fd)
 {
-	char room[CMSG_SPACE(sizeof(int))] = { 0 };
-	struct iovec iov = { request, sizeof(*request) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
 	int rc = tw_helper_start();
 
 	if (rc < 0)
 		return rc;
-	if (fd >= 0) {
-		struct cmsghdr *c;
-
-		msg.msg_control = room;
-		msg.msg_controllen = sizeof(room);
-		c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	}
-	if (sendmsg(sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+	if (tw_pass(sock, request, sizeof(*request), &fd, fd >= 0, MSG_DONTWAIT) < 0) {
 		int err = errno;
 
 		if (err == EPIPE || err == ECONNRESET)
@@ -166,29 +153,19 @@ static int ask(struct tw_helper_request *request, int fd)
 /* The next answer, if one is there: to its job, or into `mine` when it is that one's. */
 static bool take(struct tw_helper_job *mine)
 {
-	char room[CMSG_SPACE(sizeof(int))];
 	struct tw_helper_reply reply;
-	struct iovec iov = { &reply, sizeof(reply) };
-	struct msghdr msg = { .msg_iov = &iov,
-		              .msg_iovlen = 1,
-		              .msg_control = room,
-		              .msg_controllen = sizeof(room) };
 	struct tw_helper_job *job = mine;
-	struct cmsghdr *c;
 	ssize_t n;
-	int fd = -1;
+	int fd;
 
 	if (sock < 0)
 		return false;
-	n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	n = tw_passed(sock, &reply, sizeof(reply), &fd, 1, MSG_DONTWAIT);
 	if (n != sizeof(reply)) {
 		if (n >= 0 || (errno != EAGAIN && errno != EINTR))
 			gone();
 		return false;
 	}
-	c = CMSG_FIRSTHDR(&msg);
-	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
-		memcpy(&fd, CMSG_DATA(c), sizeof(fd));
 	if (!job || job->reply.id != reply.id)
 		for (job = jobs; job && job->reply.id != reply.id; job = job->next)
 			;

@@ -2,6 +2,7 @@
 /* helper_worker.c - in the helper process: starts worker processes, says how they ended, kills
  * those that it has started, and nobody else. They end with it, however it ends. */
 #include "abi.h"
+#include "passing.h"
 #include "error.h"
 #include "helper.h"
 #include "worker/worker.h"
@@ -47,23 +48,8 @@ int tw_spawn_fd(void)
  * of, the end of a worker, it sees by its pidfd too. */
 static void say(const struct tw_spawn_reply *reply, int fd)
 {
-	char room[CMSG_SPACE(sizeof(int))] = { 0 };
-	struct iovec iov = { (void *)reply, sizeof(*reply) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	if (fd >= 0) {
-		struct cmsghdr *c;
-
-		msg.msg_control = room;
-		msg.msg_controllen = sizeof(room);
-		c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	}
 	if (channel >= 0)
-		sendmsg(channel, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+		tw_pass(channel, reply, sizeof(*reply), &fd, fd >= 0, MSG_DONTWAIT);
 }
 
 /* ---- cgroups ---- */

@@ -2,6 +2,7 @@
 /* supervisor_call.c - the supervisor asks the helper process for workers, and hears of their end.
  */
 #include "error.h"
+#include "passing.h"
 #include "supervisor_worker.h"
 
 #include <errno.h>
@@ -90,24 +91,15 @@ static void answered(const struct tw_spawn_reply *reply, int fd)
 bool call_answers(void)
 {
 	for (;;) {
-		char room[CMSG_SPACE(sizeof(int))];
 		struct tw_spawn_reply reply;
-		struct iovec iov = { &reply, sizeof(reply) };
-		struct msghdr msg = { .msg_iov = &iov,
-			              .msg_iovlen = 1,
-			              .msg_control = room,
-			              .msg_controllen = sizeof(room) };
-		ssize_t n = sock < 0 ? 0 : recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-		struct cmsghdr *c;
 		int fd = -1;
+		ssize_t n = sock < 0 ? 0
+		                     : tw_passed(sock, &reply, sizeof(reply), &fd, 1, MSG_DONTWAIT);
 
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return true;
 		if (n != sizeof(reply))
 			return false;
-		c = CMSG_FIRSTHDR(&msg);
-		if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
-			memcpy(&fd, CMSG_DATA(c), sizeof(fd));
 		reply.words[sizeof(reply.words) - 1] = '\0';
 		answered(&reply, fd);
 	}

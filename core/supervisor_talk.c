@@ -2,6 +2,7 @@
 /* supervisor_talk.c - the socket on which workers register, and what they say afterwards. Who
  * connects must be a process that was just started, under the user it was started for. */
 #include "error.h"
+#include "passing.h"
 #include "supervisor_worker.h"
 
 #include <errno.h>
@@ -45,22 +46,7 @@ int talk_listen(char *name, size_t size)
 
 static int tell(int sock, const void *what, size_t size, const int *fds, unsigned n)
 {
-	char room[CMSG_SPACE(sizeof(int) * TW_TELL_FDS)] = { 0 };
-	struct iovec iov = { (void *)what, size };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	if (n) {
-		struct cmsghdr *c;
-
-		msg.msg_control = room;
-		msg.msg_controllen = CMSG_SPACE(sizeof(int) * n);
-		c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int) * n);
-		memcpy(CMSG_DATA(c), fds, sizeof(int) * n);
-	}
-	return sendmsg(sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
+	return tw_pass(sock, what, size, fds, n, MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
 /* What it needs: its place in the fabric, then its function. */

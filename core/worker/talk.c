@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* talk.c - a worker's socket to the supervisor: what it is told, what it says. */
 #include "abi.h"
+#include "passing.h"
 #include "error.h"
 #include "worker/worker.h"
 
@@ -32,26 +33,9 @@ int worker_connect(struct worker *worker, const char *name)
 /* One message of exactly that size; -1: no more descriptors. */
 static int hear(int sock, void *what, size_t size, int *fds, unsigned most)
 {
-	char room[CMSG_SPACE(sizeof(int) * TW_TELL_FDS)];
-	struct iovec iov = { what, size };
-	struct msghdr msg = { .msg_iov = &iov,
-		              .msg_iovlen = 1,
-		              .msg_control = room,
-		              .msg_controllen = sizeof(room) };
-	ssize_t n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
-	struct cmsghdr *c;
-	unsigned count = 0;
-
-	for (unsigned i = 0; i < most; i++)
-		fds[i] = -1;
-	if (n != (ssize_t)size)
+	if (tw_passed(sock, what, size, fds, most, 0) != (ssize_t)size)
 		return tw_fail(EPROTO, "the engine has ended, or speaks another language");
-	c = CMSG_FIRSTHDR(&msg);
-	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-		count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		memcpy(fds, CMSG_DATA(c), sizeof(int) * (count < most ? count : most));
-	}
-	return (int)count;
+	return 0;
 }
 
 int worker_told(struct worker *w)

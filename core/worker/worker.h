@@ -17,7 +17,6 @@
 #define TW_WORKER_FULL 125        /* ... its heap is full */
 
 /* Descriptors with one message, at most. */
-#define TW_TELL_FDS (TW_JOIN_FDS > TW_WORKER_FDS ? TW_JOIN_FDS : TW_WORKER_FDS + 1)
 
 struct tw_task {
 	uint32_t abi;
