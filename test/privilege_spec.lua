@@ -62,6 +62,12 @@ local function compilations(pid)
    return list
 end
 
+local function ends_well(engine)
+   local result = engine:stop()
+   assert.equal(0, result.code, result.err)
+   return result
+end
+
 describe("tideway run", function()
    local dir, engines
 
@@ -115,8 +121,7 @@ describe("tideway run", function()
       end
       assert.is_true(n >= 4, "control thread, EAL's, watchdog, lcore")
       assert.truthy(engine:read("err"):find "privileges: CAP_NET_ADMIN .*; no new ones; %d+ system calls")
-      local result = engine:stop()
-      assert.equal(0, result.code, result.err)
+      ends_well(engine)
    end)
 
    live("keeps nothing that wire ports need no more, when told to keep the least", function()
@@ -125,7 +130,7 @@ describe("tideway run", function()
          assert.same({ "0000000000000000", "0000000000000000" }, { status.CapPrm, status.CapBnd })
       end
       assert.truthy(engine:read("err"):find("privileges: no capability", 1, true))
-      assert.equal(0, engine:stop().code)
+      ends_well(engine)
    end)
 
    live("keeps everything when told so", function()
@@ -134,7 +139,7 @@ describe("tideway run", function()
       for _, status in pairs(threads(engine.pid)) do
          assert.same({ mine.CapPrm, "0", "0" }, { status.CapPrm, status.NoNewPrivs, status.Seccomp })
       end
-      assert.equal(0, engine:stop().code)
+      ends_well(engine)
    end)
 
    live("is read back by tideway doctor", function()
@@ -158,9 +163,7 @@ describe("tideway run", function()
       local engine = start "calls"
       for call, held in pairs(results()) do assert.is_true(held, call) end
       assert.is_nil(engine:code())
-      local result = engine:stop()
-      assert.equal(0, result.code, result.err)
-      assert.equal(0, result.counters.totals.difference)
+      assert.equal(0, ends_well(engine).counters.totals.difference)
    end)
 
    live("still compiles to machine code, by the helper", function()
@@ -197,7 +200,7 @@ describe("tideway run", function()
       assert.truthy(said:find("NoNewPrivs:1;Seccomp:2; 10 drwx------ no-home", 1, true), said)
       os.execute(("rm -f /tmp/tideway-privilege-spec-%d"):format(helper_of(engine.pid)))
       assert.same({}, compilations(engine.pid))
-      assert.equal(0, engine:stop().code)
+      ends_well(engine)
    end)
 
    for _, signal in ipairs { "KILL", "INT" } do
@@ -224,8 +227,7 @@ describe("tideway run", function()
       os.execute(("kill -TERM %d"):format(helper))
       assert.is_true(engine:says("the helper process has ended", 5))
       assert.same({}, compilations(engine.pid))
-      local result = engine:stop()
-      assert.equal(0, result.code, result.err)
+      ends_well(engine)
    end)
 
    live("opens ports and attaches programs while it runs, and takes nobody's interface", function()
@@ -240,7 +242,7 @@ describe("tideway run", function()
          end
          assert.truthy(tostring(got.taken):find(("process %d runs XDP program"):format(holder.pid), 1, true),
             tostring(got.taken))
-         assert.equal(0, engine:stop().code)
+         ends_well(engine)
          assert.equal(0, holder:stop().code)
          assert.same({}, net:left_by(engine.pid))
       end)

@@ -114,7 +114,7 @@ local function serve(opts, say, hangup, repl)
       engine.refresh()
       loop.after(#engine.lcores > 0 and HOUSEKEEPING or WITHOUT_LCORES, keep_house)
    end
-   keep_house()
+   loop.after(0, keep_house)
    service.watch_hangup(hangup, function() done = true end)
    line_files.start()
    while not done and not loop.turn(1000) do end
@@ -184,6 +184,7 @@ local function run(path, args, opts, hangup)
    end
    say("%s", err)
    local start = tonumber(C.tw_now())
+   C.tw_sleep_ms(0) -- from here on a signal is waited for
    say("ready: instance %s, pid %d; stop with %s", name, C.tw_stats().pid, repl and "Ctrl-D" or "Ctrl-C")
    service.ready(("instance %s runs %s"):format(name, path))
    serve(opts, say, hangup, repl)
