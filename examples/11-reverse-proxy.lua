@@ -8,6 +8,8 @@
 --    curl -i http://127.0.0.1:8080/docs/base-files/README                    # from the cache: see Age
 --    curl -i http://127.0.0.1:8080/old                                       # a redirect
 --
+-- Arguments: where it listens, and its servers: `11-reverse-proxy.lua http://0.0.0.0:80 10.0.0.1:80 10.0.0.2:80`.
+--
 -- Each function is a process of its own. While it runs, in `sudo build/tideway repl`:
 --
 --    chains.web                                   -- the functions: processes, messages, times
@@ -17,10 +19,14 @@
 
 local tw = require "tideway"
 
-local web = tw.listen("web", "http://127.0.0.1:8080", { body_bytes = 10 * 1048576, idle = 30 })
+local address = ... or "http://127.0.0.1:8080"
+local servers = { select(2, ...) }
+if #servers == 0 then servers = { "127.0.0.1:9001", "127.0.0.1:9002" } end
+
+local web = tw.listen("web", address, { body_bytes = 10 * 1048576, idle = 30 })
 
 local app = tw.upstream("app", {
-   servers = { "127.0.0.1:9001", "127.0.0.1:9002" },
+   servers = servers,
    balance = "least",
    retries = 1,                                  -- the other one, when a server fails before it answers
    fails = 2, fail_time = 5,                     -- two failures within 5 s: left out for 5 s
