@@ -173,6 +173,8 @@ struct tw_worker_spec {
 int tw_worker_add(const struct tw_worker_spec *spec);
 /* Takes no more, works off what it has for up to drain_ms, ends. */
 int tw_worker_remove(uint32_t worker, uint32_t drain_ms);
+/* To another CPU, now and when it is started again. */
+int tw_worker_move(uint32_t worker, int32_t cpu);
 
 enum tw_worker_state {
 	TW_WORKER_NONE,

@@ -16,17 +16,17 @@ enum {
 	TW_INLINE_NOBODY = 0xffffff, /* no function runs */
 };
 
-/* What run() came to. */
+/* What run() came to with a message; it is held as long as nothing else is said. */
 enum tw_inline_result { TW_INLINE_STALE = -1, TW_INLINE_DONE = 0, TW_INLINE_HELD = 1 };
 
 struct tw_inline {
 	struct tw_pool *pool;
 	struct tw_member_board *boards; /* TW_STAGES_MAX, by function */
 	uint32_t member, service;
-	struct tw_desc in[1]; /* the message an entry is about */
-	uint32_t first;       /* function it begins with */
-	uint32_t function;    /* that runs now: for who asks why the thread does not go on */
-	int32_t result;       /* enum tw_inline_result */
+	struct tw_desc in[TW_DESC_BATCH]; /* the messages an entry is about */
+	int8_t result[TW_DESC_BATCH];     /* enum tw_inline_result */
+	uint32_t first;                   /* function they begin with */
+	uint32_t function; /* that runs now: for who asks why the thread does not go on */
 	uint32_t n_out;
 	uint32_t faults; /* ever; what the last one said */
 	char fault[400];

@@ -190,7 +190,9 @@ void *tw_pool_peek(struct tw_pool *pool, tw_handle handle, uint32_t *size);
  *   blocks of body[]  the gate thread tw_msg.gate, always; functions read them by tw_pool_peek().
  *                     What a function puts there it has given to that thread before it sends the
  *                     message. Blocks that a function took out of the body stand behind n_body, and
- *                     are freed with the rest: all of body[] counts, not only n_body.
+ *                     are freed with the rest: all of body[] counts, not only n_body, of a
+ *                     message that is TW_MSG_WHOLE or TW_MSG_NO_BODY (of a request or response
+ *                     that is neither, none: it is not even cleared).
  *   .answer           the same: given to that thread before the message is sent.
  *   a fetch           is a message of its own, of kind REQUEST, verdict TW_V_FETCH, with .group,
  *                     .key and .request = the message it is for, which the function keeps. Sent by

@@ -29,10 +29,11 @@
 
 #define CAP(name) (1ull << (name))
 
-/* BPF objects by id; who holds them; a compiler under a user id of its own, its files, its end. */
+/* BPF objects by id; who holds them; a compiler under a user id of its own, its files, its end;
+ * workers under ids of their own, on other CPUs than before. */
 #define CAPABILITIES                                                                    \
 	(CAP(CAP_SYS_ADMIN) | CAP(CAP_SYS_PTRACE) | CAP(CAP_SETUID) | CAP(CAP_SETGID) | \
-	 CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_KILL))
+	 CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_KILL) | CAP(CAP_SYS_NICE))
 
 struct waiting {
 	uint32_t id;

@@ -40,6 +40,7 @@ enum tw_spawn_op {
 	TW_SPAWN_START = 1, /* replies with pid and pidfd; the worker runs only after that */
 	TW_SPAWN_KILL,      /* the worker of that id, by SIGKILL; no reply */
 	TW_SPAWN_ENDED,     /* helper to supervisor, unasked: status as waitpid() gives it */
+	TW_SPAWN_MOVE,      /* the worker of that id, to other CPUs; no reply */
 };
 
 struct tw_spawn_request {

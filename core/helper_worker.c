@@ -251,6 +251,13 @@ static void kill_child(uint32_t id)
 			kill(children[i].pid, SIGKILL);
 }
 
+static void move_child(const struct tw_spawn_request *request)
+{
+	for (unsigned i = 0; i < TW_WORKERS_MAX; i++)
+		if (children[i].pid && children[i].id == request->id && CPU_COUNT(&request->cpus))
+			sched_setaffinity(children[i].pid, sizeof(request->cpus), &request->cpus);
+}
+
 static void ended(struct child *child, int status)
 {
 	struct tw_spawn_reply reply = {
@@ -305,5 +312,7 @@ void tw_spawn_serve(void)
 			started(&request);
 		else if (request.op == TW_SPAWN_KILL)
 			kill_child(request.id);
+		else if (request.op == TW_SPAWN_MOVE)
+			move_child(&request);
 	}
 }

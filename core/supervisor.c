@@ -110,6 +110,24 @@ uint64_t tw_supervisor_cpu(uint32_t service, uint32_t member)
 	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
 }
 
+bool tw_supervisor_runnable(uint32_t service, uint32_t member)
+{
+	int pid = service < TW_SERVICES_MAX && member < TW_MEMBERS_MAX ? pids[service][member] : 0;
+	char path[32], text[256], *end;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	fd = pid ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	if (fd < 0)
+		return false;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	end = strrchr(text, ')'); /* proc(5): pid (name) state ... */
+	return end && end[1] == ' ' && end[2] == 'R';
+}
+
 uint32_t tw_supervisor_patience(uint32_t service, uint32_t member)
 {
 	return service < TW_SERVICES_MAX && member < TW_MEMBERS_MAX ? patience[service][member] : 0;
@@ -386,6 +404,24 @@ int tw_worker_remove(uint32_t worker, uint32_t drain_ms)
 		life_leave(&workers[worker], drain_ms);
 	pthread_mutex_unlock(&lock);
 	kick();
+	return rc;
+}
+
+int tw_worker_move(uint32_t worker, int32_t cpu)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&lock);
+	if (worker >= TW_WORKERS_MAX || !workers[worker].used || workers[worker].removed) {
+		rc = tw_fail(ENOENT, "there is no worker %u", worker);
+	} else if (cpu < 0 || cpu >= CPU_SETSIZE) {
+		rc = tw_fail(EINVAL, "worker %u cannot run on CPU %d", worker, cpu);
+	} else {
+		workers[worker].cpu = cpu;
+		if (workers[worker].spawn_id)
+			call_move(&workers[worker]);
+	}
+	pthread_mutex_unlock(&lock);
 	return rc;
 }
 

@@ -24,6 +24,8 @@ void tw_supervisor_release(void);
 void tw_supervisor_stuck(uint32_t service, uint32_t member, uint32_t ms);
 /* CPU time of an instance's process, ns; 0: there is none. Any thread. */
 uint64_t tw_supervisor_cpu(uint32_t service, uint32_t member);
+/* Does it want a CPU now? Reads a file: for who has waited long. */
+bool tw_supervisor_runnable(uint32_t service, uint32_t member);
 /* Its tw_worker_spec.stuck_ms. */
 uint32_t tw_supervisor_patience(uint32_t service, uint32_t member);
 

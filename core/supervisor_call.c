@@ -63,6 +63,14 @@ void call_kill(const struct supervised *w)
 	ask(&request);
 }
 
+void call_move(const struct supervised *w)
+{
+	struct tw_spawn_request request = { .op = TW_SPAWN_MOVE, .id = w->spawn_id };
+
+	CPU_SET(w->cpu, &request.cpus);
+	ask(&request);
+}
+
 /* The one with that process, or whose process before this one it was. */
 static struct supervised *of_id(uint32_t id)
 {

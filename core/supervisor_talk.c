@@ -138,10 +138,11 @@ static void line(struct supervised *w, const struct tw_said *said)
 	const char *name = s->spec.function[w->function].name;
 
 	if (said->lost)
-		tw_log("%s%s, instance %u: %s (and %u more lines before)", level, name, w->instance,
-		       said->text, said->lost);
+		tw_log("%schain \"%s\": %s, instance %u: %s (and %u more lines before)", level,
+		       s->spec.name, name, w->instance, said->text, said->lost);
 	else
-		tw_log("%s%s, instance %u: %s", level, name, w->instance, said->text);
+		tw_log("%schain \"%s\": %s, instance %u: %s", level, s->spec.name, name,
+		       w->instance, said->text);
 }
 
 /* Nothing in it is believed: a text is cut where it should end, and control characters go. */

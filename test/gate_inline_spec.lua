@@ -84,11 +84,17 @@ describe("inline functions", function()
    end)
 
    it("say in the log what they raised, with its line", function()
-      start { { message = function() error "what a pity" end } }
-      assert.equal(502, flow.get("/").status)
+      start { { name = "sad", message = function() error "what a\npity" end } }
+      for _ = 1, 3 do assert.equal(502, flow.get("/a").status) end
+      service:set { { name = "glad", response = function() error "in response" end },
+         { name = "quick", message = function(msg) return msg:respond(200, {}, "x") end } }
+      for _ = 1, 3 do assert.equal(502, flow.get("/a").status) end
       local text, line = "", require("ffi").new "char[1024]"
       while C.tw_log_next(line, 1024) ~= 0 do text = text .. require("ffi").string(line) .. "\n" end
-      assert.matches("gate thread 0: flow: .-gate_inline_spec.lua:%d+: what a pity\n", text)
+      local where = 'chain "flow": %s, gate thread 0: .-gate_inline_spec.lua:%%d+: %s\n'
+      assert.matches(where:format("sad", "what a pity"), text)
+      assert.matches(where:format("glad", "in response"), text)
+      assert.is_true(select(2, text:gsub("what a pity", "")) <= 2)
    end)
 
    it("tick once a second", function()

@@ -14,6 +14,7 @@ location = /secret { add_header Cache-Control "private, max-age=600"; return 200
 location = /language { add_header Vary "Accept-Language"; add_header Cache-Control "max-age=600";
    return 200 "$http_accept_language\n"; }
 location /files/ { alias %DIR/www/; add_header Cache-Control "max-age=1"; }
+location /slow/ { alias %DIR/www/; add_header Cache-Control "max-age=600"; limit_rate 20000; }
 location /long/ { alias %DIR/www/; add_header Cache-Control "max-age=600"; }
 location = /write { add_header Cache-Control "max-age=600"; if ($request_method = POST) { return 204; } return 200 "w\n"; }
 ]]
@@ -23,7 +24,7 @@ local tw = require "tideway"
 tw.options { drain = 1 }
 local web = tw.listen("web", "http://127.0.0.1:%d")
 local app = tw.upstream("app", { servers = { "127.0.0.1:%d" }, retries = 0 })
-tw.chain("web", web, tw.nf.cache { megabytes = 16, stale_if_error = 600 }, app):pin { worker = "%s" }
+tw.chain("web", web, tw.nf.cache { megabytes = 16, stale_if_error = 600%s }, app):pin { worker = "%s" }
 ]]
 
 local function missing()
@@ -51,12 +52,12 @@ describe("the cache, live:", function()
       return r.body, r.head:match "X%-Cache: (%u+)", r
    end
 
-   local function live(name, transport, test)
+   local function live(name, transport, test, options)
       it(name .. " (" .. transport .. ")", function()
          if why then return pending(why) end
          local port = gateway.port()
          url = "http://127.0.0.1:" .. port
-         engine = instances.start { script = SCRIPT:format(port, origin.port, transport) }
+         engine = instances.start { script = SCRIPT:format(port, origin.port, options or "", transport) }
          test()
          local result = engine:stop()
          engine = nil
@@ -122,6 +123,19 @@ describe("the cache, live:", function()
       assert.equal(("index\n"):rep(12), r.out)
       assert.equal(before + 1, origin:count "/long/index.html?many")
    end)
+
+   live("goes on when who fetches for others leaves", "sk_msg", function()
+      shell.write(origin.dir .. "/www/drip", ("drip\n"):rep(8000))
+      local before = origin:count "/slow/drip"
+      assert.equal(28, select(3, get("/slow/drip", "-m 0.3")).code) -- of curl: took too long
+      local from = posix.now()
+      local body, hit, r = get "/slow/drip"
+      assert.same({ 200, 40000 }, { r.status, #body })
+      assert.is_nil(hit)
+      assert.is_true(posix.now() - from < 8e9)
+      assert.equal(before + 2, origin:count "/slow/drip")
+      assert.equal("HIT", (select(2, get "/slow/drip")))
+   end, ", wait = 1")
 
    live("forgets what was written to", "inline", function()
       for i = 1, 2 do assert.equal(i == 2 and "HIT" or nil, (select(2, get "/write"))) end

@@ -48,7 +48,7 @@ static struct work *work_new(struct clients *all)
 		return calloc(1, sizeof(*w));
 	all->free_work = w->next;
 	all->n_free_work--;
-	memset(w, 0, sizeof(*w));
+	memset(w, 0, offsetof(struct work, small));
 	return w;
 }
 
@@ -427,7 +427,7 @@ bool client_next(struct client *c)
 	if (w->here.at < w->here.end) { /* the next request was sent along */
 		struct work before = *w;
 
-		memset(w, 0, sizeof(*w));
+		memset(w, 0, offsetof(struct work, small));
 		w->client = c;
 		w->service = before.service;
 		w->here = before.here;

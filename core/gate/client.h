@@ -65,7 +65,6 @@ struct work {
 	/* what the exchange has said */
 	bool respond, failed, dropped;
 	uint16_t status;
-	char why[128];
 	/* the response is written in segments: `pre`, `payload` bytes from x->out, `post` */
 	bool begun, finished, blocked, keep;
 	uint8_t framing; /* enum http_framing */
@@ -74,9 +73,11 @@ struct work {
 	const char *pre;
 	char *kept; /* what `pre` points into, when it is the work's own */
 	uint32_t pre_len, payload;
-	char small[64];
 	const char *post;
 	uint32_t post_len;
+	/* not cleared with the rest */
+	char small[64];
+	char why[128]; /* `failed` */
 };
 
 struct clients {

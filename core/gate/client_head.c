@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 static void prepare(struct client *c, struct lump *to)
 {
@@ -18,21 +17,13 @@ static void prepare(struct client *c, struct lump *to)
 
 /* ---- a message of it ---- */
 
-static uint64_t wall_clock(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 static void describe(struct client *c, struct tw_msg *msg)
 {
 	msg->kind = TW_MSG_REQUEST;
 	msg->gate = (uint16_t)gate_of(c)->id;
 	msg->size = c->work->here.size;
 	msg->self = c->work->here.block;
-	msg->wall_ns = wall_clock();
+	msg->wall_ns = gate_wall(gate_of(c));
 	msg->listener = (uint16_t)c->listener->index;
 	msg->family = c->facts.family;
 	msg->peer_port = c->facts.peer_port;

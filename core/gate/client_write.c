@@ -7,6 +7,7 @@
 #include "gate/client.h"
 
 #include "error.h"
+#include "gate/lane.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -139,7 +140,10 @@ static void choose_framing(struct client *c, struct http_out *out, unsigned stat
 
 	if (nothing) {
 		out->framing = HTTP_NO_BODY;
-		out->keep_length = x->head || status == 304;
+		out->says_length = x->head && x->made && status >= 200 && status != 204 &&
+		                   status != 304;
+		out->keep_length = !out->says_length && (x->head || status == 304);
+		out->length = out->says_length ? x->out_len : 0;
 	} else if (!x->body_back) {
 		out->framing = HTTP_LENGTH;
 	} else if (x->out_len != UINT64_MAX || (x->out.ended && !x->out.broken)) {
@@ -214,10 +218,11 @@ static void begin(struct client *c)
 	len = msg ? http_write_head(msg, size, true, &out, to, sizeof(clients_of(c)->scratch) - 32)
 	          : -ESTALE;
 	if (len < 0 || !same_status(to, len, status)) {
-		own_answer(c, 502,
-		           len == -EMSGSIZE ? "the head of the response is too large"
-		           : len == -EPROTO ? tw_error()
-		                            : "the response was lost");
+		flow_say(flow_of(x), UINT32_MAX, "a response could not be sent: %s",
+		         len == -EMSGSIZE ? "its head is too large"
+		         : len == -EPROTO ? tw_error()
+		                          : "it was lost, or is another one now");
+		own_answer(c, 502, "the response is not valid");
 		return;
 	}
 	w->begun = true;

@@ -37,6 +37,9 @@ static void run_start(struct gate *gate, struct gate_task *task)
 		TAILQ_REMOVE(&lane->starts, f, starts);
 		flow_start(f);
 	}
+	/* Functions that run here have answered before clients are asked for their bodies. */
+	if (!lane->link && lane->queued)
+		lane_send(lane);
 }
 
 static int lane_open(struct gate *gate, void *ctx)

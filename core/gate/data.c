@@ -43,6 +43,24 @@ void data_open(struct flow *f, int way)
 	gate_later(f->lane->gate, &d->kick);
 }
 
+void data_return(struct flow *f, int way)
+{
+	struct data *d = f->way[way].data;
+	struct body *body = flow_body(f, way);
+
+	if (!d || d->open)
+		return;
+	for (; d->count && body->count < BODY_PIECES; d->count--) {
+		const struct body_piece *piece = &d->queue[d->first];
+
+		body->piece[(body->first + body->count++) % BODY_PIECES] = *piece;
+		body->bytes += piece->len;
+		d->first = (d->first + 1) % FLOW_QUEUE;
+	}
+	body->ended = d->end;
+	d->end = false;
+}
+
 bool data_room(const struct data *d)
 {
 	return d->count < FLOW_QUEUE && !d->end;

@@ -138,7 +138,10 @@ static void facts(struct flow *f, struct tw_msg *msg)
 	msg->flags &= ~(uint32_t)(TW_MSG_EDITED | TW_MSG_NO_BODY | TW_MSG_BACKWARD);
 	if (!(msg->flags & TW_MSG_WHOLE))
 		msg->n_body = 0;
-	if (msg->n_body < TW_BODY_BLOCKS_MAX && (f->lane->spec.n_functions || msg->n_body))
+	/* body[] of others is looked at once they are WHOLE or NO_BODY: who says so has set all of
+	 * it. */
+	if (msg->n_body < TW_BODY_BLOCKS_MAX &&
+	    (msg->n_body || (f->lane->spec.n_functions && f->kind != TW_MSG_REQUEST)))
 		memset(&msg->body[msg->n_body], 0,
 		       (TW_BODY_BLOCKS_MAX - msg->n_body) * sizeof(msg->body[0]));
 }
@@ -156,17 +159,17 @@ struct flow *flow_new(struct lane *lane, const struct exchange_client *client, v
 	number = f->x.number;
 	memset(f, 0, sizeof(*f));
 	f->lane = lane;
-	f->x = (struct exchange){ .gate = gate,
-		                  .service = lane->service,
-		                  .number = number,
-		                  .id = (uint64_t)gate->id << 48 | ++gate->next_exchange,
-		                  .state = X_FUNCTIONS,
-		                  .client = client,
-		                  .client_data = client_data,
-		                  .request = message,
-		                  .req = msg,
-		                  .group = -1,
-		                  .flow = f };
+	f->x.gate = gate;
+	f->x.service = lane->service;
+	f->x.number = number;
+	f->x.id = (uint64_t)gate->id << 48 | ++gate->next_exchange;
+	f->x.state = X_FUNCTIONS;
+	f->x.client = client;
+	f->x.client_data = client_data;
+	f->x.request = message;
+	f->x.req = msg;
+	f->x.group = -1;
+	f->x.flow = f;
 	f->head = (struct out){ .flow = f, .what = OUT_REQUEST };
 	f->kind = msg->kind;
 	facts(f, msg);
@@ -233,13 +236,17 @@ void flow_free(struct flow *f)
 	gate_timer_cancel(gate, &x->timeout);
 	fetch_cancel(f);
 	if (f->counted)
-		tally_end(lane, x, f->failed);
+		tally_end(lane, x, f->failed || f->own);
 	out_cancel(f, &f->head);
 	for (way = 0; way < WAYS; way++) {
 		data_free(f, way);
 		body_clear(x, flow_body(f, way));
 		pieces_free(lane, f->way[way].whole);
 		f->way[way].whole = NULL;
+	}
+	if (lane->spec.n_functions) {
+		gather_forget(lane, x->request);
+		gather_forget(lane, x->response);
 	}
 	if (x->request)
 		tw_pool_free(pool, x->request, gate->id);

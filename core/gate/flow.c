@@ -42,6 +42,15 @@ void flow_fail(struct flow *f, int status, const char *why)
 		return;
 	f->failed = true;
 	give_up(f);
+	/* What functions had given for it may be named nowhere. */
+	if (status == 502 && f->lane->link) {
+		f->lane->stray = true;
+		patrol_on(f->lane);
+	}
+	if (f->own) { /* nobody improved it: as it was */
+		status = f->own;
+		why = f->own_why;
+	}
 	if (!x->responded)
 		x->status = status;
 	x->responded = true;
@@ -67,7 +76,7 @@ static bool wants_whole(const struct flow *f, int way)
 {
 	if (way == WAY_IN)
 		return f->bodied && f->lane->whole && f->kind == TW_MSG_REQUEST;
-	return f->x.body_back && f->lane->whole_back && !f->way[way].whole;
+	return f->x.body_back && f->lane->whole_back && !f->way[way].whole && !f->way[way].passes;
 }
 
 static void enter(struct flow *f)
@@ -115,7 +124,7 @@ void flow_to_upstream(struct flow *f, int32_t group, uint32_t key)
 	struct tw_msg *msg = tw_pool_peek(f->lane->service->pool, x->request, &size);
 
 	if (!msg || gather_adopt(f, WAY_IN, msg, size, x->request) < 0) {
-		flow_fail(f, 502, "a function left a body that is not valid");
+		flow_refuse(f, TW_STAGES_MAX, 502, "a function left a body that is not valid");
 		return;
 	}
 	if (group < 0 && f->kind == TW_MSG_OPEN && f->way[WAY_IN].data) {
@@ -125,11 +134,11 @@ void flow_to_upstream(struct flow *f, int32_t group, uint32_t key)
 		return;
 	}
 	if (group < 0 || group >= TW_GROUPS_MAX) {
-		flow_fail(f, 404, "nothing answers requests here");
+		flow_refuse(f, TW_STAGES_MAX, 404, "nothing answers requests here");
 		return;
 	}
 	if (!x->gate->group[group]) {
-		flow_fail(f, 503, "the group of servers is gone");
+		flow_refuse(f, TW_STAGES_MAX, 503, "the group of servers is gone");
 		return;
 	}
 	x->group = group;
@@ -140,8 +149,6 @@ void flow_to_upstream(struct flow *f, int32_t group, uint32_t key)
 		feed_begin(f, WAY_IN);
 	data_open(f, WAY_IN);
 	if (x->client->forward) /* streams, datagrams: they speak to servers themselves */
-		x->client->forward(x, group, key);
-	else if (x->client->forward)
 		x->client->forward(x, group, key);
 	else
 		upstream_begin(x, group, key);
@@ -159,6 +166,12 @@ void flow_respond(struct flow *f)
 	if (msg && gather_adopt(f, WAY_OUT, msg, size, x->response) < 0) {
 		flow_fail(f, 502, "a function left a body that is not valid");
 		return;
+	}
+	if (msg && x->status >= 200) {
+		uint16_t status = ONCE(msg->status);
+
+		if (status >= 200 && status <= 599)
+			x->status = status;
 	}
 	x->state = x->response ? X_RESPOND : X_STREAM;
 	if (x->status == 101)
@@ -210,43 +223,46 @@ void flow_answered(struct exchange *x)
 	msg->received_ns = x->gate->now;
 	msg->stage = 0;
 	msg->n_body = 0;
-	if (f->lane->responses)
-		memset(msg->body, 0, sizeof(msg->body));
 	flow_mend(f, msg, size, x->response, TW_MSG_RESPONSE);
 	flow_response(f, TW_STAGES_MAX);
 }
 
+/* What of it clients are told: which servers there are is not their business. */
+static const char *told(int status)
+{
+	switch (status) {
+	case 400:
+		return "the body of the request is not as it was said to be";
+	case 500:
+		return "the request cannot be sent on";
+	case 503:
+		return "no server is free";
+	case 504:
+		return "no server answered in time";
+	default:
+		return "no server answered";
+	}
+}
+
 void flow_failed(struct exchange *x, int status, const char *why)
 {
-	flow_fail(flow_of(x), status, why);
+	struct flow *f = flow_of(x);
+
+	if (f->fetch) {
+		flow_fail(f, status, why);
+		return;
+	}
+	if (status != 400)
+		flow_say(f, UINT32_MAX, "%s", why);
+	flow_refuse(f, TW_STAGES_MAX, status, told(status));
 }
 
 /* ---- through the functions ---- */
 
 void flow_call(struct flow *f, struct out *out, uint32_t function)
 {
-	struct lane *lane = f->lane;
-	uint64_t id = f->x.id;
-	struct tw_msg *msg;
-	int r;
-
 	f->x.stage = function;
-	if (lane->link) {
-		lane_put(lane, out, function);
-		return;
-	}
-	msg = tw_pool_peek(lane->service->pool, out->handle, NULL);
-	msg->stage = function;
-	out->function = function;
-	out->place = OUT_INLINE;
-	r = inline_run(lane->gate, lane->service, function, msg);
-	if (r == 1 || !flow_lives(f, id))
-		return;
-	out->place = OUT_IDLE;
-	if (r < 0)
-		flow_fault(f, out, function, "the function could not be called");
-	else
-		flow_back(f, out, TW_EXIT_NEXT, 0, UINT32_MAX);
+	lane_put(f->lane, out, function);
 }
 
 int flow_behind(const struct flow *f, const struct out *out, uint32_t function)
@@ -305,7 +321,7 @@ void flow_back(struct flow *f, struct out *out, uint32_t exit, uint32_t said, ui
 
 /* ---- what comes back ---- */
 
-static struct out *out_of(struct flow *f, tw_handle handle, uint8_t place)
+struct out *flow_out(struct flow *f, tw_handle handle, uint8_t place)
 {
 	int way;
 
@@ -331,7 +347,7 @@ void flow_returned(struct lane *lane, const struct tw_desc *desc, uint32_t sende
 	if (!msg)
 		return;
 	f = flow_find(lane->gate, ONCE(msg->exchange));
-	out = f && f->lane == lane ? out_of(f, desc->handle, OUT_AWAY) : NULL;
+	out = f && f->lane == lane ? flow_out(f, desc->handle, OUT_AWAY) : NULL;
 	if (out) {
 		out_home(lane, out);
 		flow_back(f, out, exit, exit == TW_EXIT_GATE ? desc->key : 0, sender);
@@ -350,7 +366,7 @@ void flow_inline_done(struct gate *gate, struct service *service, tw_handle mess
 	struct lane *lane = service->lane[gate->id];
 	struct tw_msg *msg = tw_pool_peek(service->pool, message, NULL);
 	struct flow *f = msg ? flow_find(gate, ONCE(msg->exchange)) : NULL;
-	struct out *out = f && f->lane == lane ? out_of(f, message, OUT_INLINE) : NULL;
+	struct out *out = f && f->lane == lane ? flow_out(f, message, OUT_INLINE) : NULL;
 
 	if (!out)
 		return;

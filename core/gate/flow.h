@@ -54,10 +54,11 @@ int flow_member_ready(struct gate *gate, struct service *service, uint32_t membe
 
 /* ---- inline.c: functions that run in this thread ---- */
 
-/* Calls the functions of a service over a message, as far as they go: the same as sending it
- * through the fabric and getting it back, but for held messages (1: held, flow_inline_done() comes
- * later). */
-int inline_run(struct gate *gate, struct service *service, uint32_t function, struct tw_msg *msg);
+/* Calls the functions of a service over messages, from this function on as far as they go: the same
+ * as sending them through the fabric and getting them back. At most TW_DESC_BATCH; `result`: enum
+ * tw_inline_result (of one that is held, flow_inline_done() comes later, or has come within). */
+void inline_run(struct gate *gate, struct service *service, uint32_t function,
+                const tw_handle *messages, unsigned n, int8_t *result);
 void flow_inline_done(struct gate *gate, struct service *service, tw_handle message);
 /* A function asks for something (see tw_pool_give() in abi_msg.h, "a fetch"); the answer comes by
  * inline_answered(), never from within this call. */

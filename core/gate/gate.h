@@ -41,6 +41,10 @@ struct gate_task {
 void gate_later(struct gate *gate, struct gate_task *task);
 void gate_forget(struct gate *gate, struct gate_task *task);
 
+/* say.c: a line for the engine's log; the same one at most once a second, then with how many were
+ * left out. */
+void gate_say(const struct gate *gate, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
 /* ---- what a thread has ---- */
 
 struct service; /* a chain: one object for all threads, with a part per thread (flow.h) */
@@ -72,7 +76,8 @@ enum gate_counter {
 struct gate {
 	uint32_t id; /* member number in every service */
 	int epoll;
-	uint64_t now; /* CLOCK_MONOTONIC, ns; read once a turn */
+	uint64_t now;           /* CLOCK_MONOTONIC, ns; read once a turn */
+	uint64_t wall, wall_of; /* gate_wall(): in the turn of which `now` */
 	struct service *service[TW_SERVICES_MAX];
 	struct group *group[TW_GROUPS_MAX];
 	void *listeners;                        /* listener.c */
@@ -91,6 +96,9 @@ struct gate {
 	uint32_t polling;
 	void *loop; /* loop.c's own */
 };
+
+/* CLOCK_REALTIME, ns, of this turn: read when it is asked for first. */
+uint64_t gate_wall(struct gate *gate);
 
 static inline void gate_count(struct gate *gate, enum gate_counter which, uint64_t n)
 {
@@ -216,6 +224,7 @@ struct exchange {
 	 * is a request body; body_back: there is a response body. */
 	uint64_t in_len, out_len;
 	bool body_back;
+	bool made;       /* out_len is that of a body which is here, also when the method is HEAD */
 	uint16_t status; /* of the response, as it was in the gate's hands */
 	void *upstream;  /* upstream.c: its part, NULL: none */
 	void *flow;      /* flow.c: its part */

@@ -60,8 +60,8 @@ static int tail_new(struct flow *f, struct pieces *to, uint64_t expected)
 	return 0;
 }
 
-static int copy_in(struct flow *f, struct pieces *to, const struct body_piece *from,
-                   uint64_t expected)
+/* On failure, `from` is what was not copied. */
+static int copy_in(struct flow *f, struct pieces *to, struct body_piece *from, uint64_t expected)
 {
 	struct tw_pool *pool = f->lane->service->pool;
 	const char *bytes = tw_pool_peek(pool, from->handle, NULL);
@@ -73,8 +73,11 @@ static int copy_in(struct flow *f, struct pieces *to, const struct body_piece *f
 		struct body_piece *tail;
 		uint32_t n;
 
-		if (!to->room && tail_new(f, to, expected) < 0)
+		if (!to->room && tail_new(f, to, expected) < 0) {
+			from->at += done;
+			from->len -= done;
 			return -ENOBUFS;
+		}
 		tail = &to->piece[to->n - 1];
 		n = from->len - done < to->room ? from->len - done : to->room;
 		memcpy((char *)tw_pool_peek(pool, tail->handle, NULL) + tail->len,
@@ -88,8 +91,9 @@ static int copy_in(struct flow *f, struct pieces *to, const struct body_piece *f
 	return 0;
 }
 
-/* A body that is one piece stays where it is; others are brought together. */
-static int gather_add(struct flow *f, struct pieces *to, const struct body_piece *piece,
+/* A body that is one piece stays where it is; others are brought together. On failure the piece is
+ * still the caller's. */
+static int gather_add(struct flow *f, struct pieces *to, struct body_piece *piece,
                       uint64_t expected)
 {
 	uint64_t limit = f->lane->spec.whole_bytes;
@@ -103,17 +107,50 @@ static int gather_add(struct flow *f, struct pieces *to, const struct body_piece
 		return 0;
 	} else
 		err = copy_in(f, to, piece, expected);
-	if (piece->frees)
+	if (err == 0 && piece->frees)
 		tw_pool_free(f->lane->service->pool, piece->handle, f->lane->gate->id);
 	return err;
 }
 
-static void gather_failed(struct flow *f, int way, int err)
+static void gather_failed(struct flow *f, int err)
 {
 	if (err == -EFBIG)
-		flow_fail(f, way == WAY_IN ? 413 : 502, "the body is larger than functions take");
+		flow_refuse(f, TW_STAGES_MAX, 413, "the body is larger than functions take");
 	else
-		flow_fail(f, 503, "no memory for a whole body");
+		flow_refuse(f, TW_STAGES_MAX, 503, "no memory for a whole body");
+}
+
+static void append(struct pieces *to, const struct body_piece *piece)
+{
+	to->piece[to->n++] = *piece;
+	to->bytes += piece->len;
+}
+
+static bool is_full(const struct pieces *pieces)
+{
+	return pieces->n == sizeof(pieces->piece) / sizeof(pieces->piece[0]);
+}
+
+/* A response that cannot be whole goes on without its body, which follows untouched: what was
+ * gathered, this piece, what waits, and then what still comes. */
+static void let_pass(struct flow *f, const struct body_piece *piece)
+{
+	struct way *w = &f->way[WAY_OUT];
+	struct body *body = &f->x.out;
+
+	append(w->whole, piece);
+	for (; body->count; body->count--) {
+		append(w->whole, body_head(body));
+		body->first = (body->first + 1) % BODY_PIECES;
+	}
+	w->whole->room = 0;
+	w->passes = w->rest = true;
+	w->rest_ends = body->ended;
+	body->ended = false;
+	body->ready = NULL;
+	body->filter = &flow_filter;
+	body->filtered = f;
+	flow_response(f, f->from);
 }
 
 /* The body named in the message, lent to functions. */
@@ -133,6 +170,7 @@ static void name_body(struct flow *f, int way)
 			.len = piece->len,
 		};
 	}
+	memset(&msg->body[i], 0, (TW_BODY_BLOCKS_MAX - i) * sizeof(msg->body[0]));
 	msg->n_body = whole->n;
 	msg->body_len = whole->bytes;
 	msg->flags |= TW_MSG_WHOLE;
@@ -150,8 +188,15 @@ static void gather_ready(struct body *body)
 		err = gather_add(f, f->way[way].whole, &piece, expected);
 		body->first = (body->first + 1) % BODY_PIECES;
 		body->count--;
+		if (err < 0 && way == WAY_OUT) {
+			let_pass(f, &piece);
+			return;
+		}
 		if (err < 0) {
-			gather_failed(f, way, err);
+			if (piece.frees)
+				tw_pool_free(f->lane->service->pool, piece.handle,
+				             f->lane->gate->id);
+			gather_failed(f, err);
 			return;
 		}
 		body_ask(body);
@@ -160,7 +205,7 @@ static void gather_ready(struct body *body)
 	}
 	if (body->broken) {
 		if (way == WAY_OUT)
-			flow_fail(f, 502, "the response ended early");
+			flow_refuse(f, f->from, 502, "the response of the server broke off");
 		return;
 	}
 	if (!body->ended)
@@ -175,18 +220,25 @@ void gather_begin(struct flow *f, int way)
 	struct body *body = flow_body(f, way);
 	uint64_t expected = way == WAY_IN ? f->x.in_len : f->x.out_len;
 
-	f->way[way].whole = pieces_new();
-	if (!f->way[way].whole) {
-		flow_fail(f, 503, "no memory for a whole body");
+	int err = 0;
+
+	if (expected != UINT64_MAX && f->lane->spec.whole_bytes &&
+	    expected > f->lane->spec.whole_bytes)
+		err = -EFBIG;
+	else if (!(f->way[way].whole = pieces_new()))
+		err = -ENOMEM;
+	if (err < 0 && way == WAY_OUT) {
+		f->way[way].passes = true;
+		flow_response(f, f->from);
 		return;
 	}
-	if (expected != UINT64_MAX && f->lane->spec.whole_bytes &&
-	    expected > f->lane->spec.whole_bytes) {
-		gather_failed(f, way, -EFBIG);
+	if (err < 0) {
+		gather_failed(f, err);
 		return;
 	}
 	/* The filter comes back when the body is whole. */
 	body->filter = NULL;
+	data_return(f, way);
 	body->consumer = f;
 	body->ready = gather_ready;
 	gather_ready(body);
@@ -212,7 +264,8 @@ bool lane_own(struct lane *lane, tw_handle handle)
 /* Blocks of a body, each once. */
 struct blocks {
 	uint32_t n;
-	tw_handle handle[TW_BODY_BLOCKS_MAX * 2];
+	/* those that were lent, those of the message, its own */
+	tw_handle handle[TW_BODY_BLOCKS_MAX * 2 + BODY_PIECES + 2];
 };
 
 static bool known(const struct blocks *blocks, tw_handle handle)
@@ -299,6 +352,26 @@ int pieces_from(struct lane *lane, struct tw_msg *msg, uint32_t size, tw_handle 
 	return err;
 }
 
+void gather_forget(struct lane *lane, tw_handle handle)
+{
+	const struct tw_msg *msg = tw_pool_peek(lane->service->pool, handle, NULL);
+	uint32_t flags = msg ? ONCE(msg->flags) : 0, i;
+	uint8_t kind = msg ? ONCE(msg->kind) : 0;
+
+	if (!(flags & TW_MSG_EDITED))
+		return;
+	/* Only their heads were. */
+	if ((kind == TW_MSG_REQUEST || kind == TW_MSG_RESPONSE) &&
+	    !(flags & (TW_MSG_WHOLE | TW_MSG_NO_BODY)))
+		return;
+	for (i = 0; i < TW_BODY_BLOCKS_MAX; i++) {
+		tw_handle block = ONCE(msg->body[i].handle);
+
+		if (block && block != handle && lane_own(lane, block))
+			tw_pool_free(lane->service->pool, block, lane->gate->id);
+	}
+}
+
 int gather_adopt(struct flow *f, int way, struct tw_msg *msg, uint32_t size, tw_handle self)
 {
 	struct lane *lane = f->lane;
@@ -321,11 +394,12 @@ int gather_adopt(struct flow *f, int way, struct tw_msg *msg, uint32_t size, tw_
 		new->bytes = 0;
 	free(old); /* its blocks are in the new one, or freed */
 	w->whole = new;
+	w->rest = false;
 	*len = new->bytes;
 	if (way == WAY_IN)
 		f->x.body_expected = !(flags & TW_MSG_NO_BODY);
 	else
-		f->x.body_back = !(flags & TW_MSG_NO_BODY);
+		f->x.body_back = !(flags & TW_MSG_NO_BODY) && !f->x.head, f->x.made = true;
 	return err;
 }
 
@@ -338,7 +412,25 @@ static bool filter_room(const struct body *body)
 
 	if (w->discards)
 		return !body->broken;
+	if (w->rest)
+		return false;
 	return w->data ? data_room(w->data) && !body->broken : body_passes(body);
+}
+
+/* Producers do not ask before they end, and the first pieces behind a head just come. */
+static void put_rest(struct flow *f, int way, const struct body_piece *piece)
+{
+	struct way *w = &f->way[way];
+
+	if (!piece) {
+		w->rest_ends = true;
+	} else if (!is_full(w->whole)) {
+		append(w->whole, piece);
+	} else {
+		if (piece->frees)
+			tw_pool_free(f->lane->service->pool, piece->handle, f->lane->gate->id);
+		body_break(flow_body(f, way));
+	}
 }
 
 static void filter_put(struct body *body, const struct body_piece *piece)
@@ -349,6 +441,8 @@ static void filter_put(struct body *body, const struct body_piece *piece)
 	if (f->way[way].discards) {
 		if (piece && piece->frees)
 			tw_pool_free(f->lane->service->pool, piece->handle, f->lane->gate->id);
+	} else if (f->way[way].rest) {
+		put_rest(f, way, piece);
 	} else if (f->way[way].data) {
 		data_put(f, way, piece);
 	} else if (piece) {
@@ -387,6 +481,11 @@ void feed_begin(struct flow *f, int way)
 	struct body *body = flow_body(f, way);
 	struct body_piece piece;
 
+	f->way[way].feeds = true;
+	if (f->way[way].rest) {
+		feed_more(f, way);
+		return;
+	}
 	/* What the producer still sends is thrown away. */
 	feed_discard(f, way);
 	if (body->ready == gather_ready)
@@ -398,7 +497,6 @@ void feed_begin(struct flow *f, int way)
 		body->count--;
 	}
 	body->ended = false;
-	f->way[way].feeds = true;
 	feed_more(f, way);
 }
 
@@ -426,6 +524,12 @@ void feed_more(struct flow *f, int way)
 	if (w->whole->next < w->whole->n || body->broken)
 		return;
 	w->feeds = false;
+	if (w->rest && !w->rest_ends) {
+		w->rest = false;
+		body_ask(body);
+		return;
+	}
+	w->rest = false;
 	if (w->data)
 		data_put(f, way, NULL);
 	else

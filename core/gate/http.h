@@ -99,6 +99,7 @@ struct http_out {
 	const char *host;  /* requests: instead of the message's, NULL: as it is */
 	const char *extra; /* whole lines, NULL: none: "Via: ...\r\n" */
 	bool keep_length;  /* HTTP_NO_BODY: the message's own Content-Length stays (HEAD, 304) */
+	bool says_length;  /* HTTP_NO_BODY: `length` is said instead (HEAD; RFC 9110 9.3.2) */
 };
 
 /* A request to HTTP/1.1 needs a host: out->host, a Host field, or the message's `host`.

@@ -24,11 +24,6 @@ static void refuse(struct meaning *m, int status, const char *why)
 	}
 }
 
-static bool is(const char *text, uint32_t len, const char *word)
-{
-	return strlen(word) == len && !strncasecmp(text, word, len);
-}
-
 /* ---- single fields ---- */
 
 static void content_length(struct meaning *m, const char *text, uint32_t len)
@@ -53,13 +48,13 @@ static void transfer_encoding(struct meaning *m, const char *text, uint32_t len)
 
 	if (m->codings++)
 		refuse(m, 400, "Transfer-Encoding is given twice");
-	if (is(text, len, "chunked")) {
+	if (http_same(text, len, "chunked")) {
 		m->chunked = true;
 		return;
 	}
 	while (last && text[last - 1] != ',' && text[last - 1] != ' ' && text[last - 1] != '\t')
 		last--;
-	if (!is(text + last, len - last, "chunked"))
+	if (!http_same(text + last, len - last, "chunked"))
 		refuse(m, 400, "Transfer-Encoding does not end with chunked");
 	refuse(m, 501, "a Transfer-Encoding other than chunked");
 }
@@ -96,11 +91,11 @@ static bool connection_token(struct http_head *head, struct meaning *m, const ch
 		refuse(m, 400, "Connection names too many fields");
 		return false;
 	}
-	if (is(token, len, "close"))
+	if (http_same(token, len, "close"))
 		m->close = true;
-	else if (is(token, len, "keep-alive"))
+	else if (http_same(token, len, "keep-alive"))
 		m->keep = true;
-	else if (is(token, len, "upgrade"))
+	else if (http_same(token, len, "upgrade"))
 		m->upgrade_token = true;
 	return true;
 }
@@ -118,7 +113,7 @@ static bool take_out(struct http_head *head, struct meaning *m, const char *toke
 
 	(void)m;
 	for (unsigned i = 0; i < sizeof(kept) / sizeof(*kept); i++) {
-		if (is(token, len, kept[i]))
+		if (http_same(token, len, kept[i]))
 			return true;
 	}
 	for (unsigned i = 0; i < head->in->n_headers; i++) {
@@ -136,31 +131,31 @@ static void field(struct http_head *head, unsigned i, struct meaning *m)
 
 	switch (head->field[i].name.len) {
 	case 4:
-		if (is(name, 4, "host")) {
+		if (http_same(name, 4, "host")) {
 			m->hosts++;
 			m->host = i;
 		}
 		break;
 	case 6:
-		if (!is(name, 6, "expect") || head->in->response)
+		if (!http_same(name, 6, "expect") || head->in->response)
 			break;
-		if (!is(value, len, "100-continue"))
+		if (!http_same(value, len, "100-continue"))
 			refuse(m, 417, "the only expectation that can be met is 100-continue");
 		head->in->expects = true;
 		break;
 	case 7:
-		m->upgrade |= is(name, 7, "upgrade");
+		m->upgrade |= http_same(name, 7, "upgrade");
 		break;
 	case 10:
-		if (is(name, 10, "connection"))
+		if (http_same(name, 10, "connection"))
 			each_token(head, &head->field[i].value, connection_token, m);
 		break;
 	case 14:
-		if (is(name, 14, "content-length"))
+		if (http_same(name, 14, "content-length"))
 			content_length(m, value, len);
 		break;
 	case 17:
-		if (is(name, 17, "transfer-encoding"))
+		if (http_same(name, 17, "transfer-encoding"))
 			transfer_encoding(m, value, len);
 		break;
 	}
@@ -279,8 +274,8 @@ int http_fields(struct http_head *head)
 	in->expects = in->expects && in->version == 1 && in->body_len;
 	if (m.tokens) {
 		for (unsigned i = 0; i < in->n_headers; i++) {
-			if (is(head->block + head->field[i].name.at, head->field[i].name.len,
-			       "connection"))
+			if (http_same(head->block + head->field[i].name.at, head->field[i].name.len,
+			              "connection"))
 				each_token(head, &head->field[i].value, take_out, &m);
 		}
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* http_head.c - reads the head of a message: libhttp_parser finds its parts, and each byte between
- * and in them is checked then, because the library forgives what others read differently (bare line
- * feeds, folded lines, control bytes, blanks).
+/* http_head.c - reads the head of a message that is not as most are (http_quick.c): libhttp_parser
+ * finds its parts, and each byte between and in them is checked then, because the library forgives
+ * what others read differently (bare line feeds, folded lines, control bytes, blanks).
  *
  * The parts are remembered in memory of the thread, and only while one call lasts. A head that
  * comes in pieces runs through the library as it comes, so that garbage is refused at once, and a
@@ -261,21 +261,30 @@ static int fill(struct http_head *head, uint32_t size, uint32_t end)
 	return 0;
 }
 
-static enum http_event whole(struct http_head *head, uint32_t size, uint32_t end)
+static int check(struct http_head *head)
 {
 	struct http_in *in = head->in;
 	struct cursor cursor = { head->block, in->start, head->end };
 
-	if (in->n_headers > in->max_headers)
-		return http_bad(in, 431, "there are too many headers");
 	if (in->response ? status_line(head, &cursor) : request_line(head, &cursor))
-		return HTTP_BAD;
+		return 1;
 	for (unsigned i = 0; i < in->n_headers; i++) {
 		if (field_line(head, i, &cursor))
-			return HTTP_BAD;
+			return 1;
 	}
 	if (!next_is(&cursor, "\r\n", 2) || cursor.at != head->end)
-		return http_bad(in, 400, "the head does not end with an empty line");
+		return reject(in, 400, "the head does not end with an empty line");
+	return 0;
+}
+
+static enum http_event whole(struct http_head *head, uint32_t size, uint32_t end, bool checked)
+{
+	struct http_in *in = head->in;
+
+	if (in->n_headers > in->max_headers)
+		return http_bad(in, 431, "there are too many headers");
+	if (!checked && check(head))
+		return HTTP_BAD;
 	head->host = (struct tw_text){ in->start, 0 };
 	if (!in->response)
 		in->request_was_head = in->method == HTTP_HEAD;
@@ -340,6 +349,24 @@ static uint32_t run(struct http_head *head, uint32_t from, uint32_t to)
 	return from + (uint32_t)used + (head->whole ? 1 : 0);
 }
 
+/* False: something is unusual, and `in` is as it was. When it is wrong too, the library says in
+ * which way. */
+static bool quick(struct http_head *head, uint32_t size, uint32_t *at, uint32_t to, uint32_t end)
+{
+	struct http_in *in = head->in;
+
+	if (http_quick(head, *at, to) && whole(head, size, end, true) == HTTP_GOT_HEAD) {
+		in->head_bytes = head->end - *at;
+		*at = head->end;
+		return true;
+	}
+	http_in_begin(in, in->response, in->response && in->request_was_head, in->head_limit);
+	in->state = IN_HEAD;
+	in->start = *at;
+	in->msg = (struct tw_msg *)head->block;
+	return false;
+}
+
 enum http_event http_head_read(struct http_in *in, void *block, uint32_t size, uint32_t *at,
                                uint32_t end)
 {
@@ -353,6 +380,8 @@ enum http_event http_head_read(struct http_in *in, void *block, uint32_t size, u
 	in->msg = block;
 	if (!in->head_bytes) {
 		in->start = *at;
+		if (quick(head, size, at, to, end))
+			return HTTP_GOT_HEAD;
 		head->target = head->reason = (struct tw_text){ 0, 0 };
 		begin(in);
 	} else {
@@ -380,5 +409,5 @@ enum http_event http_head_read(struct http_in *in, void *block, uint32_t size, u
 		if (run(head, in->start, stopped) != stopped || !head->whole || in->state == IN_BAD)
 			return http_bad(in, 400, "the head changed while it was read");
 	}
-	return whole(head, size, end);
+	return whole(head, size, end, false);
 }

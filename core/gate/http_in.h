@@ -5,6 +5,8 @@
 #pragma once
 #include "gate/http.h"
 
+#include <string.h>
+
 /* http_in.state */
 enum http_state {
 	IN_START,    /* nothing came yet */
@@ -69,9 +71,25 @@ static inline bool http_inside(struct tw_text text, uint32_t size)
 	return text.at <= size && text.len <= size - text.at;
 }
 
+/* The same but for case? `word` is in lower case: letters, digits and "-"; `text` has no control
+ * bytes. */
+static inline bool http_same(const char *text, uint32_t len, const char *word)
+{
+	if (strlen(word) != len)
+		return false;
+	for (uint32_t i = 0; i < len; i++) {
+		if ((text[i] | 0x20) != word[i])
+			return false;
+	}
+	return true;
+}
+
 enum http_event http_bad(struct http_in *in, int status, const char *why);
 enum http_event http_head_read(struct http_in *in, void *block, uint32_t size, uint32_t *at,
                                uint32_t end);
+/* Reads [from .. to) when that begins with a whole head in which nothing is unusual: `end`, the
+ * first line and the fields are set then. False: something is, or more has to come. */
+bool http_quick(struct http_head *head, uint32_t from, uint32_t to);
 /* Framing, persistence and host from the fields; 0, or http_bad() was called. */
 int http_fields(struct http_head *head);
 enum http_event http_chunk_read(struct http_in *in, const char *block, uint32_t *at, uint32_t end);

@@ -3,7 +3,8 @@
  * inline.c - functions that run in gate threads: a Lua VM per thread, in which each service that
  * runs inline has its functions; and who notices when one of them does not return.
  *
- * An entry takes no argument and gives no result: both are in struct tw_inline, one per service.
+ * An entry takes at most two numbers and gives no result; all else is in struct tw_inline, one per
+ * service. (Interpreted code, which is what calls between C and Lua run in, is slow with C data.)
  * What functions have finished with by themselves (woken by a timer, an answer) is listed there,
  * and handed to flow.c when Lua has returned, so that nothing of the gate runs inside of Lua.
  */
@@ -21,7 +22,6 @@
 
 #define HOOK_COUNT 1000 /* interpreted instructions until a stuck function raises */
 #define HEAP_MB 256
-#define FAULT_NS 100000000 /* between two faults of a service that are logged */
 
 enum entry { RUN, TIMERS, ANSWERED, FORGET, STOP, ENTRIES };
 
@@ -32,7 +32,6 @@ struct inline_service {
 	int entry[ENTRIES]; /* in the registry */
 	bool built;
 	uint32_t faults; /* that were looked at */
-	uint64_t logged;
 	struct tw_member_board boards[TW_STAGES_MAX];
 };
 
@@ -130,21 +129,17 @@ static int failed(lua_State *L, const char *what)
 	return err;
 }
 
-/* They are counted on the boards; the log has one now and then. */
+/* They are counted on the boards; the log has them now and then. */
 static void say_fault(struct inline_service *s)
 {
-	uint64_t now = tw_now();
-
-	if (now - s->logged >= FAULT_NS) {
-		s->shared.fault[sizeof(s->shared.fault) - 1] = 0;
-		tw_log("<3>gate thread %u: %s", s->vm->gate->id, s->shared.fault);
-		s->logged = now;
-	}
+	s->shared.fault[sizeof(s->shared.fault) - 1] = 0;
+	gate_say(s->vm->gate, TW_LOG_ERROR "%s", s->shared.fault);
 	s->faults = s->shared.faults;
 }
 
-/* One call into Lua. What it raises is the engine's own fault: functions' are caught inside. */
-static int enter(struct inline_service *s, enum entry entry)
+/* One call into Lua. What it raises is the engine's own fault: functions' are caught inside.
+ * RUN: with `n` messages. */
+static int enter(struct inline_service *s, enum entry entry, unsigned n)
 {
 	struct inline_vm *vm = s->vm;
 	lua_State *L = vm->L;
@@ -152,7 +147,9 @@ static int enter(struct inline_service *s, enum entry entry)
 
 	inline_watch_enter(&vm->watched, &s->shared);
 	lua_rawgeti(L, LUA_REGISTRYINDEX, s->entry[entry]);
-	rc = lua_pcall(L, 0, 0, 0);
+	lua_pushinteger(L, (lua_Integer)n);
+	lua_pushnumber(L, (lua_Number)tw_now());
+	rc = lua_pcall(L, 2, 0, 0);
 	inline_watch_leave(&vm->watched);
 	if (vm->hooked) {
 		vm->hooked = 0;
@@ -205,7 +202,7 @@ static void fire(struct gate *gate, struct gate_timer *timer)
 
 	s->shared.now = gate->now;
 	s->timer.due = 0;
-	enter(s, TIMERS);
+	enter(s, TIMERS, 0);
 	settle(gate, s);
 }
 
@@ -289,7 +286,7 @@ int inline_load(struct gate *gate, uint32_t service, const char *blob, size_t le
 		s = vm ? atomic_load(&vm->service[service]) : NULL;
 		if (!s || !s->built)
 			return 0;
-		enter(s, STOP);
+		enter(s, STOP, 0);
 		gate_timer_cancel(gate, &s->timer);
 		s->shared.next_due = 0;
 		unref(s);
@@ -317,21 +314,23 @@ static struct inline_service *built(struct gate *gate, const struct service *ser
 	return s && s->built ? s : NULL;
 }
 
-int inline_run(struct gate *gate, struct service *service, uint32_t function, struct tw_msg *msg)
+void inline_run(struct gate *gate, struct service *service, uint32_t function,
+                const tw_handle *messages, unsigned n, int8_t *result)
 {
 	struct inline_service *s = built(gate, service);
-	int result;
 
+	memset(result, TW_INLINE_STALE, n);
 	if (!s)
-		return -ENOENT;
-	s->shared.in[0] = (struct tw_desc){ .handle = msg->self };
+		return;
+	for (unsigned i = 0; i < n; i++)
+		s->shared.in[i].handle = messages[i];
+	memset(s->shared.result, TW_INLINE_HELD, n);
 	s->shared.first = function;
-	if (enter(s, RUN) < 0)
-		return -EIO;
-	result = s->shared.result;
+	if (enter(s, RUN, n) < 0)
+		return;
+	memcpy(result, s->shared.result, n);
 	if (s->shared.n_out || s->shared.next_due != s->timer.due)
 		settle(gate, s);
-	return result < 0 ? -ESTALE : result;
 }
 
 void inline_answered(struct gate *gate, struct service *service, tw_handle answer)
@@ -341,7 +340,7 @@ void inline_answered(struct gate *gate, struct service *service, tw_handle answe
 	if (!s)
 		return;
 	s->shared.in[0] = (struct tw_desc){ .handle = answer };
-	enter(s, ANSWERED);
+	enter(s, ANSWERED, 1);
 	settle(gate, s);
 }
 
@@ -352,7 +351,7 @@ void inline_forget(struct gate *gate, struct service *service, tw_handle message
 	if (!s)
 		return;
 	s->shared.in[0] = (struct tw_desc){ .handle = message };
-	enter(s, FORGET);
+	enter(s, FORGET, 1);
 	settle(gate, s);
 }
 

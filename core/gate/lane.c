@@ -145,6 +145,58 @@ static bool send_batch(struct lane *lane, uint32_t function)
 	return true;
 }
 
+/* ---- functions that run in this thread ---- */
+
+struct called {
+	struct flow *flow;
+	uint64_t id; /* of its exchange: what comes back may end others */
+};
+
+static unsigned take_batch(struct lane *lane, uint32_t function, struct called *called,
+                           tw_handle *message)
+{
+	struct out *out;
+	unsigned n = 0;
+
+	while (n < TW_DESC_BATCH && (out = TAILQ_FIRST(&lane->queue[function]))) {
+		struct tw_msg *msg = tw_pool_peek(lane->service->pool, out->handle, NULL);
+
+		msg->stage = function;
+		dequeue(lane, out);
+		out->place = OUT_INLINE;
+		called[n] = (struct called){ out->flow, out->flow->x.id };
+		message[n++] = out->handle;
+	}
+	return n;
+}
+
+static void call_batch(struct lane *lane, uint32_t function)
+{
+	struct called called[TW_DESC_BATCH];
+	tw_handle message[TW_DESC_BATCH];
+	int8_t result[TW_DESC_BATCH];
+	unsigned n = take_batch(lane, function, called, message);
+
+	inline_run(lane->gate, lane->service, function, message, n, result);
+	for (unsigned i = 0; i < n; i++) {
+		struct flow *f = called[i].flow;
+		struct out *out;
+
+		if (result[i] == TW_INLINE_HELD || !flow_lives(f, called[i].id))
+			continue;
+		out = flow_out(f, message[i], OUT_INLINE);
+		if (!out)
+			continue;
+		out->place = OUT_IDLE;
+		if (result[i] == TW_INLINE_DONE)
+			flow_back(f, out, TW_EXIT_NEXT, 0, UINT32_MAX);
+		else
+			flow_fault(f, out, function, "the function could not be called");
+	}
+}
+
+/* ---- what a turn has brought ---- */
+
 void lane_send(struct lane *lane)
 {
 	uint32_t mask = lane->queued;
@@ -152,10 +204,15 @@ void lane_send(struct lane *lane)
 	for (; mask; mask &= mask - 1) {
 		uint32_t function = __builtin_ctz(mask);
 
-		while (!TAILQ_EMPTY(&lane->queue[function]) && send_batch(lane, function))
-			;
+		if (!lane->link)
+			call_batch(lane, function);
+		else
+			while (!TAILQ_EMPTY(&lane->queue[function]) && send_batch(lane, function))
+				;
 	}
-	if (lane->queued || lane->away)
+	if (!lane->link && lane->queued)
+		gate_later(lane->gate, &lane->send);
+	else if (lane->queued || lane->away)
 		patrol_on(lane);
 }
 

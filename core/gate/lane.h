@@ -24,7 +24,8 @@ struct pieces {
 	uint32_t n, next;
 	uint64_t bytes;
 	uint32_t room; /* bytes behind the last piece in its block */
-	struct body_piece piece[TW_BODY_BLOCKS_MAX];
+	/* With what waited in a body when it turned out that it cannot be whole. */
+	struct body_piece piece[TW_BODY_BLOCKS_MAX + BODY_PIECES + 1];
 };
 
 enum out_place { OUT_IDLE, OUT_QUEUED, OUT_AWAY, OUT_INLINE /* held by a function */ };
@@ -59,6 +60,8 @@ struct way {
 	struct data *data;    /* NULL: no function takes data */
 	bool feeds;           /* body comes from `whole` */
 	bool feeding, discards;
+	bool passes;          /* it cannot be whole: nobody asks again */
+	bool rest, rest_ends; /* `whole` is its beginning only; what follows has come to its end */
 };
 
 /* An exchange and its way. Memory of a slot stays: an id that fits says that it is still the same.
@@ -70,6 +73,8 @@ struct flow {
 	struct way way[WAYS];
 	TAILQ_ENTRY(flow) starts;
 	bool starting, counted, failed;
+	uint16_t own; /* status of the gate's own answer, which functions see; 0: none */
+	const char *own_why;
 	bool bodied;                    /* exchange_begin's `body` */
 	uint8_t kind;                   /* of the request: enum tw_msg_kind */
 	struct fetch *fetch;            /* it is a function's fetch */
@@ -168,12 +173,16 @@ void out_home(struct lane *lane, struct out *out);
 /* ---- flow.c ---- */
 
 void flow_start(struct flow *f);
+/* The gate's own answer goes to the client, or its connection ends. `why`: a constant, for clients.
+ */
 void flow_fail(struct flow *f, int status, const char *why);
 void flow_gathered(struct flow *f, int way);
-/* Hands the message to a function: queue or call. */
+/* Hands the message to a function, at the end of the turn. */
 void flow_call(struct flow *f, struct out *out, uint32_t function);
 /* A descriptor has come, the gate holds its block. */
 void flow_returned(struct lane *lane, const struct tw_desc *desc, uint32_t sender);
+/* Which of them this message is, when it is at that place; NULL: none. */
+struct out *flow_out(struct flow *f, tw_handle handle, uint8_t place);
 /* A message is back in the gate's hands. `said`: the verdict of the descriptor, 0: the message's.
  */
 void flow_back(struct flow *f, struct out *out, uint32_t exit, uint32_t said, uint32_t sender);
@@ -187,7 +196,23 @@ void flow_to_upstream(struct flow *f, int32_t group, uint32_t key);
 void flow_respond(struct flow *f); /* the response is through */
 void flow_drop(struct flow *f);
 
+/* ---- own.c ---- */
+
+/* The same, but as a response that goes to functions below this one first, where there are some. */
+void flow_refuse(struct flow *f, uint32_t below, int status, const char *why);
+
+/* ---- say.c ---- */
+
+/* gate_say() with the chain in front; `function`: whose it is, UINT32_MAX: nobody's. */
+void flow_say(struct flow *f, uint32_t function, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
 /* ---- verdict.c ---- */
+
+/* What came, or will come, from a server is not wanted any more: 0, -ENOMEM. */
+int flow_forget_response(struct flow *f);
+/* Nor is what the client still sends. */
+void flow_forget_request(struct flow *f);
 
 /* No instance could be found, or the way there is closed: -ENOTCONN, -EAGAIN, -EPERM, -ESTALE. */
 void flow_nobody(struct flow *f, struct out *out, int error);
@@ -200,6 +225,8 @@ void flow_verdict(struct flow *f, struct out *out, uint8_t verdict, uint32_t fun
 void gather_begin(struct flow *f, int way);
 /* What the message says of its body now: 0 or -errno. `whole` is new when it was set anew. */
 int gather_adopt(struct flow *f, int way, struct tw_msg *msg, uint32_t size, tw_handle self);
+/* A message ends here: blocks that a function put into its body, and nobody took, are freed. */
+void gather_forget(struct lane *lane, tw_handle handle);
 /* The pieces that body[] names, each checked. `lent`: blocks the gate had put there. */
 int pieces_from(struct lane *lane, struct tw_msg *msg, uint32_t size, tw_handle self,
                 bool self_frees, const struct body_piece *lent, uint32_t n_lent, struct pieces *to);
@@ -217,6 +244,8 @@ extern const struct body_filter flow_filter;
 
 int data_begin(struct flow *f, int way);
 void data_open(struct flow *f, int way); /* its head is through */
+/* What came before its body was to be whole goes back there. */
+void data_return(struct flow *f, int way);
 bool data_room(const struct data *d);
 void data_put(struct flow *f, int way, const struct body_piece *piece); /* NULL: the end */
 void data_moved(struct flow *f, int way);                               /* the consumer has room */

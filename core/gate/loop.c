@@ -155,12 +155,21 @@ static void poll_links(struct gate *gate)
 	}
 }
 
-static uint64_t clock_now(void)
+static uint64_t read_clock(clockid_t clock)
 {
 	struct timespec ts;
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
+	clock_gettime(clock, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t gate_wall(struct gate *gate)
+{
+	if (gate->wall_of != gate->now) {
+		gate->wall = read_clock(CLOCK_REALTIME);
+		gate->wall_of = gate->now;
+	}
+	return gate->wall;
 }
 
 /* Milliseconds to sleep at most, rounded up: a timer that is due in less is not waited for by
@@ -186,13 +195,13 @@ void *loop_main(void *arg)
 	struct gate *gate = arg;
 	struct loop *loop = loop_of(gate);
 
-	gate->now = clock_now();
+	gate->now = read_clock(CLOCK_MONOTONIC);
 	if (groups_open(gate) < 0)
 		tw_log(TW_LOG_ERROR "gate %u: %s", gate->id, tw_error());
 	while (!loop->stop) {
 		int n = epoll_wait(gate->epoll, loop->event, LOOP_EVENTS, sleep_ms(gate));
 
-		gate->now = clock_now();
+		gate->now = read_clock(CLOCK_MONOTONIC);
 		gate_count(gate, GATE_TURNS, 1);
 		gate_count(gate, GATE_SYSCALLS, 1);
 		loop->n_events = n > 0 ? n : 0;

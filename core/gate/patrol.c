@@ -28,9 +28,15 @@ static void look_at(struct lane *lane, uint32_t member, uint64_t now)
 		return;
 	}
 	patience = (uint64_t)tw_supervisor_patience(index, member) * 1000000;
-	if (cpu - w->cpu_ns < (patience ? patience : FLOW_STUCK_NS) &&
-	    now - w->since < FLOW_STUCK_NS)
-		return;
+	if (cpu - w->cpu_ns < (patience ? patience : FLOW_STUCK_NS)) {
+		if (now - w->since < FLOW_STUCK_NS)
+			return;
+		/* Others have the CPU: it is not its fault. */
+		if (tw_supervisor_runnable(index, member)) {
+			w->since = now;
+			return;
+		}
+	}
 	tw_supervisor_stuck(index, member,
 	                    cpu - w->cpu_ns < patience ? (now - w->since) / 1000000
 	                                               : (cpu - w->cpu_ns) / 1000000);

@@ -2,13 +2,13 @@
 /* server_read.c - a response on its way from a server: its head, and what of the body came along,
  * in one block of the pool; the rest of the body in blocks of its own, as fast as the client takes
  * it. */
+#include "gate/sock.h"
 #include "gate/upstream.h"
 #include "error.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #define MS 1000000ull
 #define HEAD_LIMIT 32768 /* of a response; 502 above */
@@ -63,14 +63,6 @@ static bool merge(struct upstream *up, struct body_piece *last, uint32_t at, uin
 
 /* ---- the head ---- */
 
-static uint64_t wall_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 /* What http.c does not know. */
 static void fill_message(struct upstream *up)
 {
@@ -87,7 +79,7 @@ static void fill_message(struct upstream *up)
 	msg->self = up->block;
 	msg->request = x->request;
 	msg->received_ns = up->gate->now;
-	msg->wall_ns = wall_ns();
+	msg->wall_ns = gate_wall(up->gate);
 	msg->listener = x->listener;
 	msg->family = server->shared->address.family;
 	msg->peer_port = server->shared->address.port;
@@ -336,17 +328,14 @@ static bool read_once(struct upstream *up)
 	room = up->answered ? read_room_body(up) : read_room_head(up);
 	if (!room)
 		return false;
-	do
-		n = recv(up->c->source.fd, up->mem + up->end, room, MSG_DONTWAIT);
-	while (n < 0 && errno == EINTR);
-	gate_count(up->gate, GATE_SYSCALLS, 1);
-	if (n < 0 && errno == EAGAIN) {
+	n = sock_recv(up->gate, up->c->source.fd, up->mem + up->end, room);
+	if (n == -EAGAIN) {
 		if (up->answered || !up->began)
 			read_forget(up);
 		return false;
 	}
 	if (n <= 0) {
-		closed(up, n < 0 ? errno : 0);
+		closed(up, (int)-n);
 		return false;
 	}
 	gate_count(up->gate, GATE_UP_BYTES_IN, (uint64_t)n);

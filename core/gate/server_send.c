@@ -7,6 +7,7 @@
  * server can have it; one that does not fit there is let go as it is sent. */
 #include "gate/upstream.h"
 #include "gate/proxy.h"
+#include "gate/sock.h"
 #include "error.h"
 
 #include <errno.h>
@@ -343,7 +344,6 @@ static void broke(struct upstream *up, int err)
 static bool send_batch(struct upstream *up)
 {
 	struct iovec iov[BODY_PIECES + 2];
-	struct msghdr message = { .msg_iov = iov };
 	ssize_t sum, n;
 	unsigned count;
 
@@ -357,13 +357,9 @@ static bool send_batch(struct upstream *up)
 	up->blocked = false;
 	if (!sum)
 		return false;
-	message.msg_iovlen = count;
-	do
-		n = sendmsg(up->c->source.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-	while (n < 0 && errno == EINTR);
-	gate_count(up->gate, GATE_SYSCALLS, 1);
-	if (n < 0 && errno != EAGAIN) {
-		broke(up, errno);
+	n = sock_send(up->gate, up->c->source.fd, iov, count);
+	if (n < 0 && n != -EAGAIN) {
+		broke(up, (int)-n);
 		return false;
 	}
 	up->blocked = n < sum;

@@ -4,23 +4,40 @@
 
 #include <errno.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+static ssize_t result(ssize_t n)
+{
+	return n >= 0 ? n : errno == EINTR ? -EAGAIN : -errno;
+}
+
+ssize_t sock_recv(struct gate *gate, int fd, void *to, size_t size)
+{
+	gate_count(gate, GATE_SYSCALLS, 1);
+	return result(syscall(SYS_recvfrom, fd, to, size, MSG_DONTWAIT, NULL, NULL));
+}
+
+ssize_t sock_send(struct gate *gate, int fd, const struct iovec *iov, unsigned n)
+{
+	const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+	struct msghdr msg;
+
+	gate_count(gate, GATE_SYSCALLS, 1);
+	if (n == 1) /* cheaper for the kernel */
+		return result(syscall(SYS_sendto, fd, iov->iov_base, iov->iov_len, flags, NULL, 0));
+	msg = (struct msghdr){ .msg_iov = (struct iovec *)iov, .msg_iovlen = n };
+	return result(syscall(SYS_sendmsg, fd, &msg, flags));
+}
 
 static ssize_t plain_read(struct gate *gate, struct sock *sock, void *to, size_t size)
 {
-	ssize_t n = recv(sock->source.fd, to, size, 0);
-
-	gate_count(gate, GATE_SYSCALLS, 1);
-	return n < 0 ? (errno == EINTR ? -EAGAIN : -errno) : n;
+	return sock_recv(gate, sock->source.fd, to, size);
 }
 
 static ssize_t plain_write(struct gate *gate, struct sock *sock, const struct iovec *iov, int n)
 {
-	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n };
-	ssize_t sent = sendmsg(sock->source.fd, &msg, MSG_NOSIGNAL);
-
-	gate_count(gate, GATE_SYSCALLS, 1);
-	return sent < 0 ? (errno == EINTR ? -EAGAIN : -errno) : sent;
+	return sock_send(gate, sock->source.fd, iov, (unsigned)n);
 }
 
 static void plain_shut(struct gate *gate, struct sock *sock)

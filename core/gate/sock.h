@@ -28,3 +28,9 @@ struct sock {
 };
 
 extern const struct sock_ops sock_plain;
+
+/* recv() and sendmsg() of sockets that do not block, without what the C library does around them
+ * for threads that can be cancelled (ours cannot). Bytes, -EAGAIN (also when a signal came),
+ * -errno. */
+ssize_t sock_recv(struct gate *gate, int fd, void *to, size_t size);
+ssize_t sock_send(struct gate *gate, int fd, const struct iovec *iov, unsigned n);

@@ -28,7 +28,7 @@ static struct upstream *up_new(void)
 		return calloc(1, sizeof(*up));
 	spare = up->next;
 	n_spare--;
-	memset(up, 0, sizeof(*up));
+	memset(up, 0, offsetof(struct upstream, why));
 	return up;
 }
 

@@ -174,8 +174,7 @@ struct upstream {
 	bool fresh;       /* no idle connection: the last one was closed */
 	bool idempotent, head;
 	uint32_t hold; /* functions that have it on the stack */
-	int status;    /* of the last failure */
-	char why[192];
+	int status;    /* of the last failure; `why` */
 
 	/* sending (server_send.c) */
 	bool sending;       /* on the stack */
@@ -212,6 +211,8 @@ struct upstream {
 	uint8_t *mem;
 	uint32_t size, at, end, want;
 	struct body_piece piece; /* not yet in x->out; len 0: none */
+
+	char why[192]; /* not cleared with the rest */
 };
 #define SEND_RAW 0xff /* upgraded: bytes as they come */
 

@@ -20,8 +20,7 @@ static bool answer_valid(const struct tw_msg *answer, uint32_t size, uint16_t st
 	       answer->kind == TW_MSG_RESPONSE && status >= 200 && status <= 599;
 }
 
-/* What came, or will come, from a server is not wanted any more. */
-static int forget_response(struct flow *f)
+int flow_forget_response(struct flow *f)
 {
 	struct exchange *x = &f->x;
 	bool takes = f->way[WAY_OUT].data;
@@ -32,10 +31,30 @@ static int forget_response(struct flow *f)
 	body_clear(x, &x->out);
 	pieces_free(f->lane, f->way[WAY_OUT].whole);
 	f->way[WAY_OUT] = (struct way){ 0 };
-	if (x->response)
+	if (x->response) {
+		gather_forget(f->lane, x->response);
 		tw_pool_free(f->lane->service->pool, x->response, x->gate->id);
+	}
 	x->response = 0;
 	return takes ? data_begin(f, WAY_OUT) : 0;
+}
+
+void flow_forget_request(struct flow *f)
+{
+	struct exchange *x = &f->x;
+
+	f->way[WAY_IN].feeds = false;
+	feed_discard(f, WAY_IN);
+	x->in.ready = NULL;
+	if (!x->in.ended)
+		x->in.broken = true;
+}
+
+/* It left something that cannot be used; `what` goes to the log too. */
+static void blame(struct flow *f, uint32_t function, const char *what)
+{
+	flow_say(f, function, "%s", what);
+	flow_refuse(f, function, 502, what);
 }
 
 static void respond_with(struct flow *f, struct out *out, uint32_t function)
@@ -53,19 +72,19 @@ static void respond_with(struct flow *f, struct out *out, uint32_t function)
 		return;
 	}
 	if (handle == x->request || handle == x->response || !lane_own(lane, handle)) {
-		flow_fail(f, 502, "a function left an answer that is not its own");
+		blame(f, function, "a function left an answer that is not its own");
 		return;
 	}
 	answer = tw_pool_peek(lane->service->pool, handle, &size);
 	status = ONCE(answer->status);
 	if (!answer_valid(answer, size, status)) {
 		tw_pool_free(lane->service->pool, handle, x->gate->id);
-		flow_fail(f, 502, "a function left an answer that is not valid");
+		blame(f, function, "a function left an answer that is not valid");
 		return;
 	}
 	/* A message whose function took it from the head of the queue is done with. */
 	data_free(f, WAY_IN);
-	err = forget_response(f);
+	err = flow_forget_response(f);
 	x->response = handle;
 	x->resp = answer;
 	x->status = answer->status = status;
@@ -73,16 +92,14 @@ static void respond_with(struct flow *f, struct out *out, uint32_t function)
 	f->way[WAY_OUT].whole = pieces_new();
 	if (err < 0 || !f->way[WAY_OUT].whole ||
 	    pieces_from(lane, answer, size, handle, false, NULL, 0, f->way[WAY_OUT].whole) < 0) {
-		flow_fail(f, 502, "a function left an answer whose body is not valid");
+		blame(f, function, "a function left an answer whose body is not valid");
 		return;
 	}
 	x->out_len = answer->body_len = f->way[WAY_OUT].whole->bytes;
 	x->body_back = x->out_len > 0 && !x->head;
+	x->made = true;
 	answer->flags |= TW_MSG_WHOLE;
-	feed_discard(f, WAY_IN);
-	x->in.ready = NULL;
-	if (!x->in.ended)
-		x->in.broken = true;
+	flow_forget_request(f);
 	flow_response(f, function);
 }
 
@@ -134,7 +151,7 @@ void flow_fault(struct flow *f, struct out *out, uint32_t function, const char *
 		else
 			flow_go_on(f, out, function);
 	} else {
-		flow_fail(f, 502, why);
+		flow_refuse(f, function, 502, why);
 	}
 }
 
@@ -149,7 +166,9 @@ void flow_nobody(struct flow *f, struct out *out, int error)
 		gate_count(f->lane->gate, GATE_FAULTS, 1);
 		flow_go_on(f, out, function);
 	} else {
-		flow_fail(f, 503, "a function of this service is not running, or too busy");
+		flow_say(f, function, "not running, or too busy");
+		flow_refuse(f, function, 503,
+		            "a function of this service is not running, or too busy");
 	}
 }
 
@@ -176,5 +195,5 @@ void flow_verdict(struct flow *f, struct out *out, uint8_t verdict, uint32_t fun
 	else if (verdict == TW_V_UPSTREAM && out->what == OUT_REQUEST)
 		flow_to_upstream(f, group, key ? key : f->client_key);
 	else
-		flow_fail(f, 502, "a function decided what cannot be done here");
+		blame(f, function, "a function decided what cannot be done here");
 }

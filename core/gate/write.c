@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <strings.h>
 #include <time.h>
 
 struct writer {
@@ -111,33 +110,33 @@ static void status_line(struct writer *w, const struct tw_msg *msg)
 
 enum kind { KEPT, LEFT_OUT, HOST, LENGTH, UPGRADE, DATE };
 
-/* By the name as it was copied. */
+/* By the name as it was copied: a token. */
 static enum kind kind_of(const char *name, uint32_t len, bool response)
 {
 	switch (len) {
 	case 2:
-		return !strncasecmp(name, "te", 2) ? LEFT_OUT : KEPT;
+		return http_same(name, 2, "te") ? LEFT_OUT : KEPT;
 	case 4:
 		if (response)
-			return !strncasecmp(name, "date", 4) ? DATE : KEPT;
-		return !strncasecmp(name, "host", 4) ? HOST : KEPT;
+			return http_same(name, 4, "date") ? DATE : KEPT;
+		return http_same(name, 4, "host") ? HOST : KEPT;
 	case 6:
-		return !response && !strncasecmp(name, "expect", 6) ? LEFT_OUT : KEPT;
+		return !response && http_same(name, 6, "expect") ? LEFT_OUT : KEPT;
 	case 7:
-		if (!strncasecmp(name, "upgrade", 7))
+		if (http_same(name, 7, "upgrade"))
 			return UPGRADE;
-		return !strncasecmp(name, "trailer", 7) ? LEFT_OUT : KEPT;
+		return http_same(name, 7, "trailer") ? LEFT_OUT : KEPT;
 	case 14:
-		return !strncasecmp(name, "content-length", 14) ? LENGTH : KEPT;
+		return http_same(name, 14, "content-length") ? LENGTH : KEPT;
 	case 10:
-		return !strncasecmp(name, "connection", 10) || !strncasecmp(name, "keep-alive", 10)
-		               ? LEFT_OUT
-		               : KEPT;
+		if (http_same(name, 10, "connection") || http_same(name, 10, "keep-alive"))
+			return LEFT_OUT;
+		break;
 	case 17:
-		if (!strncasecmp(name, "transfer-encoding", 17))
+		if (http_same(name, 17, "transfer-encoding"))
 			return LEFT_OUT;
 	}
-	return len > 6 && !strncasecmp(name, "proxy-", 6) ? LEFT_OUT : KEPT;
+	return len > 6 && http_same(name, 6, "proxy-") ? LEFT_OUT : KEPT;
 }
 
 struct seen {
@@ -248,7 +247,7 @@ static void host(struct writer *w, const struct tw_msg *msg, const struct http_o
 
 static void framing(struct writer *w, const struct http_out *out)
 {
-	if (out->framing == HTTP_LENGTH) {
+	if (out->framing == HTTP_LENGTH || (out->framing == HTTP_NO_BODY && out->says_length)) {
 		puts_of(w, "Content-Length: ");
 		put_number(w, out->length);
 		put(w, "\r\n", 2);

@@ -41,6 +41,12 @@ int ring_put(struct ring *ring, const struct tw_desc *desc)
 		uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire);
 		union ring_place *place = &ring->place[tail % RING_SIZE];
 
+		/* Who put the last one in has died before it moved the tail, and the reader has it.
+		 */
+		if ((int64_t)(tail - head) < 0) {
+			atomic_compare_exchange_strong(&ring->tail, &tail, head);
+			continue;
+		}
 		if (tail - head >= RING_SIZE)
 			return -EAGAIN;
 		if (place_swap(place, empty_for(tail), new)) {

@@ -135,8 +135,13 @@ static bool retry_one(struct worker *w, struct late *l, uint64_t now)
 	rc = tw_link_send(w->link, &l->desc, 1);
 	if (rc == 1)
 		bump(&w->shared.board->sent, 1);
-	if (rc == 1 || (rc != 0 && rc != -EAGAIN && rc != -ENOTCONN))
+	if (rc == 1)
 		return true;
+	if (rc != 0 && rc != -EAGAIN && rc != -ENOTCONN) {
+		/* Taken away meanwhile, when its exchange has ended: it only has to be let go. */
+		tw_pool_free(w->shared.pool, l->desc.handle, w->shared.member);
+		return true;
+	}
 	if (l->until <= now && l->desc.exit != TW_EXIT_GATE) {
 		astray(w, &l->desc, "nobody takes what this function sends");
 		l->until = UINT64_MAX;
@@ -254,18 +259,19 @@ static inline void relax(void)
 static bool wait_awake(struct worker *w)
 {
 	for (unsigned i = 1; !tw_link_ready(w->link); i++) {
-		if (i % SPINS == 0)
-			sched_yield();
-		else
-			relax();
-		if (i % LOOKS == 0) {
-			uint64_t now = tw_now();
+		uint64_t now;
 
-			if (asked_to_leave(w))
-				return false;
-			if (until(w, now) <= now || n_late)
-				break;
+		if (i % SPINS != 0) {
+			relax();
+			continue;
 		}
+		/* On a busy CPU this may take milliseconds. */
+		sched_yield();
+		now = tw_now();
+		if (until(w, now) <= now || n_late)
+			break;
+		if (i % LOOKS == 0 && asked_to_leave(w))
+			return false;
 	}
 	return true;
 }

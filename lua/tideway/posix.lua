@@ -33,6 +33,7 @@ int tw_posix_access(const char *path, int mode) __asm__("access");
 int tw_posix_kill(int pid, int sig) __asm__("kill");
 int tw_posix_socket(int domain, int type, int protocol) __asm__("socket");
 int tw_posix_getrlimit(int resource, struct tw_posix_rlimit *r) __asm__("getrlimit");
+int tw_posix_setrlimit(int resource, const struct tw_posix_rlimit *r) __asm__("setrlimit");
 int tw_posix_sigprocmask(int how, const void *set, void *old) __asm__("sigprocmask");
 int tw_posix_sigemptyset(void *set) __asm__("sigemptyset");
 int tw_posix_sigaddset(void *set, int sig) __asm__("sigaddset");
@@ -139,6 +140,17 @@ function M.rlimit(resource)
    local r = ffi.new "struct tw_posix_rlimit"
    C.tw_posix_getrlimit(resource, r)
    return r.soft == 0xffffffffffffffffULL and math.huge or tonumber(r.soft)
+end
+
+--- Raise the soft limit of a resource as far as it can be: to the hard one.
+---@param resource integer
+---@return number limit now, math.huge for none
+function M.raise_rlimit(resource)
+   local r = ffi.new "struct tw_posix_rlimit"
+   C.tw_posix_getrlimit(resource, r)
+   r.soft = r.hard
+   C.tw_posix_setrlimit(resource, r)
+   return M.rlimit(resource)
 end
 
 --- Can a socket of this kind be made here?

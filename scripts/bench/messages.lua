@@ -31,18 +31,38 @@ local function hop(make, options)
    return make(options)
 end
 
+local UNIT = "requests/CPU s"
+local GOALS = { ["tideway, no function"] = 1.0, ["tideway inline"] = 1.0 }
+
+local function inline(functions, name, port)
+   return hop(peers.tideway, { name = name, transport = "inline", functions = functions, port = port })
+end
+
 group("hop", {
    title = "one proxy hop: requests for a second of the proxy's CPU time; 128-byte object, kept connections",
-   unit = "requests/CPU s",
+   unit = UNIT,
    contenders = {
       hop(peers.nginx, { name = "nginx", port = 29101 }),
       hop(peers.haproxy, { name = "haproxy (http)", mode = "http", port = 29102 }),
       hop(peers.haproxy, { name = "haproxy (tcp)", mode = "tcp", port = 29103 }),
-      hop(peers.tideway, { name = "tideway inline", transport = "inline", functions = 1, port = 29104 }),
+      inline(0, "tideway, no function", 29106),
+      inline(1, "tideway inline", 29104),
       hop(peers.tideway, { name = "tideway sk_msg", transport = "sk_msg", functions = 1, port = 29105 }),
    },
    reference = "nginx",
-   goals = { ["tideway inline"] = 1.0 },
+   goals = GOALS,
+})
+
+group("hop-haproxy", {
+   title = "the same hop against haproxy (http)",
+   unit = UNIT,
+   contenders = {
+      hop(peers.haproxy, { name = "haproxy (http)", mode = "http", port = 29107 }),
+      inline(0, "tideway, no function", 29108),
+      inline(1, "tideway inline", 29109),
+   },
+   reference = "haproxy (http)",
+   goals = GOALS,
 })
 
 -- ---- chains ----

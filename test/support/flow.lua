@@ -169,12 +169,13 @@ end
 
 --- Waits until nothing is under way and all blocks are back; how many are not.
 function Service:settle(seconds)
+   local stats
+   -- One look counts: behind it, connections that end take a block each to see that nothing came.
    upstream.eventually(function()
-      local stats = self:stats()
+      stats = self:stats()
       self:exact()
       return stats.in_flight == 0 and stats.pool_used == 0
    end, seconds or 5)
-   local stats = self:stats()
    return tonumber(stats.in_flight), tonumber(stats.pool_used)
 end
 

@@ -13,11 +13,14 @@ local options = require "tideway.options"
 local posix = require "tideway.posix"
 local placement = require "tideway.gate.placement"
 local service_spec = require "tideway.gate.spec"
+local spread = require "tideway.gate.spread"
 local upstream = require "tideway.gate.upstream"
 local workers = require "tideway.gate.workers"
 
 local C = abi.C
 local M = {}
+
+local RLIMIT_NOFILE = 7 -- descriptors: each connection is one
 
 local running = false
 
@@ -277,11 +280,16 @@ local function follow(actions, version)
    end
 end
 
+-- A duty without a time of its own: the control thread wakes once a second anyway.
+local function look() spread.look(services) end
+
 local function start_threads()
    if running then return end
+   posix.raise_rlimit(RLIMIT_NOFILE)
    local cpus = placement.gate_cpus()
    local array = ffi.new("int[?]", #cpus, cpus)
    check(C.tw_gates_start(#cpus, array))
+   loop.duty(look)
    running = true
 end
 
@@ -377,6 +385,8 @@ function M.stop()
       leave(run)
    end
    ending = {}
+   loop.off_duty(look)
+   spread.reset()
    C.tw_gates_stop(0)
    running, services, slots = false, {}, {}
 end

@@ -28,7 +28,7 @@ M.FIELDS = {
       doc = "CPU time in one message before an instance is taken for stuck" },
    pool_mb = { kind = "count", default = 64, min = 8, max = 65536, doc = "of the memory that messages lie in, MB" },
    whole_bytes = { kind = "bytes", default = 1048576, min = 4096, max = 64 * 1048576,
-      doc = "of a body that a function wants whole; 413" },
+      doc = "of a body that a function wants whole: larger requests get 413, responses pass" },
 }
 
 local KEYS = { instances = true, cpu = true }

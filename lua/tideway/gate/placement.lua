@@ -3,8 +3,9 @@
 --
 -- A hop between two processes costs about 2 us on one CPU and 38 us across two, most of it the wake-up. So the
 -- functions of a chain are put beside a gate thread as long as one CPU is enough for them: with one instance each,
--- beside the first one; further instances beside the other threads in turn. Those that poll rings burn the CPU that
--- they are on, so they are spread, the first ones where no gate thread is.
+-- beside the first one; further instances beside the other threads in turn. When it is not enough, spread.lua moves
+-- some. Those that poll rings burn the CPU that they are on, so they are spread, the first ones where no gate thread
+-- is.
 
 local affinity = require "tideway.affinity"
 local options = require "tideway.options"

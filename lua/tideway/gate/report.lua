@@ -5,6 +5,7 @@ local model = require "tideway.model"
 local nfs = require "tideway.nf"
 local pins = require "tideway.gate.pin"
 local placement = require "tideway.gate.placement"
+local posix = require "tideway.posix"
 local transfer = require "tideway.transfer"
 
 local M = {}
@@ -110,6 +111,19 @@ function M.place_of(service)
    return ("%d worker%s, %s"):format(n, n == 1 and "" or "s", pin.worker)
 end
 
+local RLIMIT_NOFILE, OTHER_FILES = 7, 64
+
+-- What listeners may take is more than the process may open: a line that says so.
+local function descriptors()
+   local wanted, limit = 0, posix.rlimit(RLIMIT_NOFILE)
+   for _, listener in ipairs(model.listeners) do
+      if listener.protocol ~= "udp" then wanted = wanted + listener.options.connections end
+   end
+   if wanted + OTHER_FILES <= limit then return nil end
+   return ("descriptors: %d at most, listeners take up to %d connections: what is beyond is refused; raise the hard "
+      .. "limit (ulimit -Hn, LimitNOFILE), or give listeners fewer connections"):format(limit, wanted)
+end
+
 --- What runs, a line each: listeners, upstream groups, chains.
 ---@return string[]
 function M.lines()
@@ -129,6 +143,7 @@ function M.lines()
    for _, service in ipairs(model.services) do
       lines[#lines + 1] = ("chain %s, %s: %s"):format(service.name, M.place_of(service), M.path_of(service))
    end
+   lines[#lines + 1] = descriptors()
    return lines
 end
 

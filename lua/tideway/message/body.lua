@@ -96,27 +96,81 @@ local function old_blocks(self, v)
    return list, n
 end
 
--- A new block with these bytes; it is the gate's from now on.
-local function lend(self, v, text, from, len)
+-- A new block with these bytes, still ours; nil and why.
+local function filled(self, v, text, from, len)
    local handle = C.tw_pool_new(self.pool, len, v.member)
-   if handle == NONE then raise("no room for a body: " .. abi.error()) end
+   if handle == NONE then return nil, abi.error() end
    local memory = C.tw_pool_at(self.pool, handle, v.member, size_box)
-   if memory == nil or size_box[0] < len then raise "no room for a body: the pool gave a block that is too small" end
+   if memory == nil or size_box[0] < len then
+      C.tw_pool_free(self.pool, handle, v.member)
+      return nil, "the pool gave a block that is too small"
+   end
    ffi_copy(memory, ffi.cast("const uint8_t *", text) + from, len)
-   local gate = v.m.gate
-   if gate ~= v.member then C.tw_pool_give(self.pool, handle, v.member, gate) end
    return handle
+end
+
+--- Blocks of a body that was made here go to the gate, with the message that names them.
+---@param self tideway.message
+---@param n? integer as many of them as are not there yet; nil: all
+function M.give(self, n)
+   self.lent = false
+   local v = self.v
+   local m = v.m
+   local gate = m.gate
+   if gate == v.member then return end
+   for i = 0, (n or LIMIT) - 1 do
+      local handle = m.body[i].handle
+      if handle ~= NONE then C.tw_pool_give(self.pool, handle, v.member, gate) end
+   end
+end
+
+--- Frees them: the message goes nowhere.
+---@param self tideway.message
+function M.take_back(self)
+   self.lent = false
+   local v = self.v
+   for i = 0, LIMIT - 1 do
+      local entry = v.m.body[i]
+      if entry.handle ~= NONE then C.tw_pool_free(self.pool, entry.handle, v.member) end
+      entry.handle = 0
+   end
 end
 
 local function set_entry(entry, handle, at, len)
    entry.handle, entry.at, entry.len = handle, at, len
 end
 
+-- The bytes in blocks of their own, all of them or none.
+local function put_blocks(self, v, text, n, n_old)
+   local m, len = v.m, #text
+   if n + n_old > LIMIT then raise(("a body of %d bytes is too large: it can have %d"):format(len,
+      math.max(0, LIMIT - n_old) * BLOCK_MAX)) end
+   local handles = {}
+   for i = 0, n - 1 do
+      local handle, err = filled(self, v, text, i * BLOCK_MAX, math.min(BLOCK_MAX, len - i * BLOCK_MAX))
+      if not handle then
+         for k = 0, i - 1 do C.tw_pool_free(self.pool, handles[k], v.member) end
+         raise("no room for a body: " .. err)
+      end
+      handles[i] = handle
+   end
+   for i = 0, n - 1 do set_entry(m.body[i], handles[i], 0, math.min(BLOCK_MAX, len - i * BLOCK_MAX)) end
+end
+
+local ENTRIES = bit.bor(C.TW_MSG_WHOLE, C.TW_MSG_NO_BODY)
+
+-- Requests and responses whose body does not come this way have none: what lies there is older than they are.
+local function has_entries(m)
+   local kind = m.kind
+   return bit.band(m.flags, ENTRIES) ~= 0 or (kind ~= C.TW_MSG_REQUEST and kind ~= C.TW_MSG_RESPONSE)
+end
+
 local function write(self, text)
    local v = self.v
    local m = v.m
    local len = #text
-   local old, n_old = old_blocks(self, v)
+   local old, n_old = nil, 0
+   if has_entries(m) then old, n_old = old_blocks(self, v) end
    local used = m.used
    local n = 0
    if len > 0 and used <= v.size and len <= v.size - used then
@@ -124,16 +178,16 @@ local function write(self, text)
       n = 1
    elseif len > 0 then
       n = math.ceil(len / BLOCK_MAX)
-      if n + n_old > LIMIT then raise(("a body of %d bytes is too large: it can have %d"):format(len,
-         math.max(0, LIMIT - n_old) * BLOCK_MAX)) end
-      for i = 0, n - 1 do
-         local size = math.min(BLOCK_MAX, len - i * BLOCK_MAX)
-         set_entry(m.body[i], lend(self, v, text, i * BLOCK_MAX, size), 0, size)
-      end
+      put_blocks(self, v, text, n, n_old)
    end
    for i = 0, n_old - 1 do set_entry(m.body[n + i], old[i], 0, 0) end
    for i = n + n_old, LIMIT - 1 do m.body[i].handle = 0 end
    m.n_body, m.body_len = n, len
+   if n > 0 and m.body[0].handle ~= NONE then
+      self.lent = true
+      -- What this function makes stays its own until it is sent.
+      if not self.mine then M.give(self, n) end
+   end
 end
 
 --- Replace the body by these bytes; nil or "": there is none any more. In a message whose body does not come this way,

@@ -76,6 +76,7 @@ function M.new(self, kind, room, n)
    local made = self.made
    if not made then
       made = self.make(self.pool, v.member)
+      made.mine = true
       self.made = made
    end
    local w, from = made.v, v.m
@@ -98,6 +99,7 @@ function M.discard(self)
    if not self.has_made then return end
    self.has_made = false
    local w = self.made.v
+   if self.made.lent then body.take_back(self.made) end
    C.tw_pool_free(self.pool, w.handle, w.member)
    w.m, w.b, w.size, w.handle = block.nothing, nil, 0, 0
 end
@@ -108,6 +110,7 @@ function M.release(self)
    self.has_made = false
    local w = self.made.v
    local handle = w.handle
+   if self.made.lent then body.give(self.made) end
    w.m, w.b, w.size, w.handle = block.nothing, nil, 0, 0
    return handle
 end

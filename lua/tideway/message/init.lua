@@ -126,8 +126,8 @@ function make(pool, member)
    v.m, v.member = block.nothing, member
    local self = {
       v = v, pool = pool, readonly = false, args_parsed = false, iteration = false, made = false, has_made = false,
-      asked = false, old = false, fn = NO_FUNCTION, make = make, runs = false, verdict_kind = 0, verdict_exit = 0,
-      verdict = { "verdict" },
+      asked = false, old = false, lent = false, mine = false, fn = NO_FUNCTION, make = make, runs = false,
+      verdict_kind = 0, verdict_exit = 0, verdict = { "verdict" },
    }
    return setmetatable(self, Message)
 end

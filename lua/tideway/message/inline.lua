@@ -15,7 +15,7 @@ local M = {}
 local take, leave, call, handler = message.take, message.leave, runner.call, runner.handler
 local RESPONSE, DATA, BACKWARD = C.TW_MSG_RESPONSE, C.TW_MSG_DATA, C.TW_MSG_BACKWARD
 local GATE, ROUTE, FAULT = C.TW_EXIT_GATE, C.TW_EXIT_ROUTE, C.TW_V_FAULT
-local DONE, HELD, STALE = C.TW_INLINE_DONE, C.TW_INLINE_HELD, C.TW_INLINE_STALE
+local DONE, STALE = C.TW_INLINE_DONE, C.TW_INLINE_STALE
 local NOBODY, HOPS_MAX = C.TW_INLINE_NOBODY, C.TW_INLINE_HOPS_MAX
 
 -- ---- the order of functions ----
@@ -62,7 +62,7 @@ end
 local function finish(self, record, handle)
    local shared = self.shared
    shared["function"] = NOBODY
-   if record.held then self.host:put(handle, GATE, 0, 0) else shared.result = DONE end
+   if record.held then self.host:put(handle, GATE, 0, 0) else shared.result[record.at] = DONE end
 end
 
 local function circles(self, record, ctx)
@@ -73,10 +73,12 @@ local function circles(self, record, ctx)
    finish(self, record, record.msg.v.handle)
 end
 
-local function one(self, record, desc)
-   local msg, handle, shared = record.msg, desc.handle, self.shared
+local function one(self, record, number)
+   local msg, shared = record.msg, self.shared
+   local handle = self.descs[number].handle
+   record.at = number
    if not take(msg, handle) then
-      shared.result = STALE
+      shared.result[number] = STALE
       return
    end
    local kind, at, hops = msg.v.m.kind, shared.first + 1, 0
@@ -116,8 +118,12 @@ local function note(shared, text)
    shared.faults = shared.faults + 1
 end
 
+local function fault_of(shared, chain, name, err)
+   note(shared, ("chain %q: %s, gate thread %d: %s"):format(chain, name, shared.member, err))
+end
+
 local function reporter(shared, chain)
-   return function(err) note(shared, ("%s: %s"):format(chain, err)) end
+   return function(err, _, name) fault_of(shared, chain, name, err) end
 end
 
 local function has_tick(list)
@@ -134,7 +140,7 @@ local function ticks(service, now)
       if ctx.nf.tick then
          service.shared["function"] = i - 1
          local ok, err = pcall(ctx.nf.tick, now)
-         if not ok then note(service.shared, ("%s: tick: %s"):format(ctx.name, tostring(err))) end
+         if not ok then fault_of(service.shared, service.chain, ctx.name, "tick: " .. tostring(err)) end
       end
    end
    service.shared["function"] = NOBODY
@@ -171,6 +177,8 @@ local function make_host(shared)
    return host
 end
 
+local function chain_of(list) return list[1] and list[1].chain or "?" end
+
 local function make_runner(list, shared)
    local contexts = {}
    for i, info in ipairs(list) do
@@ -180,7 +188,7 @@ local function make_runner(list, shared)
    local r = runner.new(shared.pool, shared.member, contexts, make_host(shared))
    r.shared, r.orders, r.one, r.finish = shared, orders_of(list), one, finish
    r.fetch_exit, r.inline = C.TW_INLINE_FETCH, true
-   r.report = reporter(shared, list[1] and list[1].chain or "?")
+   r.report = reporter(shared, chain_of(list))
    return r
 end
 
@@ -195,7 +203,7 @@ end
 --- Build the functions of a service, or build them anew.
 ---@param blob string from tideway.transfer: a list of tideway.gate.function_blob
 ---@param address lightuserdata of struct tw_inline
----@return function run over in[0] from function `first` on; result
+---@return function run over `n` messages of `in` from function `first` on; result
 ---@return function timers wakes what is due at `now`
 ---@return function answered in[0] is the answer to a fetch
 ---@return function forget in[0] is given up
@@ -207,7 +215,8 @@ function M.build(blob, address)
    runner.tune()
    local list = transfer.unpack(blob)
    local service = {
-      shared = shared, current = make_runner(list, shared), older = before and before.older or {},
+      shared = shared, chain = chain_of(list), current = make_runner(list, shared),
+      older = before and before.older or {},
       tick_due = has_tick(list) and tonumber(C.tw_now()) + TICK_NS or nil,
    }
    if before then table.insert(service.older, before.current) end
@@ -215,11 +224,9 @@ function M.build(blob, address)
    set_due(service)
    local current = service.current
 
-   local function run()
-      shared.result = HELD
-      local host = current.host
-      host.since = tonumber(C.tw_now())
-      current:batch(input, 1)
+   local function run(n, now)
+      current.host.since = now
+      current:batch(input, n)
       if current.heap[1] then set_due(service) end
    end
    local function timers()

@@ -157,7 +157,8 @@ local function finish(self, record, handle, exit)
 end
 
 -- A worker's: one function, the message goes on by a descriptor.
-local function one(self, record, desc)
+local function one(self, record, at)
+   local desc = self.descs[at]
    local msg, handle, gate, key = record.msg, desc.handle, desc.gate, desc.key
    if not take(msg, handle) then
       self.stale = self.stale + 1
@@ -191,7 +192,7 @@ local function drive(self, record)
       while self.current == record and self.at < self.n do
          local at = self.at
          self.at = at + 1
-         self.one(self, record, self.descs + at)
+         self.one(self, record, at)
       end
       yield(IDLE)
    end
@@ -206,7 +207,7 @@ local function driver(self)
       return record
    end
    local record = { msg = message.object(self.where), co = create(drive), fresh = true, due = 0, wakes = 0,
-      place = false, ctx = false, fn = false, gate = 0, key = 0, runs = false, held = false, fetching = false,
+      place = false, ctx = false, fn = false, gate = 0, key = 0, at = 0, runs = false, held = false, fetching = false,
       answer = false, err = false }
    record.msg.runs = self
    return record
@@ -238,7 +239,7 @@ local function fault(self, record, err)
    end
    msg.verdict_kind = FAULT
    self.fault_text = err
-   if self.report then self.report(err, record.co) end
+   if self.report then self.report(err, record.co, ctx.name) end
    self.finish(self, record, v.handle, GATE)
    leave(msg)
 end

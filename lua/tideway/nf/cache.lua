@@ -116,17 +116,25 @@ return tw.nf("cache", function(cfg)
          age_of(entry), control)
    end
 
-   -- Somebody else fetches the same: wait until it is there, or that one has given up.
-   local function wait_for(msg, key, control)
+   -- Nil: too long to be kept.
+   local function key_of(msg, address)
+      local key = address .. "\n" .. variant_of(msg, address)
+      return #key <= LONGEST_KEY and key or nil
+   end
+
+   -- Somebody else fetches the same: wait until it is there, or that one has given up. What comes may say that there
+   -- are variants, and ours is another one.
+   local function wait_for(msg, address, key, control)
       local waited, nap = 0, LOOK_AGAIN
       while waited < o.wait do
          msg:sleep(nap)
          waited, nap = waited + nap, math.min(nap * 2, LONGEST_LOOK)
+         key = key_of(msg, address) or key
          local entry = find(key)
-         if usable(entry, control) == "fresh" then return entry end
-         if store:add("l" .. key, 1, o.wait) then return nil, true end
+         if usable(entry, control) == "fresh" then return entry, false, key end
+         if store:add("l" .. key, 1, math.max(1, o.wait)) then return nil, true, key end
       end
-      return nil, false
+      return nil, false, key
    end
 
    local function begin(msg)
@@ -134,8 +142,8 @@ return tw.nf("cache", function(cfg)
       if control["no-store"] or msg:header "range" or msg:header "upgrade" then return end
       local state, address = msg.state, address_of(msg)
       if #address > LONGEST_KEY then return end
-      local key = address .. "\n" .. variant_of(msg, address)
-      if #key > LONGEST_KEY then return end
+      local key = key_of(msg, address)
+      if not key then return end
       local entry = find(key)
       local use = usable(entry, control)
       if use == "fresh" then
@@ -152,9 +160,10 @@ return tw.nf("cache", function(cfg)
       -- Requests that want the server's word wait for nobody.
       if not mine and not control["no-cache"] then
          local came
-         came, mine = wait_for(msg, key, control)
+         came, mine, key = wait_for(msg, address, key, control)
          local verdict = came and answer(msg, msg, came, "HIT")
          if verdict then return verdict end
+         entry = find(key)
       end
       state.address, state.key, state.locked = address, key, mine and o.wait > 0
       state.asked_at, state.control = now(), control
@@ -199,7 +208,7 @@ return tw.nf("cache", function(cfg)
       local key = state.address .. "\n" .. variant
       if #key > LONGEST_KEY then return end
       store:set("v" .. state.address, r.vary, r.lifetime + o.keep_stale)
-      entry.size, entry.body = #body, "b" .. tostring(msg.id)
+      entry.size, entry.body = #body, ("b%.0f"):format(msg.id) -- tostring() knows 14 digits, not 15
       keep(key, entry, body)
    end
 

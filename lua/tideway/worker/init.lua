@@ -22,7 +22,7 @@ local TICK_NS = 1e9
 local LINE_MAX = 900
 
 -- Faults go to the engine's log, with where they came from.
-local function reporter(worker, name)
+local function reporter(worker)
    return function(err, co)
       local text = err
       local ok, trace = pcall(debug.traceback, co or "", "")
@@ -30,7 +30,7 @@ local function reporter(worker, name)
       if ok and type(trace) == "string" then
          text = text .. trace:gsub("\n[^\n]*/tideway/message/runner%.lua[^\n]*", "")
       end
-      C.tw_worker_say(worker, true, ("%s: %s"):format(name, text):sub(1, LINE_MAX))
+      C.tw_worker_say(worker, true, text:sub(1, LINE_MAX))
    end
 end
 
@@ -66,7 +66,7 @@ function M.build(blob, address)
    guard.close_modules()
    local nf = what.nf
    local r = runner.new(worker.pool, worker.member, { runner.context(what, worker.board) }, host_of(worker))
-   local report = reporter(worker, what.name)
+   local report = reporter(worker)
    r.report = report
    local input = worker["in"]
    local tick, tick_due = nf.tick, nf.tick and tonumber(C.tw_now()) + TICK_NS or math.huge

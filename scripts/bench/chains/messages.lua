@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- A chain of functions that each set a request header, in front of one server: what scripts/bench/messages.lua runs.
+-- A chain of functions (or none) that each set a request header, in front of one server: what
+-- scripts/bench/messages.lua runs.
 --
 --    tideway run messages.lua PORT SERVER_PORT sk_msg|rings|inline FUNCTIONS
 
