@@ -34,7 +34,7 @@ ssize_t tw_pass(int sock, const void *what, size_t size, const int *fds, unsigne
 ssize_t tw_passed(int sock, void *what, size_t size, int *fds, unsigned most, int flags)
 {
 	char room[CMSG_SPACE(sizeof(int) * TW_PASS_MOST)];
-	struct iovec iov = { what, size };
+	struct iovec iov = { what, size }; /* cppcheck-suppress ctuuninitvar */
 	struct msghdr msg = { .msg_iov = &iov,
 		              .msg_iovlen = 1,
 		              .msg_control = room,

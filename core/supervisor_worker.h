@@ -82,4 +82,4 @@ void call_close(void);
 int call_spawn(struct supervised *w);
 void call_kill(const struct supervised *w);
 void call_move(const struct supervised *w); /* to w->cpu */
-bool call_answers(void); /* takes what has come; false: the helper has gone */
+bool call_answers(void);                    /* takes what has come; false: the helper has gone */
