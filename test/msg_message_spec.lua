@@ -347,7 +347,7 @@ describe("a message", function()
          local done = {}
          rig = rigs.rig({ name = "f", message = function(msg)
             local n = tonumber(msg.path:sub(2))
-            if n % 2 == 0 then msg:sleep(n / 1000) end
+            if n % 2 == 0 then msg:sleep(n / 10) end
             done[#done + 1] = n
          end })
          local descs = ffi.new "struct tw_desc[64]"
