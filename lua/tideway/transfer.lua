@@ -19,11 +19,12 @@ for name in ("_G package string table math io os debug coroutine bit jit ffi jit
 end
 
 --- value -> { module, field } for everything that another VM has under the same name.
+---@param process? boolean of another process, which can read no files any more: NFs of the library move as a user's do
 ---@return table<any, string[]>
-function M.names()
+function M.names(process)
    local names = {}
    for module, value in pairs(package.loaded) do
-      local ours = module == "tideway" or module:find "^tideway%."
+      local ours = module == "tideway" or module:find "^tideway%." and not (process and module:find "^tideway%.nf%.")
       if STANDARD[module] or ours then
          names[value] = { module }
          if type(value) == "table" then
@@ -239,7 +240,7 @@ function M.pack(value, root, process)
    local packer = setmetatable({
       nodes = {}, ids = {}, upvalues = {}, globals = {}, global_refs = {}, path = { root },
       cells = {}, variable = {}, process = process, place = process and "a worker process" or "an lcore",
-      names = M.names(), base = base_globals,
+      names = M.names(process), base = base_globals,
    }, Packer)
    local ref = packer:value(value)
    for up, id in pairs(packer.cells) do up.constant = not packer.variable[id] end
