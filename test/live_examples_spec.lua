@@ -267,6 +267,6 @@ describe("examples without a lab", function()
             assert.equal(0, r.code, r.err)
          end
       end
-      assert.equal(10, count)
+      assert.equal(15, count)
    end)
 end)

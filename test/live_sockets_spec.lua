@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Chains pinned to sockets and cgroups, with real sockets: what their NFs decide happens, and is counted exactly.
+-- Runs alone: packet sockets see what others send over loopback.
 
 local tw = require "tideway"
 local abi = require "tideway.abi"

@@ -84,7 +84,7 @@ local function describe()
    return lines
 end
 
-local HOUSEKEEPING, WITHOUT_LCORES = 0.2, 1 -- seconds
+local HOUSEKEEPING, WITHOUT_PACKETS = 0.2, 1 -- seconds
 
 local function print_rates(seconds, say)
    local start = tonumber(C.tw_now())
@@ -112,7 +112,7 @@ local function serve(opts, say, hangup, repl)
       for _, line in ipairs(engine.log()) do log.engine(line) end
       log.flush()
       engine.refresh()
-      loop.after(#engine.lcores > 0 and HOUSEKEEPING or WITHOUT_LCORES, keep_house)
+      loop.after(#model.chains > 0 and HOUSEKEEPING or WITHOUT_PACKETS, keep_house)
    end
    loop.after(0, keep_house)
    service.watch_hangup(hangup, function() done = true end)
