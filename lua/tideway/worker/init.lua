@@ -14,8 +14,8 @@ local M = {}
 
 -- What functions find without a file being opened: everything `tideway` offers that does not need the engine.
 for _, name in ipairs {
-   "tideway", "tideway.nf", "tideway.packet", "tideway.packet.address", "tideway.hashing", "tideway.json",
-   "tideway.text", "string.buffer", "table.new", "table.clear", "jit.util", "jit.vmdef",
+   "tideway", "tideway.nf", "tideway.message.lines", "tideway.packet", "tideway.packet.address", "tideway.hashing",
+   "tideway.json", "tideway.text", "string.buffer", "table.new", "table.clear", "jit.util", "jit.vmdef",
 } do require(name) end
 
 local TICK_NS = 1e9
