@@ -18,12 +18,19 @@ function M.missing(...)
    end
 end
 
---- A TCP port of loopback that nobody has at the moment.
+-- Below those that the kernel gives to who asks for any, so that nobody gets it meanwhile.
+local FIRST, PORTS = 10000, 22000
+local last = (posix.getpid() * 7919 + posix.now() % 1e9) % PORTS
+
+--- A TCP port of loopback that nobody has.
 ---@return integer
 function M.port()
-   local fd, port = net.listen("127.0.0.1", 0)
-   posix.close(assert(fd, port))
-   return port
+   repeat
+      last = math.floor(last + 1) % PORTS
+      local fd = net.listen("127.0.0.1", FIRST + last)
+      if fd then posix.close(fd) end
+   until fd
+   return FIRST + last
 end
 
 local NGINX = [[

@@ -5,6 +5,7 @@
 
 local abi = require "tideway.abi"
 local ffi = require "ffi"
+local gateway = require "test.support.gateway"
 local net = require "tideway.posix.net"
 local posix = require "tideway.posix"
 local socket = require "tideway.posix.socket"
@@ -170,11 +171,7 @@ function server:close()
 end
 
 --- A port nobody listens on.
-function M.unused()
-   local s = M.server()
-   s:close()
-   return s.port
-end
+M.unused = gateway.port
 
 -- ---- the gate ----
 
