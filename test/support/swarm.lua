@@ -14,6 +14,9 @@ local socket = require "tideway.posix.socket"
 
 local M = {}
 
+-- Seconds that a kept connection is trusted: less than any server here waits for the next request.
+local RESTS = 1
+
 local function now() return tonumber(posix.now()) / 1e9 end
 
 -- ---- responses ----
@@ -89,7 +92,7 @@ local function open(self, c)
       c.again = now() + 0.05
       return false
    end
-   c.fd, c.parts, c.served = fd, {}, 0
+   c.fd, c.parts, c.served, c.rests = fd, {}, 0, now()
    self.by_fd[fd] = c
    assert(posix.epoll_set(self.epoll, fd, "r"))
    c.interest = "r"
@@ -150,7 +153,7 @@ local function answer(self, c, r)
    end
    if wrong then note(self, ("%s (%s): %s"):format(c.token, c.request.text:match "^[^\r]*", wrong)) end
    ended(self, c)
-   c.served = c.served + 1
+   c.served, c.rests = c.served + 1, now()
    if r.headers.connection == "close" then close(self, c) end
 end
 
@@ -193,6 +196,8 @@ end
 function Swarm:step(milliseconds)
    for _, c in ipairs(self.clients) do
       if not c.request and not self.stopping then
+         -- Servers close what rests too long, maybe while the next request is on its way (RFC 9112 9.3.1).
+         if c.fd and now() - c.rests > RESTS then close(self, c) end
          if not c.fd and now() >= c.again then open(self, c) end
          if c.fd then begin(self, c) end
       end
