@@ -70,6 +70,13 @@ void tw_spawn_serve(void);     /* requests that have come; ends all when the soc
 void tw_spawn_reap(void);      /* children that have ended */
 void tw_spawn_stop(void);      /* none is left when this returns */
 
+/* Limits of a worker that has not begun, by helper_cgroup.c: a group of its own, whose path is put
+ * into `group` ("": none), `cpu_percent` of one CPU and `memory` bytes (0: as much as it likes).
+ * 0; -errno with a sentence: it runs without. */
+#define TW_CGROUP_PATH 256
+int tw_cgroup_begin(char *group, size_t size, pid_t pid, uint32_t cpu_percent, uint64_t memory);
+void tw_cgroup_end(char *group);
+
 /* One compilation at a time, by helper_compile.c. */
 int tw_compile_begin(int text, const cpu_set_t *cpus, int engine);
 /* Milliseconds until it has taken too long, -1: none runs. */

@@ -15,17 +15,14 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CPU_PERIOD_US 100000
-
 struct child {
 	uint32_t id;
 	pid_t pid; /* 0: this place is free */
-	char cgroup[160];
+	char cgroup[TW_CGROUP_PATH];
 };
 
 static struct child children[TW_WORKERS_MAX];
@@ -50,95 +47,6 @@ static void say(const struct tw_spawn_reply *reply, int fd)
 {
 	if (channel >= 0)
 		tw_pass(channel, reply, sizeof(*reply), &fd, fd >= 0, MSG_DONTWAIT);
-}
-
-/* ---- cgroups ---- */
-
-static int put(const char *dir, const char *file, const char *text)
-{
-	char path[256];
-	int fd, rc = 0;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, file);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	if (write(fd, text, strlen(text)) < 0)
-		rc = -errno;
-	close(fd);
-	return rc;
-}
-
-/* The helper's own group of version 2; false: there is none, or it has no say over CPU time. */
-static bool own_group(char *dir, size_t size)
-{
-	static const char *const mounts[] = { "/sys/fs/cgroup", "/sys/fs/cgroup/unified" };
-	char line[256], at[128] = "", probe[288];
-	FILE *file = fopen("/proc/self/cgroup", "re");
-
-	while (file && fgets(line, sizeof(line), file))
-		if (sscanf(line, "0::%127s", at) == 1)
-			break;
-	if (file)
-		fclose(file);
-	for (unsigned i = 0; at[0] && i < 2; i++) {
-		snprintf(dir, size, "%s%s", mounts[i], strcmp(at, "/") ? at : "");
-		snprintf(probe, sizeof(probe), "%s/cgroup.controllers", dir);
-		file = fopen(probe, "re");
-		line[0] = '\0';
-		if (file && !fgets(line, sizeof(line), file))
-			line[0] = '\0';
-		if (file)
-			fclose(file);
-		if (strstr(line, "cpu"))
-			return true;
-	}
-	return false;
-}
-
-/* Limits of a child that waits. What cannot be had is said in `words`, and the child runs. */
-static void limit(struct child *child, const struct tw_spawn_request *request, char *words,
-                  size_t size)
-{
-	char dir[192], text[64];
-	int rc;
-
-	if (!own_group(dir, sizeof(dir))) {
-		snprintf(words, size,
-		         "no limit of CPU time: this machine offers no cgroup of "
-		         "version 2 with the controller cpu");
-		return;
-	}
-	put(dir, "cgroup.subtree_control", "+cpu");
-	put(dir, "cgroup.subtree_control", "+memory");
-	rc = snprintf(child->cgroup, sizeof(child->cgroup), "%s/tideway-%d-%u", dir, child->pid,
-	              request->id);
-	if (rc >= (int)sizeof(child->cgroup) || mkdir(child->cgroup, 0755) < 0) {
-		snprintf(words, size, "no limit of CPU time: %s cannot be made: %s", child->cgroup,
-		         strerror(errno));
-		child->cgroup[0] = '\0';
-		return;
-	}
-	snprintf(text, sizeof(text), "%llu %d",
-	         (unsigned long long)request->cpu_percent * CPU_PERIOD_US / 100, CPU_PERIOD_US);
-	rc = put(child->cgroup, "cpu.max", text);
-	if (rc < 0)
-		snprintf(words, size, "no limit of CPU time: %s/cpu.max: %s", child->cgroup,
-		         strerror(-rc));
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)request->memory);
-	if (request->memory)
-		put(child->cgroup, "memory.max", text);
-	snprintf(text, sizeof(text), "%d", child->pid);
-	if (put(child->cgroup, "cgroup.procs", text) < 0)
-		snprintf(words, size, "no limit of CPU time: a process cannot be moved into %s",
-		         child->cgroup);
-}
-
-static void unlimit(struct child *child)
-{
-	if (child->cgroup[0])
-		rmdir(child->cgroup);
-	child->cgroup[0] = '\0';
 }
 
 /* ---- starting ---- */
@@ -205,8 +113,10 @@ static int start(const struct tw_spawn_request *request, struct tw_spawn_reply *
 	    sched_setaffinity(child->pid, sizeof(request->cpus), &request->cpus) < 0)
 		snprintf(reply->words, sizeof(reply->words), "it cannot be pinned to its CPU: %s",
 		         strerror(errno));
-	if (request->cpu_percent)
-		limit(child, request, reply->words, sizeof(reply->words));
+	if (request->cpu_percent &&
+	    tw_cgroup_begin(child->cgroup, sizeof(child->cgroup), child->pid, request->cpu_percent,
+	                    request->memory) < 0)
+		snprintf(reply->words, sizeof(reply->words), "%s", tw_error());
 	*pidfd = syscall(SYS_pidfd_open, child->pid, 0);
 	return child->pid;
 }
@@ -265,7 +175,7 @@ static void ended(struct child *child, int status)
 	};
 
 	child->pid = 0;
-	unlimit(child);
+	tw_cgroup_end(child->cgroup);
 	say(&reply, -1);
 }
 

@@ -17,7 +17,7 @@ local function limits(env, add)
    for _, dir in ipairs { "/sys/fs/cgroup", "/sys/fs/cgroup/unified" } do
       controllers = controllers or env.read(dir .. "/cgroup.controllers")
    end
-   if controllers and controllers:find "cpu" then
+   if controllers and (" " .. controllers .. " "):find "%scpu%s" then
       add("kernel", "ok", "cgroups of version 2 limit the CPU time of workers (cpu_percent)")
    else
       add("kernel", "warn", "no cgroup of version 2 with the cpu controller: cpu_percent of workers has no effect; "
