@@ -64,6 +64,41 @@ describe("bench.http", function()
       assert.equal("", (shell.run("ip netns pids " .. ns).out))
    end)
 
+   it("is measured beside others in a group that says so", function()
+      local group, runner = require "tideway.bench.group", require "tideway.bench.runner"
+      write("other.conf", (assert(require("tideway.posix").slurp(dir .. "/nginx.conf")):gsub("8080", "8081")
+         :gsub("/pid;", "/pid2;")))
+      local began, both = {}, 0
+      local function watched(name, port, conf)
+         local c = bench.http { name = name, netns = ns, connections = 4, url = ("http://127.0.0.1:%d/x"):format(port),
+            value = "per_cpu", warm_up = 0,
+            server = { "nginx", "-p", dir, "-c", dir .. "/" .. conf, "-e", dir .. "/error.log" } }
+         local begin, finish = c.begin, c.finish
+         function c.begin(...)
+            began[name] = true
+            return begin(...)
+         end
+         function c.finish(...)
+            if began.a and began.b then both = both + 1 end
+            local sample, err = finish(...)
+            if name == "b" then began = {} end
+            return sample, err
+         end
+         return c
+      end
+      local a, b = watched("a", 8080, "nginx.conf"), watched("b", 8081, "other.conf")
+      local rows = group.measure({ contenders = { a, b }, unit = "requests/CPU s", better = "more", rounds = 1, seconds = 1,
+         reference = "a", together = true }, { progress = function() end, sleep = runner.sleep })
+      assert.is_nil(rows[1].missing, rows[1].missing)
+      assert.is_nil(rows[2].missing, rows[2].missing)
+      assert.equal(2, both)
+      assert.is_true(rows[2].ratio.median > 0.1 and rows[2].ratio.median < 10, rows[2].ratio.median)
+      assert.is_nil(a.child or b.child)
+      assert.error_matches(function()
+         bench.group("beside", { together = true, contenders = { { name = "own", measure = function() end } } })
+      end, '"own" cannot be measured beside others')
+   end)
+
    it("gives requests a second, percentiles and the server's CPU time", function()
       local c = new { name = "nginx", server = server() }
       assert.is_nil(c:missing())

@@ -24,7 +24,7 @@ end
 
 -- ---- one hop ----
 
--- What counts is CPU time: all contenders share two CPUs with wrk and the origin.
+-- What counts is CPU time: all contenders share two CPUs with wrk and the origin, and are asked at the same time.
 local function hop(make, options)
    options.connections, options.value = CONNECTIONS, "per_cpu"
    options.url = origin.url(options.port, options.path)
@@ -40,7 +40,7 @@ end
 
 group("hop", {
    title = "one proxy hop: requests for a second of the proxy's CPU time; 128-byte object, kept connections",
-   unit = UNIT,
+   unit = UNIT, together = true,
    contenders = {
       hop(peers.nginx, { name = "nginx", port = 29101 }),
       hop(peers.haproxy, { name = "haproxy (http)", mode = "http", port = 29102 }),
@@ -55,7 +55,7 @@ group("hop", {
 
 group("hop-haproxy", {
    title = "the same hop against haproxy (http)",
-   unit = UNIT,
+   unit = UNIT, together = true,
    contenders = {
       hop(peers.haproxy, { name = "haproxy (http)", mode = "http", port = 29107 }),
       inline(0, "tideway, no function", 29108),
@@ -63,6 +63,18 @@ group("hop-haproxy", {
    },
    reference = "haproxy (http)",
    goals = GOALS,
+})
+
+-- Neither reads HTTP.
+group("hop-tcp", {
+   title = "the same hop for those that pass on TCP connections",
+   unit = UNIT, together = true,
+   contenders = {
+      hop(peers.haproxy, { name = "haproxy (tcp)", mode = "tcp", port = 29110 }),
+      hop(peers.streams, { name = "tideway", port = 29111 }),
+   },
+   reference = "haproxy (tcp)",
+   goals = { tideway = 1.0 },
 })
 
 -- ---- chains ----
@@ -107,7 +119,7 @@ end
 
 -- ---- load and latency ----
 
-for _, percent in ipairs { 10, 25 } do
+for _, percent in ipairs(input.quick and { 10 } or { 10, 25, 50, 75 }) do
    local function offered(transport, port)
       return peers.offered {
          name = transport, transport = transport, functions = 2, share = percent / 100, port = port,

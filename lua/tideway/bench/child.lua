@@ -145,20 +145,17 @@ local function descendants(pid, seen, list)
    return list
 end
 
---- CPU time that processes and their children that live have used.
+--- CPU time that threads of processes and of their children have used, of those that live.
 ---@param pids integer[]
 ---@return number seconds
 function M.cpu_time(pids)
-   local all, seen, ticks = { unpack(pids) }, {}, 0
+   local all, seen, sum = { unpack(pids) }, {}, 0
    for _, pid in ipairs(pids) do seen[pid] = true end
    for _, pid in ipairs(pids) do descendants(pid, seen, all) end
    for _, pid in ipairs(all) do
-      local stat = posix.slurp(("/proc/%d/stat"):format(pid))
-      -- Fields 14 and 15 (proc(5)); the name in brackets may have anything in it.
-      local user, system = (stat or ""):match("^.*%)%s+%a" .. ("%s+%S+"):rep(10) .. "%s+(%d+)%s+(%d+)")
-      ticks = ticks + (tonumber(user) or 0) + (tonumber(system) or 0)
+      for _, task in pairs(M.tasks(pid)) do sum = sum + task.ran end
    end
-   return ticks / 100 -- USER_HZ
+   return sum
 end
 
 return M

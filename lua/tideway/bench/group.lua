@@ -7,6 +7,7 @@ local disturbance = require "tideway.bench.disturbance"
 local rows = require "tideway.bench.rows"
 local runner = require "tideway.bench.runner"
 local specs = require "tideway.bench.spec"
+local together = require "tideway.bench.together"
 
 local C = abi.C
 local AGAIN = 0.2
@@ -50,6 +51,15 @@ local function check_contenders(name, list)
       seen[c.name] = true
    end
    return seen
+end
+
+local function check_together(name, list)
+   for _, c in ipairs(list) do
+      if not (c.begin and c.finish) then
+         error(("bench.group(%q): together = true: %q cannot be measured beside others; bench.http can"):format(name,
+            c.name), 3)
+      end
+   end
 end
 
 local function check_name(group, key, value, seen)
@@ -130,24 +140,50 @@ local function note_speeds(measured, speeds)
    end
 end
 
+local function note(group, m, contender, round, sample, err)
+   m.samples[round], m.missing = sample, not sample and err or nil
+   m.why[round] = sample and sample.why
+   return ("%s %s"):format(contender.name, sample and shown(sample, group.unit) or "failed")
+end
+
+local function round_in_turn(group, measured, round, context)
+   local texts = {}
+   for _, contender in ipairs(in_turn(group.contenders, round)) do
+      local m = measured[contender.name]
+      if not m.missing then
+         context.progress(table.concat(texts, "  ") .. "  " .. contender.name .. " ...", round, group.rounds, true)
+         local sample, err = try(contender, group.seconds, context)
+         texts[#texts + 1] = note(group, m, contender, round, sample, err)
+         if not sample then context.progress(("%s: %s"):format(contender.name, err)) end
+      end
+   end
+   return texts
+end
+
+-- All at once: who begins first has been given a head start of milliseconds, and is another one in the next round.
+local function round_together(group, measured, round, context)
+   local list, texts = {}, {}
+   for _, contender in ipairs(in_turn(group.contenders, round)) do
+      if not measured[contender.name].missing then list[#list + 1] = contender end
+   end
+   context.progress("all at once ...", round, group.rounds, true)
+   local samples, errors = together.measure(list, group.seconds)
+   for _, contender in ipairs(list) do
+      local sample, err = samples[contender], errors[contender]
+      texts[#texts + 1] = note(group, measured[contender.name], contender, round, sample, err)
+      if not sample then context.progress(("%s: %s"):format(contender.name, err)) end
+   end
+   return texts
+end
+
 local function run_rounds(group, measured, context)
    local speeds, cpu = {}, nil
    for _, c in ipairs(group.contenders) do cpu = cpu or c.cpu end
    C.tw_lcores_rest(group.contenders[1].apart or false) -- the CPU's speed comes first
+   local one_round = group.together and round_together or round_in_turn
    for round = 1, group.rounds do
       speeds[round] = disturbance.speed(cpu)
-      local texts = {}
-      for _, contender in ipairs(in_turn(group.contenders, round)) do
-         local m = measured[contender.name]
-         if not m.missing then
-            context.progress(table.concat(texts, "  ") .. "  " .. contender.name .. " ...", round, group.rounds, true)
-            local sample, err = try(contender, group.seconds, context)
-            m.samples[round], m.missing = sample, not sample and err or nil
-            m.why[round] = sample and sample.why
-            texts[#texts + 1] = ("%s %s"):format(contender.name, sample and shown(sample, group.unit) or "failed")
-            if not sample then context.progress(("%s: %s"):format(contender.name, err)) end
-         end
-      end
+      local texts = one_round(group, measured, round, context)
       context.progress(table.concat(texts, "  "), round, group.rounds)
    end
    C.tw_lcores_rest(false)
@@ -212,13 +248,16 @@ end
 ---@param name string
 ---@param spec table title =, unit = "Mpps" (or "ns", "cycles", what samples have), better = "more"|"less",
 --- contenders =, reference = a contender that ratios are taken to, goals = { contender = least ratio (least value
---- without a reference; most, when less is better) }, base = a contender whose ns are subtracted, rounds =, seconds =
+--- without a reference; most, when less is better) }, base = a contender whose ns are subtracted, rounds =, seconds =,
+--- together = true: all are measured at the same time, for what is a share of the CPU time that each one got: what
+--- slows the machine slows all of them (bench.http)
 ---@return tideway.bench.experiment
 function M.group(name, spec)
    if type(name) ~= "string" or type(spec) ~= "table" then error("bench.group(name, { contenders = ... })", 2) end
    specs.known(("bench.group(%q)"):format(name), spec,
-      "title unit better contenders reference base goals rounds seconds", 2)
+      "title unit better contenders reference base goals rounds seconds together", 2)
    local seen = check_contenders(name, spec.contenders)
+   if spec.together then check_together(name, spec.contenders) end
    check_name(name, "reference", spec.reference, seen)
    check_name(name, "base", spec.base, seen)
    for goal in pairs(spec.goals or {}) do check_name(name, "goals", goal, seen) end
@@ -238,13 +277,14 @@ function M.group(name, spec)
       run = function(context)
          local group = {
             contenders = spec.contenders, reference = spec.reference, base = spec.base, goals = spec.goals, unit = unit,
-            better = better, rounds = not context.given.rounds and spec.rounds or context.rounds,
+            better = better, together = spec.together,
+            rounds = not context.given.rounds and spec.rounds or context.rounds,
             seconds = not context.given.seconds and spec.seconds or context.seconds,
          }
          local list, speeds = M.measure(group, context)
          return {
             kind = "group", unit = unit, better = better, rounds = group.rounds, seconds = group.seconds,
-            reference = spec.reference, base = spec.base, rows = list, speeds = speeds,
+            reference = spec.reference, base = spec.base, rows = list, speeds = speeds, together = spec.together,
             interrupted = runner.interrupted() or nil,
          }
       end,

@@ -71,23 +71,33 @@ local function wrk_command(self, seconds, path)
    return inside(self, argv)
 end
 
--- What wrk found; nil and why when it found nothing.
-local function run_wrk(self, seconds)
+-- wrk, at work.
+local function start_wrk(self, seconds)
    local path = wrapper(self)
    local wrk, err = child.start(wrk_command(self, seconds, path))
-   if not wrk then
-      os.remove(path)
-      return nil, err
-   end
-   local ok, ended = pcall(runner.wait, function() return not wrk:running() end, seconds + PATIENCE + self.timeout)
-   if not (ok and ended) then wrk:stop(1) end
+   if wrk then return { child = wrk, path = path, seconds = seconds } end
    os.remove(path)
+   return nil, err
+end
+
+-- What wrk found, when it is done; nil and why when it found nothing.
+local function end_wrk(self, wrk)
+   local limit = wrk.seconds + PATIENCE + self.timeout
+   local ok, ended = pcall(runner.wait, function() return not wrk.child:running() end, limit)
+   if not (ok and ended) then wrk.child:stop(1) end
+   os.remove(wrk.path)
    if not ok then error(ended, 0) end
-   local text = wrk:output():match(MARK .. "([^\n]+)")
-   local epitaph = not text and wrk:epitaph()
-   wrk:stop()
+   local text = wrk.child:output():match(MARK .. "([^\n]+)")
+   local epitaph = not text and wrk.child:epitaph()
+   wrk.child:stop()
    if not text then return nil, epitaph end
    return json.decode(text)
+end
+
+local function run_wrk(self, seconds)
+   local wrk, err = start_wrk(self, seconds)
+   if not wrk then return nil, err end
+   return end_wrk(self, wrk)
 end
 
 local function pids_of(self)
@@ -162,14 +172,23 @@ local VALUES = {
    p99 = function(_, found) return found.percentiles["99"], "us" end,
 }
 
-local function measure(self, seconds)
+-- Load, from now on.
+local function launch(self, seconds)
    local pids = pids_of(self)
    for _, pid in ipairs(pids) do
       if not posix.alive(pid) then return nil, ("%s: there is no process %d any more"):format(self.name, pid) end
    end
-   local before, from = child.cpu_time(pids), posix.now()
-   local found, err = run_wrk(self, math.max(1, math.ceil(seconds)))
-   local used, took = child.cpu_time(pids) - before, (posix.now() - from) / 1e9
+   local load = { pids = pids, before = child.cpu_time(pids), from = posix.now() }
+   local err
+   load.wrk, err = start_wrk(self, math.max(1, math.ceil(seconds)))
+   if not load.wrk then return nil, ("%s: %s"):format(self.name, err) end
+   return load
+end
+
+-- What came of it.
+local function land(self, load)
+   local found, err = end_wrk(self, load.wrk)
+   local used, took = child.cpu_time(load.pids) - load.before, (posix.now() - load.from) / 1e9
    if found and self.child and not self.child:running() then found, err = nil, self.child:epitaph() end
    if not found then return nil, ("%s: %s"):format(self.name, err) end
    local good = found.requests - found.status
@@ -177,33 +196,59 @@ local function measure(self, seconds)
    if good <= 0 then
       return nil, ("%s: no request was answered well%s"):format(self.name, text and ": " .. text or "")
    end
-   local extras = { errors = count, mbit = found.bytes * 8 / found.duration }
+   local extras = { errors = count, mbit = found.bytes * 8 / found.duration, rate = good / found.duration * 1e6 }
    for _, p in ipairs(PERCENTILES) do extras[("p%g_us"):format(p)] = found.percentiles[tostring(p)] end
-   if #pids > 0 then extras.cpu_us = used / good * 1e6 end
+   if #load.pids > 0 then extras.cpu_us = used / good * 1e6 end
    local value, unit = VALUES[self.value](good, found, used, took)
    return {
-      value = value, unit = unit, note = text, extras = extras, cpu = #pids > 0 and used / took or nil,
+      value = value, unit = unit, note = text, extras = extras, cpu = #load.pids > 0 and used / took or nil,
       latency = histogram_of(found.raw),
    }
 end
 
+--- Begin to measure; others may begin meanwhile, and have their load at the same time.
+---@param seconds number whole ones, at least 1
+---@return boolean? ok
+---@return string? error
+function Http:begin(seconds)
+   if self.alone and not self.child then
+      local ok, err = start(self)
+      if not ok then return nil, err end
+   end
+   local err
+   self.load, err = launch(self, seconds)
+   return self.load ~= nil or nil, err
+end
+
+--- Wait for the end of what began.
+---@return table? sample value: as it was declared; latency; extras: rate: answers a second; percentiles in
+---  microseconds, errors, cpu_us: CPU time of the server for an answer
+---@return string? error
+function Http:finish()
+   local load = self.load
+   self.load = nil
+   return land(self, load)
+end
+
 --- Load for so long.
 ---@param seconds number whole ones, at least 1
----@return table? sample value: as it was declared; latency; extras: percentiles in microseconds, errors, cpu_us: CPU
----  time of the server for an answer
+---@return table? sample as of finish()
 ---@return string? error
 function Http:measure(seconds)
-   if not self.alone then return measure(self, seconds) end
-   local ok, err = start(self)
-   if not ok then return nil, err end
-   local called, sample, why = pcall(measure, self, seconds)
-   self:stop()
+   local called, sample, why = pcall(function()
+      local ok, err = self:begin(seconds)
+      if not ok then return nil, err end
+      return self:finish()
+   end)
+   if self.alone then self:stop() end
    if not called then error(sample, 0) end
    return sample, why
 end
 
 --- End the server, if it was ours to start.
 function Http:stop()
+   if self.load then self.load.wrk.child:stop(1) end
+   self.load = nil
    if self.child then self.child:stop(5, 15) end
    self.child = nil
 end

@@ -138,7 +138,8 @@ local function ratio(own, other, group)
    end
    local out, values = {}, statistics.ratios(a, b, group.rounds)
    if #values == 0 then return nil end
-   summarize(out, values, joined(own.why, other.why), is_cpu_time)
+   -- What has slowed both at once is not in their ratio.
+   summarize(out, values, group.together and {} or joined(own.why, other.why), is_cpu_time)
    return out
 end
 
@@ -190,7 +191,7 @@ end
 
 --- The rows of a group.
 ---@param group { unit: string, better: string, rounds: integer, reference: string?, base: string?,
---- goals: table<string, number>?, contenders: tideway.bench.contender[] }
+--- goals: table<string, number>?, together: boolean?, contenders: tideway.bench.contender[] }
 ---@param measured table<string, tideway.bench.rounds> by the contender's name
 ---@return table[] rows
 function M.make(group, measured)

@@ -49,13 +49,19 @@ function M.haproxy(o)
    return contender(o, argv, ("haproxy, mode %s, 1 thread"):format(o.mode))
 end
 
+local function run(script, port, ...)
+   return { posix.readlink "/proc/self/exe", "run", "--quiet", "--name", "bench-" .. port,
+      input.root .. "/scripts/bench/chains/" .. script, tostring(port), tostring(origin.port), ... }
+end
+
 --- Tideway with `functions` functions over `transport`.
 function M.tideway(o)
-   local argv = { posix.readlink "/proc/self/exe", "run", "--quiet", "--name", "bench-" .. o.port,
-      input.root .. "/scripts/bench/chains/messages.lua", tostring(o.port), tostring(origin.port), o.transport,
-      tostring(o.functions) }
-   return contender(o, argv, ("%d function(s), %s"):format(o.functions, o.transport))
+   return contender(o, run("messages.lua", o.port, o.transport, tostring(o.functions)),
+      ("%d function(s), %s"):format(o.functions, o.transport))
 end
+
+--- Tideway passing TCP connections on.
+function M.streams(o) return contender(o, run("streams.lua", o.port), "TCP, no function") end
 
 -- Requests a second that a chain serves at most, by its port; found once.
 local function maximum(o)
@@ -71,26 +77,53 @@ local function maximum(o)
    end
 end
 
+local EACH = 100 -- requests a second of a connection that waits between them, at most
+local TRIES, CLOSE = 5, 0.03
+
+-- Connections by which a chain is asked `rate` times a second. How long an answer takes adds to what they wait.
+local function connections_for(rate, of)
+   local n = math.max(1, math.floor(rate / EACH + 0.5))
+   for _ = 1, TRIES do
+      local sample, err = of(n):measure(1)
+      if not sample then return nil, err end
+      local share = sample.extras.rate / rate
+      if math.abs(share - 1) < CLOSE then break end
+      n = math.max(1, math.floor(n / share + 0.5))
+   end
+   return n
+end
+
 --- Tideway under a part of the load that its sk_msg transport serves at most: `share`, and what M.tideway takes. What
 --- counts is the CPU time that it uses.
 function M.offered(o)
    local most = maximum { name = o.name, port = o.port + 50, url = o.url:gsub(":%d+", ":" .. o.port + 50),
       connections = 64, transport = "sk_msg", functions = o.functions }
    local inner
+   local function asked_by(connections)
+      return M.tideway {
+         name = o.name, port = o.port, url = o.url, transport = o.transport, functions = o.functions, value = "cpu",
+         connections = connections, script = input.root .. "/scripts/bench/messages/paced.lua",
+         arguments = { tostring(1000 / EACH) },
+      }
+   end
    return bench.contender {
       name = o.name, apart = true, note = ("%d %% of the most that sk_msg serves"):format(o.share * 100),
       missing = function() return M.tideway(o):missing() end,
       measure = function(_, seconds)
          local rate, err = most()
          if not rate then return nil, err end
-         local each = 100 -- requests a second of each connection
-         local connections = math.max(1, math.floor(rate * o.share / each + 0.5))
-         inner = inner or M.tideway {
-            name = o.name, port = o.port, url = o.url, transport = o.transport, functions = o.functions, value = "cpu",
-            connections = connections, script = input.root .. "/scripts/bench/messages/paced.lua",
-            arguments = { tostring(1000 / each) },
-         }
-         return inner:measure(seconds)
+         if not inner then
+            local n, why = connections_for(rate * o.share, asked_by)
+            if not n then return nil, why end
+            inner = asked_by(n)
+         end
+         local sample, why = inner:measure(seconds)
+         if not sample then return nil, why end
+         local share = sample.extras.rate / (rate * o.share)
+         if math.abs(share - 1) > 3 * CLOSE then
+            sample.why = { ("it was asked %.0f %% of what it should have been"):format(share * 100) }
+         end
+         return sample
       end,
    }
 end

@@ -58,7 +58,7 @@ function M.about(result, more)
    if result.rounds then
       local seconds = result.seconds and (" of %s"):format(format.seconds(result.seconds)) or ""
       rounds = result.rounds == 1 and ("1 round%s: no interval"):format(seconds)
-         or ("%d rounds%s that take turns"):format(result.rounds, seconds)
+         or ("%d rounds%s, %s"):format(result.rounds, seconds, result.together and "all at once" or "taking turns")
    end
    return M.sentence(result.unit and format.name(result.unit) or nil, better, rounds, more)
 end
