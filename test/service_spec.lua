@@ -273,7 +273,7 @@ end)
 
 describe("the unit's bounds", function()
    -- What of the unit can be had without systemd: its capabilities and no_new_privs.
-   it("leave the engine what it needs: ports, hooks, the C compiler", function()
+   it("leave the engine what it needs: ports, hooks, the C compiler, workers and port 80", function()
       local reason = Lab.missing "setpriv"
       if reason then return pending(reason) end
       local text, set = assert(posix.slurp(root .. "/scripts/service/tideway@.service")), {}
@@ -286,6 +286,10 @@ describe("the unit's bounds", function()
 local tw = require "tideway"
 tw.chain("look", {}, tw.nf.count {}):pin { xdp = "tw-lan", mode = "generic" }
 tw.chain("out", tw.port("w", "net_af_packet0,iface=tw-wan"), tw.nf.count {}, tw.port("n", "net_null0"))
+local hello = tw.nf("hello", function()
+   return { message = function(msg) return msg:respond(200, nil, "hello") end }
+end)
+tw.chain("web", tw.listen("web", "http://127.0.0.1:80"), hello {}):pin { worker = "sk_msg" }
 ]])
       local run = lab:spawn("dut", ("env TIDEWAY_RUN_DIR=%s setpriv --bounding-set=-all,%s --no-new-privs %s run "
          .. "--no-huge --memory 128 %s/bound.lua"):format(lab.run_dir, table.concat(set, ","), shell.binary, lab.files))
@@ -294,9 +298,11 @@ tw.chain("out", tw.port("w", "net_af_packet0,iface=tw-wan"), tw.nf.count {}, tw.
       local compiled = not shell.has "cc" or Lab.eventually(20, function()
          return shell.tideway("metrics", prefix).out:find('tideway_chain_info{chain="out",[^\n]*tier="native"')
       end)
+      local answer = lab:run("dut", "curl -sS http://127.0.0.1/")
       run:signal "INT"
       assert.equal(0, run:wait(5), run:read "err")
       assert.is_truthy(compiled, run:read "err")
+      assert.equal("hello", answer.out, answer.err)
       assert.equal("", run:read "err")
    end)
 end)
