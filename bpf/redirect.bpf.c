@@ -278,10 +278,29 @@ __noinline __u64 stamp_of(__u32 source, __u32 self)
 	return source == ROUTES_GATE ? self : 0xffff0000;
 }
 
+static __always_inline struct routes_member *sender_of(struct sk_msg_md *msg, __u32 *self)
+{
+	__u32 *source = bpf_sk_storage_get(&sources, msg->sk, 0, 0);
+
+	if (!source)
+		return NULL;
+	*self = *source & (TW_MEMBERS_MAX - 1);
+	return bpf_map_lookup_elem(&members, self);
+}
+
+/* The first descriptor in one piece: the end of a page may have cut it in two. */
+static __always_inline void pull_first(struct sk_msg_md *msg)
+{
+	struct tw_desc *first = (void *)(long)msg->data;
+
+	if ((void *)(first + 1) > (void *)(long)msg->data_end)
+		bpf_msg_pull_data(msg, 0, sizeof(*first), 0);
+}
+
 SEC("sk_msg")
 int redirect(struct sk_msg_md *msg)
 {
-	__u32 *source, self, receiver, from, by, life, n = 0;
+	__u32 self, receiver, from, by, life, n = 0;
 	__u64 target, mask, way, stamp;
 	struct routes_member *me;
 	struct tw_desc *first;
@@ -289,19 +308,11 @@ int redirect(struct sk_msg_md *msg)
 	void *end;
 	int most;
 
-	source = bpf_sk_storage_get(&sources, msg->sk, 0, 0);
-	if (!source)
-		return SK_DROP;
-	self = *source & (TW_MEMBERS_MAX - 1);
-	me = bpf_map_lookup_elem(&members, &self);
+	me = sender_of(msg, &self);
 	if (!me || me->state == MEMBER_NONE)
 		return SK_DROP;
 	from = me->function;
-
-	/* Cut in two by the end of a page, or not a whole one. */
-	first = (void *)(long)msg->data;
-	if ((void *)(first + 1) > (void *)(long)msg->data_end)
-		bpf_msg_pull_data(msg, 0, sizeof(*first), 0);
+	pull_first(msg);
 	first = (void *)(long)msg->data;
 	end = (void *)(long)msg->data_end;
 	if ((void *)(first + 1) > end)

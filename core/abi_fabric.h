@@ -47,12 +47,15 @@ int tw_pool_ungive(struct tw_pool *pool, tw_handle handle, uint32_t from, uint32
 /* What was sent to `member` is held by it. */
 int tw_pool_take(struct tw_pool *pool, tw_handle handle, uint32_t member);
 uint64_t tw_pool_word(struct tw_pool *pool, uint32_t index); /* the owner word */
+/* Memory of a block that the caller has made or taken, whatever its word says by now: functions can
+ * write there at any time, and who is in the middle of something goes on. NULL: no such block. */
+void *tw_pool_block(struct tw_pool *pool, tw_handle handle, uint32_t *size);
 
 /* Takes a block away from whoever has it: its generation goes on, its new handle is `member`'s.
  * With `lives` a block that is held or busy becomes LOST instead, and 0 is returned: it is free
  * when its holder frees it or is gone. */
 tw_handle tw_pool_seize(struct tw_pool *pool, tw_handle handle, uint32_t member, bool lives);
-/* Sets the hints of all free blocks again. */
+/* Sets the hints of all free blocks again; blocks whose words are nonsense are free. */
 void tw_pool_mend(struct tw_pool *pool);
 
 struct tw_pool_stats {
@@ -66,7 +69,12 @@ void tw_pool_get_stats(struct tw_pool *pool, struct tw_pool_stats *stats);
 
 struct tw_member_board *tw_pool_board(struct tw_pool *pool, uint32_t member);
 
-/* ---- the fabric; msg/fabric.h says what it is ---- */
+/* ---- the fabric: how descriptors move between the members of a service ---- */
+
+/* Over sockets, where a program of the kernel finds the receiver (sk_msg), or over rings in shared
+ * memory that members poll; inline nothing moves, the gate thread calls the functions itself
+ * (gate/inline.c). Members 0 .. TW_GATES_MAX - 1 are gate threads, the others instances of
+ * functions. */
 
 struct tw_fabric;
 struct tw_link; /* one member's end */

@@ -219,7 +219,7 @@ struct tw_member_board {
 	uint64_t current;               /* handle in hand, 0: none */
 	uint64_t heap_bytes;            /* heap */
 	uint64_t time[TW_TIME_BUCKETS]; /* ns in the function, as tw_lcore_stats */
-	/* written by the member's link (msg/fabric.h), or by the kernel for it */
+	/* written by the member's link (msg/link.c), or by the kernel for it */
 	uint64_t finished; /* descriptors received that it does not work on any more */
 	uint64_t accepted; /* descriptors that were taken from it */
 	uint64_t refused;  /* why the last one was not */

@@ -80,7 +80,6 @@ int tw_store_fd(uint32_t number);
  * now on. The number; the descriptor is taken over, also when this fails. */
 int tw_store_adopt(uint32_t number, int fd);
 const char *tw_store_name(const struct tw_store *store);
-uint32_t tw_store_number(const struct tw_store *store);
 
 /* ---- entries ---- */
 

@@ -105,7 +105,10 @@ static const char working[] =
 static const char building[] =
 	"open openat stat lstat newfstatat statx access faccessat faccessat2 "
 	"readlink readlinkat getcwd lseek pread64 fcntl getdents64 setrlimit "
-	"prlimit64 epoll_create1 epoll_ctl eventfd2 seccomp prctl get_robust_list ";
+	"prlimit64 epoll_create1 epoll_ctl eventfd2 seccomp get_robust_list ";
+
+/* Also then: what the next filter needs. Not to live on when the helper has ended. */
+static const struct argument next_filter = { "prctl", 0, PR_SET_NO_NEW_PRIVS };
 
 /* What no compiler does. */
 static const char not_compiling[] =
@@ -239,6 +242,8 @@ static int rules_of_worker(scmp_filter_ctx filter, uint32_t calls)
 
 	if (rc == 0 && calls)
 		rc = call_rules(filter, SCMP_ACT_ALLOW, building);
+	if (rc == 0 && calls)
+		rc = argument_rule(filter, SCMP_ACT_ALLOW, &next_filter);
 	return rc;
 }
 

@@ -210,6 +210,14 @@ static int settle(void)
 	return getppid() == engine ? 0 : -ESRCH;
 }
 
+/* Milliseconds until something is due, -1: nothing. */
+static int patience(void)
+{
+	int compiler = tw_compile_patience(), spare = spare_patience();
+
+	return spare < 0 || (compiler >= 0 && compiler < spare) ? compiler : spare;
+}
+
 int tw_helper_main(void)
 {
 	struct pollfd set[3] = { { .fd = TW_HELPER_SOCKET, .events = POLLIN },
@@ -224,7 +232,7 @@ int tw_helper_main(void)
 		compile_next();
 		set[2].fd = tw_spawn_fd();
 		set[2].revents = 0;
-		if (poll(set, 3, tw_compile_patience()) < 0 && errno != EINTR)
+		if (poll(set, 3, patience()) < 0 && errno != EINTR)
 			break;
 		if (set[2].revents)
 			tw_spawn_serve();
@@ -233,6 +241,7 @@ int tw_helper_main(void)
 		while (read(set[1].fd, &info, sizeof(info)) == sizeof(info))
 			stop |= info.ssi_signo == SIGTERM;
 		tw_spawn_reap();
+		spare_due();
 	}
 	tw_spawn_stop();
 	tw_compile_stop();

@@ -70,6 +70,18 @@ void tw_spawn_serve(void);     /* requests that have come; ends all when the soc
 void tw_spawn_reap(void);      /* children that have ended */
 void tw_spawn_stop(void);      /* none is left when this returns */
 
+/* Their processes, by helper_spare.c: each waits until it is told its user id by `go`. */
+struct spawned {
+	pid_t pid;
+	int go;
+};
+int spare_take(const char *socket, struct spawned *out); /* 0, -errno */
+void spare_due(void);     /* makes one when it is time, or lets it go */
+int spare_patience(void); /* milliseconds until then, -1: never */
+void spare_idle(void);    /* no worker is left */
+void spare_reap(void);
+void spare_drop(void);
+
 /* Limits of a worker that has not begun, by helper_cgroup.c: a group of its own, whose path is put
  * into `group` ("": none), `cpu_percent` of one CPU and `memory` bytes (0: as much as it likes).
  * 0; -errno with a sentence: it runs without. */

@@ -8,12 +8,9 @@
 #include "worker/worker.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -51,32 +48,6 @@ static void say(const struct tw_spawn_reply *reply, int fd)
 
 /* ---- starting ---- */
 
-/* In the child: waits until the parent has told of it, then becomes a worker. Its descriptors are
- * /dev/null three times; everything else is closed. */
-static void __attribute__((noreturn))
-become_worker(const struct tw_spawn_request *request, int go, pid_t parent)
-{
-	char uid[16], helper[16], socket[sizeof(request->socket)];
-	char *argv[] = { (char *)TW_WORKER_NAME, socket, uid, helper, NULL };
-	sigset_t none;
-	char byte;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent || read(go, &byte, 1) != 1)
-		_exit(0);
-	snprintf(uid, sizeof(uid), "%u", request->uid);
-	snprintf(helper, sizeof(helper), "%d", parent);
-	memcpy(socket, request->socket, sizeof(socket));
-	socket[sizeof(socket) - 1] = '\0';
-	close_range(3, ~0u, 0);
-	for (int i = 1; i < SIGRTMAX; i++)
-		signal(i, SIG_DFL);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	execve("/proc/self/exe", argv, environ);
-	_exit(TW_WORKER_NOT_STARTED);
-}
-
 static struct child *child_free(void)
 {
 	for (unsigned i = 0; i < TW_WORKERS_MAX; i++)
@@ -89,26 +60,19 @@ static int start(const struct tw_spawn_request *request, struct tw_spawn_reply *
                  int *go)
 {
 	struct child *child = child_free();
-	pid_t self = getpid();
-	int pipes[2];
+	char socket[sizeof(request->socket)];
+	struct spawned made;
+	int rc;
 
 	if (!child)
 		return -EAGAIN;
-	if (pipe2(pipes, O_CLOEXEC) < 0)
-		return -errno;
-	child->pid = fork();
-	if (child->pid == 0)
-		become_worker(request, pipes[0], self);
-	close(pipes[0]);
-	if (child->pid < 0) {
-		int err = errno;
-
-		child->pid = 0;
-		close(pipes[1]);
-		return -err;
-	}
+	snprintf(socket, sizeof(socket), "%.*s", (int)sizeof(socket) - 1, request->socket);
+	rc = spare_take(socket, &made);
+	if (rc < 0)
+		return rc;
+	child->pid = made.pid;
 	child->id = request->id;
-	*go = pipes[1];
+	*go = made.go;
 	if (CPU_COUNT(&request->cpus) &&
 	    sched_setaffinity(child->pid, sizeof(request->cpus), &request->cpus) < 0)
 		snprintf(reply->words, sizeof(reply->words), "it cannot be pinned to its CPU: %s",
@@ -143,7 +107,7 @@ static void started(const struct tw_spawn_request *request)
 		reply.pid = reply.status;
 	/* Without a pidfd the supervisor gives it up; it ends with the pipe. */
 	say(&reply, pidfd);
-	if (go >= 0 && pidfd >= 0 && write(go, "", 1) < 0) {
+	if (go >= 0 && pidfd >= 0 && write(go, &request->uid, sizeof(request->uid)) < 0) {
 		/* it has ended already: that is told */
 	}
 	if (go >= 0)
@@ -168,6 +132,14 @@ static void move_child(const struct tw_spawn_request *request)
 			sched_setaffinity(children[i].pid, sizeof(request->cpus), &request->cpus);
 }
 
+static bool none_left(void)
+{
+	for (unsigned i = 0; i < TW_WORKERS_MAX; i++)
+		if (children[i].pid)
+			return false;
+	return true;
+}
+
 static void ended(struct child *child, int status)
 {
 	struct tw_spawn_reply reply = {
@@ -176,6 +148,8 @@ static void ended(struct child *child, int status)
 
 	child->pid = 0;
 	tw_cgroup_end(child->cgroup);
+	if (none_left())
+		spare_idle();
 	say(&reply, -1);
 }
 
@@ -186,6 +160,7 @@ void tw_spawn_reap(void)
 	for (unsigned i = 0; i < TW_WORKERS_MAX; i++)
 		if (children[i].pid && waitpid(children[i].pid, &status, WNOHANG) > 0)
 			ended(&children[i], status);
+	spare_reap();
 }
 
 void tw_spawn_stop(void)
@@ -201,6 +176,7 @@ void tw_spawn_stop(void)
 	for (unsigned i = 0; i < TW_WORKERS_MAX; i++)
 		if (children[i].pid && waitpid(children[i].pid, &status, 0) > 0)
 			ended(&children[i], status);
+	spare_drop();
 }
 
 void tw_spawn_serve(void)

@@ -157,8 +157,11 @@ extern _Atomic bool tw_lcore_draining; /* ports are not read any more, rings are
 /* stop() of the NFs, drop what is held */
 void tw_lcore_leave(struct tw_lcore *lcore, unsigned reason);
 int tw_lcore_thread_start(struct tw_lcore *lcore);
-void tw_lcore_wake(struct tw_lcore *lcore);
-void tw_lcore_interrupts_forget(struct tw_lcore *lcore);
+
+/* idle.c: behind a turn that moved nothing */
+void tw_lcore_idle(struct tw_lcore *lcore);
+void tw_lcore_wake(struct tw_lcore *lcore); /* any thread: ends its wait for interrupts */
+void tw_lcore_interrupts_forget(struct tw_lcore *lcore); /* its inputs will be others */
 
 /* swap.c: on the lcore's thread */
 void tw_swap_take(struct tw_lcore *lcore, uint64_t number);

@@ -16,7 +16,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #define UID_ENGINES (1u << 22) /* user ids: some per engine */
@@ -32,10 +31,6 @@ static int epoll = -1, wake = -1, registration = -1;
 static char name[32];
 static struct supervised_service services[TW_SERVICES_MAX];
 static struct supervised workers[TW_WORKERS_MAX];
-
-/* Read by gate threads. */
-static _Atomic int pids[TW_SERVICES_MAX][TW_MEMBERS_MAX];
-static _Atomic uint32_t patience[TW_SERVICES_MAX][TW_MEMBERS_MAX];
 
 /* What gate threads have found stuck; a lock of its own, held for a moment. */
 static pthread_mutex_t stuck_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -68,14 +63,6 @@ bool supervisor_watch(int fd, uint64_t what)
 	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
-void supervisor_pid_is(const struct supervised *w, int pid)
-{
-	if (w->member < 0)
-		return;
-	patience[w->service][w->member] = w->stuck_ms;
-	pids[w->service][w->member] = pid;
-}
-
 /* ---- from any thread ---- */
 
 static void kick(void)
@@ -97,40 +84,6 @@ void tw_supervisor_stuck(uint32_t service, uint32_t member, uint32_t ms)
 	}
 	pthread_mutex_unlock(&stuck_lock);
 	kick();
-}
-
-uint64_t tw_supervisor_cpu(uint32_t service, uint32_t member)
-{
-	int pid = service < TW_SERVICES_MAX && member < TW_MEMBERS_MAX ? pids[service][member] : 0;
-	struct timespec ts;
-	clockid_t clock;
-
-	if (!pid || clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &ts) < 0)
-		return 0;
-	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
-}
-
-bool tw_supervisor_runnable(uint32_t service, uint32_t member)
-{
-	int pid = service < TW_SERVICES_MAX && member < TW_MEMBERS_MAX ? pids[service][member] : 0;
-	char path[32], text[256], *end;
-	ssize_t n;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	fd = pid ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	if (fd < 0)
-		return false;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	text[n > 0 ? n : 0] = '\0';
-	end = strrchr(text, ')'); /* proc(5): pid (name) state ... */
-	return end && end[1] == ' ' && end[2] == 'R';
-}
-
-uint32_t tw_supervisor_patience(uint32_t service, uint32_t member)
-{
-	return service < TW_SERVICES_MAX && member < TW_MEMBERS_MAX ? patience[service][member] : 0;
 }
 
 /* ---- the thread ---- */
@@ -253,15 +206,10 @@ static int open_helper(void)
 	return 0;
 }
 
-static int start(void)
+static int open_all(void)
 {
-	sigset_t all, before;
 	int rc;
 
-	if (running && !helper_lost && !call_answers())
-		lose_helper();
-	if (running)
-		return helper_lost ? open_helper() : 0;
 	epoll = epoll_create1(EPOLL_CLOEXEC);
 	wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (epoll < 0 || wake < 0)
@@ -273,6 +221,26 @@ static int start(void)
 		return rc;
 	supervisor_watch(wake, WATCH_WAKE);
 	supervisor_watch(registration, WATCH_REGISTRATION);
+	return 0;
+}
+
+static void close_all(void)
+{
+	int *fds[] = { &registration, &wake, &epoll };
+
+	call_close();
+	for (unsigned i = 0; i < 3; i++) {
+		if (*fds[i] >= 0)
+			close(*fds[i]);
+		*fds[i] = -1;
+	}
+}
+
+static int start_thread(void)
+{
+	sigset_t all, before;
+	int rc;
+
 	/* Signals are the control thread's, but for the one that takes rights away. */
 	sigfillset(&all);
 	sigdelset(&all, TW_PRIVILEGE_SIGNAL);
@@ -280,10 +248,24 @@ static int start(void)
 	stopping = false;
 	rc = pthread_create(&thread, NULL, run, NULL);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (rc)
-		return tw_fail(rc, "no thread for workers: %s", strerror(rc));
-	running = true;
-	return 0;
+	return rc ? tw_fail(rc, "no thread for workers: %s", strerror(rc)) : 0;
+}
+
+static int start(void)
+{
+	int rc;
+
+	if (running && !helper_lost && !call_answers())
+		lose_helper();
+	if (running)
+		return helper_lost ? open_helper() : 0;
+	rc = open_all();
+	if (rc == 0)
+		rc = start_thread();
+	if (rc < 0)
+		close_all();
+	running = rc == 0;
+	return rc;
 }
 
 void tw_supervisor_hold(void)
@@ -512,10 +494,6 @@ void tw_supervisor_stop(void)
 	pthread_mutex_unlock(&lock);
 	kick();
 	pthread_join(thread, NULL);
-	call_close();
-	close(registration);
-	close(wake);
-	close(epoll);
-	epoll = wake = registration = -1;
+	close_all();
 	running = false;
 }

@@ -3,6 +3,7 @@
  * started anew with back-off. */
 #include "error.h"
 #include "gate/flow.h"
+#include "msg/pool.h"
 #include "supervisor_worker.h"
 
 #include <errno.h>

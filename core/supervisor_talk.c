@@ -53,17 +53,15 @@ static int tell(int sock, const void *what, size_t size, const int *fds, unsigne
 static int introduce(struct supervised *w)
 {
 	struct supervised_service *s = supervisor_service(w->service);
-	struct tw_task task = { .abi = TW_ABI_VERSION,
-		                .memory_mb = w->memory_mb,
-		                .blob_len = w->blob_len,
-		                .n_fds = w->n_fds };
+	struct tw_task task = { .blob_len = w->blob_len,
+		                .n_fds = w->n_fds,
+		                .memory_mb = w->memory_mb };
 	int fds[TW_JOIN_FDS], with[TW_WORKER_FDS + 1] = { w->blob };
 	struct tw_join join = { 0 };
 	int rc = tw_fabric_join(s->fabric, w->member, &join, fds);
 
 	if (rc < 0)
 		return rc;
-	join.abi = TW_ABI_VERSION;
 	memcpy(task.name, s->spec.function[w->function].name, sizeof(task.name));
 	memcpy(with + 1, w->fds, sizeof(w->fds[0]) * w->n_fds);
 	rc = tell(w->sock, &join, sizeof(join), fds, join.n_fds);

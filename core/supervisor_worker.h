@@ -45,8 +45,7 @@ struct supervised_service {
 struct supervised_service *supervisor_service(uint32_t index);
 struct supervised *supervisor_worker(uint32_t index); /* NULL behind the last */
 bool supervisor_watch(int fd, uint64_t what);         /* what: enum supervisor_what | index */
-void supervisor_pid_is(const struct supervised *w, int pid);
-const char *supervisor_registration(void); /* abstract name */
+const char *supervisor_registration(void);            /* abstract name */
 enum supervisor_what {
 	WATCH_WAKE,
 	WATCH_HELPER,
@@ -54,6 +53,9 @@ enum supervisor_what {
 	WATCH_PROCESS = 1 << 8,
 	WATCH_SOCKET = 2 << 8
 };
+
+/* supervisor_process.c: its process is that one, 0: none */
+void supervisor_pid_is(const struct supervised *w, int pid);
 
 /* supervisor_life.c: from one state to the next */
 void life_start(struct supervised *w);

@@ -235,7 +235,7 @@ end
 -- ---- the engine ----
 
 pcall(require("ffi").cdef, "int shutdown(int fd, int how);")
-posix.raise_rlimit(7)
+posix.raise_rlimit(posix.RLIMIT_NOFILE)
 local engine = instances.start { script = SCRIPT:format(origin.port, down, options.idle and 600 or 1,
    options.idle and 600 or 2, ports.inline, ports.sk_msg, ports.rings),
    name = "soak" }
@@ -328,17 +328,21 @@ end
 
 -- ---- the soak ----
 
-local function soak()
-   math.randomseed(options.seed)
-   say("soak: %d s, seed %d, engine %d, ports %d %d %d", options.seconds, options.seed, engine.pid, ports.inline,
-      ports.sk_msg, ports.rings)
-   local load = {}
-   for i, name in ipairs(ORDER) do
-      load[i] = swarm.new { port = ports[name], connections = 8, name = name, make = mixed(name ~= "inline") }
-   end
+local killed = 0
+
+local function progress(load, seconds)
+   local sent, lost, wrong, used = 0, 0, 0, {}
+   for _, s in ipairs(load) do sent, lost, wrong = sent + s.sent, lost + s.lost, wrong + s.n_wrong end
+   for i, name in ipairs(ORDER) do used[i] = figures()[name].pool.used end
+   say("%6.0f s  %8d requests, %d lost, %d wrong, %d attacks, %d kills, %5.1f MB, %d fds, blocks %s", seconds, sent,
+      lost, wrong, attacked, killed, engine:resident() / 2 ^ 20, engine:descriptors(), table.concat(used, " "))
+end
+
+-- Clients, attackers and kills for so long; what the engine had of memory when it was warm.
+local function attack_for(load, seconds)
    local start, warm = now(), nil
-   local fds, next_kill, next_line, killed = descriptors(), start + 1, start + 10, 0
-   while now() < start + options.seconds do
+   local next_kill, next_line = start + 1, start + 10
+   while now() < start + seconds do
       for _, s in ipairs(load) do s:step(1) end
       attack()
       if now() >= next_kill then
@@ -353,18 +357,16 @@ local function soak()
          fail("the engine has died: %s", engine:log():sub(-2000))
          break
       end
-      if not warm and now() > start + math.max(10, options.seconds * 0.2) then warm = engine:resident() end
+      if not warm and now() > start + math.max(10, seconds * 0.2) then warm = engine:resident() end
       if now() >= next_line then
          next_line = next_line + 10
-         local sent, lost, wrong = 0, 0, 0
-         for _, s in ipairs(load) do sent, lost, wrong = sent + s.sent, lost + s.lost, wrong + s.n_wrong end
-         local used = {}
-         for i, name in ipairs(ORDER) do used[i] = figures()[name].pool.used end
-         say("%6.0f s  %8d requests, %d lost, %d wrong, %d attacks, %d kills, %5.1f MB, %d fds, blocks %s",
-            now() - start, sent, lost, wrong, attacked, killed, engine:resident() / 2 ^ 20, engine:descriptors(),
-            table.concat(used, " "))
+         progress(load, now() - start)
       end
    end
+   return warm
+end
+
+local function finish(load)
    for i, s in ipairs(load) do
       s:finish(20)
       say("%-8s %s", ORDER[i], s:summary())
@@ -373,8 +375,10 @@ local function soak()
       if s.sent ~= s.answered + s.lost + s.under_way then fail("%s: the clients' own sums differ", ORDER[i]) end
    end
    for _, a in ipairs(attackers) do posix.close(a.fd) end
-   if not posix.alive(engine.pid) then return end
-   posix.poll({}, 2500)
+end
+
+-- Memory, descriptors and workers as before; `warm` and `fds` are what there was.
+local function is_given_back(warm, fds)
    exchanges_end()
    local rss = engine:resident()
    if warm and rss > warm * 1.2 + 16 * 2 ^ 20 then
@@ -392,7 +396,23 @@ local function soak()
       descriptors())
 end
 
-local ok, err = pcall(options.idle and function() idle(options.idle) end or soak)
+local function soak()
+   math.randomseed(options.seed)
+   say("soak: %d s, seed %d, engine %d, ports %d %d %d", options.seconds, options.seed, engine.pid, ports.inline,
+      ports.sk_msg, ports.rings)
+   local load = {}
+   for i, name in ipairs(ORDER) do
+      load[i] = swarm.new { port = ports[name], connections = 8, name = name, make = mixed(name ~= "inline") }
+   end
+   local fds = descriptors()
+   local warm = attack_for(load, options.seconds)
+   finish(load)
+   if not posix.alive(engine.pid) then return end
+   posix.poll({}, 2500)
+   is_given_back(warm, fds)
+end
+
+local ok, err = pcall(options.idle and idle or soak, options.idle)
 if not ok then fail("%s", tostring(err)) end
 pcall(end_engine)
 say(#failures == 0 and "everything is given back" or "%d failures", #failures)

@@ -241,7 +241,7 @@ describe("a change", function()
    it("refuses NFs that are not there, places that cannot be", function()
       start(ttl {}, rig.b)
       for text, fn in pairs {
-         ['chain up has no NF "nat"; it has: ttl'] = function() up:remove "nat" end,
+         ['chain up has no NF "nat"; there are: ttl'] = function() up:remove "nat" end,
          ["at is 5; it can be 1 to 2"] = function() up:insert(ttl {}, { at = 5 }) end,
          ["give one of before, after and at"] = function() up:insert(ttl {}, { at = 1, before = "ttl" }) end,
          ['there is no "behind"'] = function() up:insert(ttl {}, { behind = "ttl" }) end,

@@ -39,12 +39,9 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
       end
 
       after_each(function()
-         if not service then return end
-         local in_flight, blocks = service:settle()
-         service:close()
+         local ended = service
          service = nil
-         app:close()
-         assert.same({ 0, 0 }, { in_flight, blocks })
+         if ended then ended:finish(app) end
       end)
 
       local function seen(path, headers)

@@ -79,12 +79,9 @@ describe("an HTTP listener", function()
    before_each(function() open = {} end)
    after_each(function()
       for _, c in ipairs(open) do c:close() end
-      if service then
-         local in_flight, blocks = service:settle()
-         service:close()
-         assert.same({ 0, 0 }, { in_flight, blocks })
-      end
+      local ended = service
       service = nil
+      if ended then ended:finish() end
    end)
 
    it("answers request after request on a connection", function()
@@ -151,6 +148,21 @@ describe("an HTTP listener", function()
          local r = assert(c:response())
          assert.equal(200, r.status)
       end
+      -- Two in turn: what has come of one is no part of the other.
+      local two, texts = { client(), client() }, {}
+      for i, path in ipairs { "/first", "/the/second" } do
+         texts[i] = ("GET %s HTTP/1.1\r\nX-%d: %s\r\nHost: h\r\n\r\n"):format(path, i, ("v"):rep(i * 20))
+      end
+      for at = 1, math.max(#texts[1], #texts[2]) do
+         local before = counter "bytes_in"
+         for i, text in ipairs(texts) do
+            assert(two[i]:send(text:sub(at, at)))
+            if at <= #text then before = before + 1 end
+            assert(upstream.eventually(function() return counter "bytes_in" == before end))
+         end
+      end
+      assert.equal("/first ", assert(two[1]:response()).body)
+      assert.equal("/the/second ", assert(two[2]:response()).body)
       -- And all bytes of them but the last, in one go each.
       for n = 1, #GET - 1 do
          local d = upstream.client()
@@ -427,15 +439,31 @@ describe("an HTTP listener", function()
          end
       end
       assert.is_true(refused)
-      local c = client()
-      assert(c:send(GET))
-      assert.equal(503, assert(c:response()).status)
-      assert.is_true(c:ends())
+      assert.equal(503, assert(held[#held]:response()).status)
+      assert.is_true(held[#held]:ends())
       for _, one in ipairs(held) do one:close() end
       assert.is_true(upstream.eventually(none))
-      c = client()
+      local c = client()
       assert(c:send(GET))
       assert.equal(404, assert(c:response()).status)
+   end)
+
+   it("takes memory from those that only begin requests, when it is used up", function()
+      start(nil, { connections = 0, backlog = 1024, head_ms = 60000 })
+      local held = {}
+      repeat
+         local c = client()
+         held[#held + 1] = c
+         assert(c:send "GET / HT")
+      until #held == 3000 or #held % 50 == 0 and counter "no_block" > 0
+      wait(1200)
+      for _ = 1, 5 do
+         local c = client()
+         assert(c:send(GET))
+         assert.equal(404, assert(c:response()).status)
+         c:close()
+      end
+      assert.is_true(counter "timeouts" >= 1)
    end)
 
    it("gives few bytes a small block", function()

@@ -68,6 +68,7 @@ describe("declarations of the gate", function()
             ["http://[::1]"] = "has no port",
             ["http://256.0.0.1:80"] = "256",
             ["http://10.0.0.1:80/path"] = "an address has no path",
+            ["unix:/run/app.sock"] = "sockets in the file system are not taken",
             ["http://[fe80::1%nosuch]:80"] = 'no network interface "nosuch"',
          } do
             refused(why:gsub("%p", "%%%0"), function() tw.listen("l", text) end)
@@ -129,6 +130,9 @@ describe("declarations of the gate", function()
          refused("its options are a table", function() tw.upstream("app") end)
          refused("names are not resolved", function() app { servers = { "backend:80" } } end)
          refused("has no port", function() app { servers = { "10.0.0.1" } } end)
+         refused('server 10.0.0.1:80: there is no option "weigth"; did you mean weight', function()
+            app { servers = { { "10.0.0.1:80", weigth = 2 } } }
+         end)
          refused('there are two servers "10.0.0.1:80"', function()
             app { servers = { "10.0.0.1:80", "10.0.0.1:80" } }
          end)
@@ -242,13 +246,32 @@ describe("declarations of the gate", function()
       it("scales functions, and forgets the numbers of those that are gone", function()
          c:scale("pass", 4)
          assert.equal(4, c.pinned.instances.pass)
-         refused("no function nope; there are: pass, function2", function() c:scale("nope", 2) end)
+         refused('no function "nope"; there are: pass, function2', function() c:scale("nope", 2) end)
          refused("it is a whole number from 1 to 32", function() c:scale("pass", 0) end)
          c:remove "pass"
          validate.check()
          assert.same({}, c.pinned.instances)
          c:pin { worker = "inline" }
          refused("there are no instances to scale", function() c:scale("function2", 2) end)
+      end)
+
+      it("refuses places and options that there are not, also of changes", function()
+         refused('insert: there is no "behind"', function() c:insert(pass {}, { behind = "pass" }) end)
+         refused("at is 4; it can be 1 to 3", function() c:insert(pass {}, { at = 4 }) end)
+         c:insert(pass {}, { at = 1 })
+         assert.same({ "pass", "pass#2", "function2" }, c.stage_names)
+         refused("options are a table, not 5", function() model.listeners[1]:set(5) end)
+         refused("options are a table, not nil", function() model.groups[1]:set() end)
+      end)
+
+      it("refuses CPUs that there are not", function()
+         c:pin { cpu = { pass = 1000 } }
+         refused("function pass is pinned to CPU 1000, which does not exist here", validate.check)
+         c:pin { cpu = 1001 }
+         refused("each function is pinned to CPU 1001", validate.check)
+         c:pin {}
+         tw.options { gate_cpus = { 0, 1002 } }
+         refused("a thread of the gate is pinned to CPU 1002", validate.check)
       end)
 
       it("counts the instances of all chains", function()

@@ -49,14 +49,10 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
       end
 
       after_each(function()
-         if service then
-            local in_flight, blocks = service:settle()
-            service:close()
-            assert.same({ 0, 0 }, { in_flight, blocks })
-         end
-         service = nil
-         if app then app:close() other:close() end
-         app = nil
+         local ended, servers = service, app and { app, other } or {}
+         service, app = nil, nil
+         if ended then return ended:finish(unpack(servers)) end
+         for _, server in ipairs(servers) do server:close() end
       end)
 
       it("passes requests through its functions in order, and responses in reverse", function()
@@ -355,7 +351,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
             status[got] = (status[got] or 0) + 1
             all[i]:close()
          end
-assert.is_true((status[503] or 0) + (status[502] or 0) > 0, "nothing was refused")
+         assert.is_true((status[503] or 0) + (status[502] or 0) > 0, "nothing was refused")
          assert.is_true((status[200] or 0) > 0, "nothing was answered")
          assert.same({ 0, 0 }, { service:settle() })
          assert.equal(200, flow.get("/").status)
@@ -371,6 +367,10 @@ assert.is_true((status[503] or 0) + (status[502] or 0) > 0, "nothing was refused
          assert.is_true(flow.eventually(function() return service:stats().in_flight == 0 end))
          assert.equal(2, tonumber(service:stats().status[0]))
          s:close()
+         assert.is_true(flow.eventually(function() -- and nobody waits for it any more
+            local turns = flow.counter "turns"
+            return not flow.eventually(function() return flow.counter "turns" ~= turns end, 0.2)
+         end))
       end)
 
       it("changes its functions while it runs", function()

@@ -123,6 +123,15 @@ describe("requests", function()
       assert.equal("hel", reads("head 5 keep", request("Content-Length: 5\r\n", "hel")))
    end)
 
+   it("are the same at once and in pieces where a name only begins with that of a field", function()
+      for _, name in ipairs { "Transfer-EncodingX", "transfer-encoding-more", "TRANSFER-ENCODING_" } do
+         reads("bad 400", request("Content-Length: 5\r\n" .. name .. ": x\r\n", "hello"))
+         reads("bad 502", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n" .. name .. ": x\r\n\r\nhello", { response = 1 })
+      end
+      assert.equal("hello", reads("head 5 keep, end", request("Content-Length: 5\r\nContent-LengthX: x\r\n", "hello")))
+      assert.equal("hello", reads("head 5 keep, end", request("Content-Length: 5\r\nTransfer-Encodin: x\r\n", "hello")))
+   end)
+
    it("say whether the connection stays open", function()
       reads("head 0 keep, end", "GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n\r\n")
       reads("head 0, end", "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
@@ -133,7 +142,13 @@ describe("requests", function()
       reads("head 0 keep upgrade, end", "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
       reads("head 0 keep, end", "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\r\n")
       reads("head 0, end", "GET / HTTP/1.0\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")
-      reads("head 3 keep, end", request("Upgrade: h2c\r\nConnection: upgrade\r\nContent-Length: 3\r\n", "abc"))
+      reads("head 3 keep, end", request("Upgrade: chat\r\nConnection: upgrade\r\nContent-Length: 3\r\n", "abc"))
+      -- Behind these would be requests that no function sees.
+      for _, protocol in ipairs { "h2c", "chat, H2C", "HTTP/2.0", "h2", "TLS/1.0, HTTP/1.1", "chat\r\nUpgrade: h2c" } do
+         reads("head 0 keep, end", "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: " .. protocol .. "\r\nConnection: Upgrade\r\n\r\n")
+         reads("head 0 keep, end", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: " .. protocol
+            .. "\r\nConnection: upgrade\r\n\r\n", { response = 1 })
+      end
       reads("head 3 keep expects, end", request("Expect: 100-Continue\r\nContent-Length: 3\r\n", "abc"))
       reads("head 0 keep, end", request "Expect: 100-continue\r\n")
       reads("bad 417", request "Expect: something\r\n")

@@ -20,12 +20,9 @@ describe("inline functions", function()
    end
 
    after_each(function()
-      if not service then return end
-      local in_flight, blocks = service:settle()
-      service:close()
+      local ended = service
       service = nil
-      app:close()
-      assert.same({ 0, 0 }, { in_flight, blocks })
+      if ended then ended:finish(app) end
    end)
 
    it("count on their boards", function()
@@ -83,6 +80,26 @@ describe("inline functions", function()
       for _ = 1, 100 do assert.equal(200, flow.get("/").status) end
    end)
 
+   it("that hold up their thread cost nobody who waits to be accepted, also when the listener is removed", function()
+      start { { message = function(msg)
+         local now = require("tideway.abi").C.tw_now
+         local until_when = now() + (msg.path == "/busy" and 300000000 or 0)
+         while now() < until_when do end
+         return msg:respond(200, {}, "x")
+      end } }
+      local busy = flow.ask("GET", "/busy")
+      flow.eventually(function() return service:stats().in_flight == 1 end)
+      local all = {}
+      for i = 1, 100 do all[i] = flow.ask("GET", "/") end
+      assert.equal(0, C.tw_gate_listener_remove(0, 5000))
+      all[#all + 1] = busy
+      for _, c in ipairs(all) do
+         local response = c:response()
+         c:close()
+         assert.equal(200, response and response.status)
+      end
+   end)
+
    it("say in the log what they raised, with its line", function()
       start { { name = "sad", message = function() error "what a\npity" end } }
       for _ = 1, 3 do assert.equal(502, flow.get("/a").status) end
@@ -95,6 +112,18 @@ describe("inline functions", function()
       assert.matches(where:format("sad", "what a pity"), text)
       assert.matches(where:format("glad", "in response"), text)
       assert.is_true(select(2, text:gsub("what a pity", "")) <= 2)
+   end)
+
+   it("cannot block: what would raises, and says what to do", function()
+      start { { message = function(msg)
+         local tried = { io.open, io.read, os.execute, io.popen, os.remove, dofile }
+         for i, fn in ipairs(tried) do tried[i] = select(2, pcall(fn, "/etc/passwd")) end
+         return msg:respond(200, {}, table.concat(tried, "\n"))
+      end } }
+      local text = flow.get("/").body
+      for _, name in ipairs { "io.open", "io.read", "os.execute", "io.popen", "os.remove", "dofile" } do
+         assert.truthy(text:find(name .. " blocks, and a function of messages must not: ", 1, true), text)
+      end
    end)
 
    it("tick once a second", function()

@@ -366,10 +366,7 @@ describe("a datagram", function()
    end
 
    after_each(function()
-      local in_flight, blocks = service:settle()
-      service:close()
-      app:close()
-      assert.same({ 0, 0 }, { in_flight, blocks })
+      service:finish(app)
    end)
 
    it("goes to a server, and its answers to who has asked, of every length", function()

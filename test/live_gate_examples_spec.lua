@@ -68,9 +68,9 @@ describe("the example", function()
       assert.equal(401, gateway.curl(url .. "/admin/", "-u ann:wrong").status)
       assert.equal(404, gateway.curl(url .. "/admin/", "-u ann:secret").status)
       assert.equal(405, gateway.curl(url .. "/small", "-X DELETE").status)
-      local limited = 0
-      for _ = 1, 40 do limited = limited + (gateway.curl(url .. "/small").status == 429 and 1 or 0) end
-      assert.truthy(limited > 0)
+      -- By one process over one connection: faster than ten a second wherever this runs.
+      local codes = shell.run(("curl -s -o /dev/null -w '%%{http_code} ' '%s/small?[1-300]'"):format(url)).out
+      assert.truthy(codes:find "429", codes)
    end)
 
    live("13-l4-balancer relays, spreads, and leaves out who is down", { "nginx", "curl" }, function()
@@ -99,7 +99,7 @@ describe("the example", function()
       local function dig(name)
          return shell.run(("dig +tries=2 +time=3 @127.0.0.1 -p %d %s"):format(port, name)).out
       end
-      assert.truthy(labs.eventually(5, function()
+      assert.truthy(labs.eventually(30, function()
          return dig "www.tideway.example":find("203.0.113.80", 1, true) ~= nil
       end))
       assert.truthy(dig "ads.example":find "status: NXDOMAIN")

@@ -57,14 +57,14 @@ local hostile = tw.nf("hostile", function()
             ffi.fill(ffi.cast("char *", m), 200, 255)
             return
          elseif path == "/nowhere" then
-            return msg:route "nope"
+            return msg:route(path:sub(2)) -- a constant would be refused at the start
          elseif path == "/headers" then
             msg:set_header("X-Evil", "a\r\nX-Injected: b")
          end
       end,
    }
 end, { pure = true })
-local web = tw.listen("web", "http://127.0.0.1:%PORT", { request_timeout = 4, head_timeout = 0.6, body_timeout = 0.6,
+local web = tw.listen("web", "http://127.0.0.1:%PORT", { request_timeout = %TIMEOUT, head_timeout = %SLOW, body_timeout = %SLOW,
    idle = 20, body_bytes = 100000, head_bytes = 8192, connections = 16000, requests = 0 })
 local app = tw.upstream("app", { servers = { "127.0.0.1:%ORIGIN" } })
 local c = tw.chain("web", web, hostile {}, app)
@@ -84,7 +84,8 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          origin = swarm.origin()
          engine = instances.start {
             script = (SCRIPT:gsub("%%(%u+)", { PORT = port, ORIGIN = options.origin or origin.port, WORKER = transport,
-               POOL = options.pool or 16 })),
+               POOL = options.pool or 16, TIMEOUT = options.timeout or 4,
+               SLOW = options.slow or 5 })),
             prefix = options.prefix,
          }
          upstream.port = port
@@ -118,7 +119,8 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          local result = engine:stop()
          assert.equal(0, result.code, result.err)
          s = result.counters.gate.services[1]
-         assert.equal(s.requests, s.responses + s.closed)
+         -- A listener that had no descriptors may have found requests only now that it leaves.
+         assert.equal(s.requests, s.responses + s.closed + s.in_flight)
          assert.falsy(result.err:find("runtime error", 1, true) or result.err:find("AddressSanitizer", 1, true), result.err)
       end
 
@@ -129,7 +131,8 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          end)
       end
 
-      -- All that comes back for these bytes, until nothing has come for a while or it ends.
+      -- What comes back for these bytes, until it ends or is as many answers as were asked for; what comes shortly behind
+      -- them too. Where nobody knows how many there will be: until nothing has come for a while.
       local function exchange(pieces, options)
          options = options or {}
          local c = upstream.client(port)
@@ -140,12 +143,24 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
             if bytes and n > 0 then
                parts[#parts + 1] = ffi.string(bytes, n)
                quiet = 0
+               return true
             elseif bytes or n ~= "Resource temporarily unavailable" then
                ended = true
             else
                posix.poll({ c.fd }, ms)
                quiet = quiet + ms
             end
+         end
+         local function whole()
+            if not options.answers then return #parts > 0 end
+            parts = { table.concat(parts) }
+            local rest, n = parts[1], 0
+            while n < options.answers do
+               local r, behind = swarm.response(rest)
+               if not r then return false end
+               n, rest = n + 1, rest:sub(behind)
+            end
+            return true
          end
          for _, piece in ipairs(pieces) do
             if not c:send(piece) then break end
@@ -154,8 +169,9 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          end
          if options.shut then ffi.C.shutdown(c.fd, 1) end
          quiet = 0
-         local patience = options.quiet or (transport == "rings" and 400 or 150)
-         while not ended and quiet < (#parts == 0 and math.max(8000, patience) or patience) do listen(5) end
+         repeat
+            local more = listen(5)
+         until ended or not more and quiet >= (whole() and (options.quiet or 30) or 8000)
          c:close()
          return table.concat(parts), ended
       end
@@ -166,7 +182,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          return list
       end
 
-      local REQUESTS = {
+      local REQUESTS = { -- all but the last have one answer
          GET:format("/fast", "a1"), GET:format("/up?a=b%20c", "a2"),
          "POST /echo HTTP/1.1\r\nHost: h\r\nX-Token: a3\r\nContent-Length: 5\r\n\r\nhello",
          "POST /up HTTP/1.1\r\nHost: h\r\nX-Token: a4\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nT: t\r\n\r\n",
@@ -176,19 +192,20 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
          "GET /a b HTTP/1.1\r\nHost: h\r\n\r\n",
          "\r\nGET /fast HTTP/1.1\r\nHost: h\r\nX-Token: a8\r\n\r\n",
-         GET:format("/fast", "a9") .. GET:format("/up", "a10") .. GET:format("/fast", "a11"),
          "GET /fast HTTP/1.1\r\nHost: h\r\nX-Token: b1\r\nX-Long: " .. ("y"):rep(3000) .. "\r\n\r\n",
+         GET:format("/fast", "a9") .. GET:format("/up", "a10") .. GET:format("/fast", "a11"),
       }
 
       live("understands requests one byte at a time as it does at once", function()
          start()
          local function plain(text) return (text:gsub("\r\n[Dd]ate: [^\r]*", "")) end
-         for _, request in ipairs(REQUESTS) do
+         for i, request in ipairs(REQUESTS) do
+            local answers = i == #REQUESTS and 3 or 1
             origin.seen, origin.bodies = {}, {}
-            local once = plain((exchange { request }))
+            local once = plain((exchange({ request }, { answers = answers })))
             local seen, bodies = table.concat(origin.seen), table.concat(origin.bodies)
             origin.seen, origin.bodies = {}, {}
-            local slowly = plain((exchange(bytes_of(request), { pause = 0 })))
+            local slowly = plain((exchange(bytes_of(request), { pause = 0, answers = answers })))
             assert.equal(once, slowly, request:sub(1, 200))
             assert.truthy(#once > 0, request:sub(1, 200))
             assert.same({ seen, bodies }, { table.concat(origin.seen), table.concat(origin.bodies) })
@@ -232,7 +249,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
             post(("Content-Length: %d\r\n"):format(#hidden), hidden),
             post("Transfer-Encoding: chunked\r\n", ("%x\r\n%s\r\n0\r\n\r\n"):format(#hidden, hidden)),
          } do
-            assert.truthy(exchange { request }:find "^HTTP/1.1 200")
+            assert.truthy(exchange({ request }, { answers = 1 }):find "^HTTP/1.1 200")
             assert.equal(hidden, origin.bodies[#origin.seen])
          end
          for _, head in ipairs(origin.seen) do assert.falsy(head:find("smuggled", 1, true), head) end
@@ -241,12 +258,9 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
       end)
 
       live("answers what is too large and too slow, and bodies that lie", function()
-         start()
-         local function status(pieces, options)
-            options = options or {}
-            options.quiet = options.quiet or 2000
-            local text, ended = exchange(pieces, options)
-            return tonumber(text:match "^HTTP/1.1 (%d+)"), ended
+         start { timeout = 1, slow = 0.3 }
+         local function status(pieces, pause)
+            return tonumber((exchange(pieces, { answers = 1, pause = pause }):match "^HTTP/1.1 (%d+)"))
          end
          assert.equal(431, status { "GET / HTTP/1.1\r\nHost: h\r\nX: " .. ("x"):rep(20000) })
          assert.equal(414, status { "GET /" .. ("x"):rep(20000) })
@@ -255,15 +269,17 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
             .. ("x"):rep(0x18700) .. "\r\n1\r\n" })
          assert.equal(408, status { "GET /fast HTTP/1.1\r\nHo" })
          assert.equal(408, status({ "GET /fast HTTP/1.1\r\n", "H", "o", "s", "t", ":", " ", "h", "\r", "\n", "X", ":", "y" },
-            { pause = 100 }))
+            100))
          assert.equal(408, status { "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nshort" })
          assert.equal(504, status { GET:format("/forever", "x") })
          local text, ended = exchange({ "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nshort" },
-            { shut = true, quiet = 3000 })
+            { shut = true, answers = 1 })
          assert.truthy(ended and not text:find "^HTTP/1.1 200", text)
-         text = exchange { "POST /echo HTTP/1.1\r\nHost: h\r\nX-Token: z\r\nContent-Length: 2\r\n\r\nlonger than it said" }
+         text = exchange({ "POST /echo HTTP/1.1\r\nHost: h\r\nX-Token: z\r\nContent-Length: 2\r\n\r\nlonger than it said" },
+            { answers = 2 })
          assert.truthy(text:find "^HTTP/1.1 200" and text:find "zloHTTP/1.1 [45]%d%d", text)
-         assert.equal(501, status { "\0\1\2\3garbage\r\n\r\n" } == 400 and 501 or status { "garbage\r\n\r\n" })
+         assert.equal(400, status { "\0\1\2\3garbage\r\n\r\n" })
+         assert.equal(501, status { "garbage\r\n\r\n" }) -- a method that nobody knows
          ends_well()
       end)
 
@@ -313,7 +329,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
 
       live("says 502 while servers are down, and 503 or the answer while the pool is empty", function()
          start { origin = upstream.unused(), pool = 8 }
-         assert.truthy(exchange({ GET:format("/up", "x") }):find "^HTTP/1.1 502")
+         assert.truthy(exchange({ GET:format("/up", "x") }, { answers = 1 }):find "^HTTP/1.1 502")
          local list = {}
          for i = 1, 60 do -- nobody reads what fills the pool
             list[i] = upstream.client(port)
@@ -326,7 +342,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          c:close()
          for _, other in ipairs(list) do other:close() end
          for _ = 1, 5 do -- more than the pool has
-            local text = exchange({ GET:format("/huge", "h") }, { quiet = 1500 })
+            local text = exchange({ GET:format("/huge", "h") }, { answers = 1 })
             assert.truthy(text:find "^HTTP/1.1 502" or #text > 8000000 - 100, text:sub(1, 100))
          end
          ends_well()
@@ -336,16 +352,30 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          start { prefix = "prlimit --nofile=200:200" }
          local list = {}
          for i = 1, 300 do list[i] = upstream.client(port) end
-         local served, closed = 0, 0
          for _, c in ipairs(list) do c:send(GET:format("/fast", "d")) end
-         for _, c in ipairs(list) do
-            local more = c:more(0.01)
-            if more then served = served + 1 elseif more == false then closed = closed + 1 end
+         local served, closed, waits = 0, 0, list
+         local function look()
+            local rest = {}
+            for _, c in ipairs(waits) do
+               local more = c:more(0)
+               if more then
+                  served = served + 1
+               elseif more == false then
+                  closed = closed + 1
+               else
+                  rest[#rest + 1] = c
+               end
+            end
+            waits = rest
+            return served > 20 and closed > 0
          end
-         assert.truthy(served > 20 and served < 200, served)
-         assert.truthy(closed > 0)
+         assert.truthy(labs.eventually(10, look), ("%d served, %d closed"):format(served, closed))
+         posix.poll({}, 100)
+         look()
+         assert.truthy(served < 200, served)
          for _, c in ipairs(list) do c:close() end
-         assert.truthy(engine:log():find("no descriptors left", 1, true), engine:log())
+         assert.truthy(labs.eventually(5, function() return engine:log():find("no descriptors left", 1, true) end),
+            engine:log())
          ends_well()
       end)
 
@@ -371,17 +401,17 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
       end
 
       live("answers for functions that raise, return nonsense, keep messages or answer too much", function()
-         start()
+         start { timeout = 2 }
          for path, status in pairs { ["/raise"] = 502, ["/nonsense"] = 502, ["/nowhere"] = 502, ["/headers"] = 502,
             ["/garbage"] = 500, ["/twice"] = 200 } do
-            local text = exchange({ GET:format(path, "x") }, { quiet = 1500 })
+            local text = exchange({ GET:format(path, "x") }, { answers = 1 })
             local got = tonumber(text:match "^HTTP/1.1 (%d+)")
             if status == 500 and (got == 502 or got == 504) then got = 500 end -- by what the garbage happens to hit
             assert.equal(status, got, path .. text)
          end
          local s = swarm.new { port = port, connections = 12, make = mixed { "/fast", "/raise", "/echo", "/nonsense", "/hold",
             "/twice", "/fast", "/echo", "/nowhere", "/huge", "/hold", "/fast" } }
-         s:run(2)
+         s:run(20, function() return s.answered > 500 end)
          assert.truthy(s:finish(10), s:summary())
          assert.same({}, s.wrong)
          assert.equal(0, s.lost, s:summary())
@@ -394,32 +424,31 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
             start()
             local s = swarm.new { port = port, connections = 12, make = mixed { "/fast", "/echo", "/hold", "/fast", "/echo",
                "/fast", "/fast", "/hold", "/echo", "/fast", "/fast", "/echo", "/fast" } }
-            local next_kill, kills = 0, 0
-            s:run(4, function()
+            local next_kill, kills, killed = 0, 0, nil
+            s:run(30, function()
                local now = tonumber(posix.now())
-               if now > next_kill then
-                  local pid = gateway.pids(engine, "web")[1]
-                  if pid and pid > 0 then
-                     process.terminate(pid, 9)
-                     kills = kills + 1
-                  end
-                  next_kill = now + 0.7e9
+               if kills == 4 or now < next_kill then return kills == 4 and (s.status[200] or 0) > 50 end
+               local pid = gateway.pids(engine, "web")[1]
+               if pid and pid > 0 and pid ~= killed then
+                  process.terminate(pid, 9)
+                  kills, killed = kills + 1, pid
                end
+               next_kill = now + 0.3e9
             end)
             assert.truthy(s:finish(10), s:summary())
             assert.same({}, s.wrong)
             assert.equal(0, s.lost, s:summary())
             assert.equal(s.sent, s.answered)
-            assert.truthy(kills >= 3 and (s.status[200] or 0) > 50, s:summary())
+            assert.truthy(kills == 4 and (s.status[200] or 0) > 50, s:summary())
             for status in pairs(s.status) do
                assert.truthy(status == 200 or status >= 502 and status <= 504, s:summary())
             end
             for _, path in ipairs { "/loop", "/memory" } do
-               local text = exchange({ GET:format(path, "x") }, { quiet = 3000 })
-               assert.truthy(text:find "^HTTP/1.1 50[24]", path .. text)
                assert.truthy(labs.eventually(10, function()
-                  return exchange({ GET:format("/fast", "x") }):find "^HTTP/1.1 200" ~= nil
+                  return exchange({ GET:format("/fast", "x") }, { answers = 1 }):find "^HTTP/1.1 200" ~= nil
                end))
+               local text = exchange({ GET:format(path, "x") }, { answers = 1 })
+               assert.truthy(text:find "^HTTP/1.1 50[24]", path .. text)
             end
             ends_well()
          end)
@@ -428,7 +457,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
       live("ends under load without an answer that is wrong", function()
          start()
          local s = swarm.new { port = port, connections = 12, make = mixed { "/fast", "/echo", "/hold" } }
-         s:run(1)
+         s:run(10, function() return s.answered > 200 end)
          engine.process:signal "INT"
          s.stopping = true -- what is under way is answered
          assert.truthy(s:finish(10), s:summary())

@@ -6,19 +6,12 @@ local support = require "test.support.fabric"
 
 local ffi = require "ffi"
 local C = abi.C
-
-local root = posix.geteuid() == 0
+local repeated = support.repeated
 
 ffi.cdef [[
 long tw_test_fabric_send(int fd, const void *data, size_t n, int flags) __asm__("send");
 int tw_test_usleep(unsigned us) __asm__("usleep");
 ]]
-
-local function repeated(n, make)
-   local list = {}
-   for i = 1, n do list[i] = make(i) end
-   return list
-end
 
 local function until_true(what, fn)
    for _ = 1, 2000 do
@@ -29,8 +22,7 @@ local function until_true(what, fn)
 end
 
 for _, transport in ipairs { "sk_msg", "rings" } do
-   local live = (root or transport == "rings") and it or
-      function(name) it(name, function() pending "needs root for bpf(2)" end) end
+   local live = support.live(transport, it, pending)
 
    describe("processes over " .. transport, function()
       local f, gate

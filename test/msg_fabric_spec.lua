@@ -6,8 +6,7 @@ local support = require "test.support.fabric"
 
 local ffi = require "ffi"
 local C = abi.C
-
-local root = posix.geteuid() == 0
+local repeated = support.repeated
 
 local function files()
    collectgarbage()
@@ -25,15 +24,8 @@ local function handles(list)
    return out
 end
 
-local function repeated(n, make)
-   local list = {}
-   for i = 1, n do list[i] = make(i) end
-   return list
-end
-
 for _, transport in ipairs { "sk_msg", "rings" } do
-   local live = (root or transport == "rings") and it or
-      function(name) it(name, function() pending "needs root for bpf(2)" end) end
+   local live = support.live(transport, it, pending)
 
    describe("members over " .. transport, function()
       local f, gate

@@ -282,7 +282,7 @@ describe("a message", function()
       assert.equals(5, rig.context.states.of[99.5].n)
       rig:run { id = 99, kind = C.TW_MSG_RESPONSE, status = 200 }
       assert.equals(5, seen)
-      assert.is_nil(rig.context.states.of[99.5])
+      assert.is_falsy(rig.context.states.of[99.5])
       for i = 100, 5000 do rig:free(rig:run { id = i }) end
       local n = 0
       for _ in pairs(rig.context.states.of) do n = n + 1 end
@@ -305,8 +305,18 @@ describe("a message", function()
 
    it("cannot be used when it is gone", function()
       local kept
-      local out = with({}, function(msg) kept = msg end)
+      local out = with({}, function(msg)
+         kept = msg
+         return msg.args.a and msg:drop "an argument"
+      end)
       assert.equals("next", out.exit)
+      for _, field in ipairs { "kind", "method", "target", "path", "plain_path", "query", "args", "host", "asked_target",
+         "asked_host", "scheme", "version", "status", "reason", "request", "has_body", "bytes", "last", "backward",
+         "peer_port", "local_address", "listener", "received", "received_at", "id", "state", "server", "upgrade" } do
+         local ok, err = pcall(function() return kept[field] end)
+         assert.is_false(ok, field)
+         assert.matches("the message is gone", err, 1, true)
+      end
       for _, use in ipairs {
          function() return kept.path end, function() kept.path = "/" end, function() return kept:header "host" end,
          function() kept:set_header("a", "b") end, function() return kept.body end, function() kept:set_body "x" end,

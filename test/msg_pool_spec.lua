@@ -272,6 +272,33 @@ describe("the pool of a service", function()
       C.tw_pool_close(other)
    end)
 
+   it("blocks whose words somebody wrote over are free again, others stay whose they are", function()
+      local mine = new(100)
+      local other = attach(pool)
+      local owners, blocks = owners_of(other)
+      for i = 0, blocks - 1 do
+         if i ~= index_of(mine) then owners[i] = i % 2 == 0 and 0xffffffffffffffffULL or 0x0000000000010007ULL end
+      end
+      C.tw_pool_mend(pool)
+      assert.equal(1, used())
+      assert.same({ HELD, GATE }, { state(mine) })
+      for _ = 1, blocks - 1 do new(100) end
+      C.tw_pool_close(other)
+   end)
+
+   it("who has a block finds its memory whatever its word says, and only the memory", function()
+      local handle = new(100)
+      local at = C.tw_pool_at(pool, handle, GATE, size)
+      C.tw_pool_free(pool, handle, GATE)
+      assert.is_true(C.tw_pool_peek(pool, handle, size) == nil)
+      assert.is_true(C.tw_pool_block(pool, handle, size) == at)
+      assert.equal(4096, size[0])
+      for _, none in ipairs { 0ULL, 0xffffffffULL, 0x1ffffffffULL, 7ULL } do
+         assert.is_true(C.tw_pool_block(pool, none, size) == nil)
+         assert.equal(0, size[0])
+      end
+   end)
+
    it("leaves no descriptor behind", function()
       local before = files()
       local one = create(4)

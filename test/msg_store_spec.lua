@@ -294,6 +294,13 @@ describe("tw.store", function()
       for _ = 1, 100 do assert.is_nil(s:set("b", 1)) end
       assert.is_true(posix.now() - before < 250e6) -- each for itself would take 30 s
       assert.equal(101, s:stats().busy)
+      -- Nor when it says each time that somebody else has it.
+      for i = 1, 100 do
+         lock[0] = 1 + i % 2
+         assert.is_nil(s:set("b", 1))
+      end
+      assert.is_true(posix.now() - before < 10e9)
+      assert.equal(201, s:stats().busy)
       lock[0] = 0
       assert.equal(1, s:get "a")
       lock[0] = 0x3ffffff0 -- no process at all
@@ -335,6 +342,18 @@ describe("tw.store", function()
       assert.equal("v", s:get "k")
    end)
 
+   it("walks no bucket that somebody has made long", function()
+      local s = new { bytes = 2 ^ 18, entries = 500, shards = 1, piece = 64 }
+      for i = 1, 400 do assert.is_true(s:set("k" .. i, i)) end
+      local buckets = ffi.cast("uint32_t *", memory_of(s) + HEAD + 192)
+      local entries = ffi.cast("uint32_t *", buckets + 512)
+      for i = 0, 511 do buckets[i] = 1 end
+      for i = 1, 400 do entries[(i - 1) * 16 + 8] = i < 400 and i + 1 or 0 end -- in_bucket
+      assert.is_nil(s:get "none")
+      assert.equal(1, s:stats().broken)
+      assert.equal(0, s:count())
+   end)
+
    it("does not take what is not a store, and cannot be cut short", function()
       local s = new { bytes = 2 ^ 18 }
       local copy = ffi.string(memory_of(s))
@@ -342,7 +361,7 @@ describe("tw.store", function()
       local path = os.tmpname()
       for _, text in ipairs { "", ("x"):rep(100), ("x"):rep(10000) } do
          shell.write(path, text)
-         assert.is_nil(store_lib.adopt { C.tw_posix_open(path, 2) })
+         assert.is_nil(store_lib.adopt(ffi.new("int[1]", C.tw_posix_open(path, 2)), 1))
       end
       -- a head that says more than there is
       local at, size = memory_of(s)
@@ -351,7 +370,7 @@ describe("tw.store", function()
          ffi.copy(forged, at, size)
          ffi.cast("uint32_t *", forged + offset)[0] = 0x7fffff00
          shell.write(path, ffi.string(forged, size))
-         local ok = store_lib.adopt { C.tw_posix_open(path, 2) }
+         local ok = store_lib.adopt(ffi.new("int[1]", C.tw_posix_open(path, 2)), 1)
          assert.is_true(ok == nil or offset == 52)
       end
       os.remove(path)

@@ -62,6 +62,9 @@ local function children(parent)
    return list
 end
 
+-- The helper keeps one ready for a moment behind the last worker.
+local function nothing_left() return #children(C.tw_helper_pid()) == 0 end
+
 for _, transport in ipairs { "sk_msg", "rings" } do
    describe("workers by " .. transport, function()
       local service
@@ -79,7 +82,7 @@ for _, transport in ipairs { "sk_msg", "rings" } do
       after_each(function()
          if service then service:close() end
          service = nil
-         assert.same({}, C.tw_helper_pid() ~= 0 and children(C.tw_helper_pid()) or {})
+         if C.tw_helper_pid() ~= 0 then workers.wait("no process is left", nothing_left) end
       end)
 
       it("run functions one behind the other on the same block", function()
@@ -190,6 +193,23 @@ for _, transport in ipairs { "sk_msg", "rings" } do
                   to:find "^anon_inode:bpf" ~= nil or to:find "huge" ~= nil, fd .. " is " .. to)
             end
          end
+      end)
+
+      it("do not live on without the helper, whatever they ask for while they are built", function()
+         local asked = {}
+         -- Called as soon as it is unpacked.
+         local early = setmetatable({}, { __transfer = function()
+            return "_G", "pcall", { function()
+               local f = require "ffi"
+               f.cdef "int prctl(int option, ...);"
+               asked.to_live, asked.to_be_read = f.C.prctl(1, 0), f.C.prctl(4, 1)
+            end }
+         end })
+         start { { message = function(msg)
+            msg:set_value(1, early == true and asked.to_live == -1 and asked.to_be_read == -1 and 1 or 0)
+         end } }
+         workers.running(service:add(1))
+         assert.equal(1, service:round().values[1])
       end)
 
       it("hold one message while others go on", function()
@@ -520,7 +540,60 @@ describe("workers", function()
       local before = count_fds()
       for _ = 1, 3 do once() end
       assert.equal(before, count_fds())
-      assert.same({}, children(C.tw_helper_pid()))
+      workers.wait("no process is left", nothing_left)
+   end)
+
+   it("are replaced by a process that has been ready before", function()
+      start { message = function(msg) msg:set_value(1, 7) end }
+      local w = service:add(1)
+      local before = workers.running(w)
+      local spare = workers.wait("one is kept ready", function()
+         for _, pid in ipairs(children(C.tw_helper_pid())) do
+            if read(("/proc/%d/comm"):format(pid)) == "tideway-spare\n" then return pid end
+         end
+      end)
+      assert.not_equal(before.pid, spare)
+      ffi.C.kill(before.pid, 9)
+      local after = workers.wait("another one runs", function()
+         local now = workers.info(w)
+         return now.state == C.TW_WORKER_RUNS and now.pid ~= before.pid and now
+      end)
+      assert.equal(spare, after.pid)
+      assert.equal("tideway-worker\n", read(("/proc/%d/comm"):format(spare)))
+      assert.equal(status(before.pid, "Uid"), nil)
+      assert.equal(after.uid, tonumber(status(spare, "Uid"):match "^%d+"))
+      assert.equal(7, service:round().values[1])
+   end)
+
+   it("that are gone leave none that waits for the next", function()
+      start { message = function() end }
+      local w = service:add(1)
+      workers.running(w)
+      workers.wait("one is kept ready", function() return #children(C.tw_helper_pid()) == 2 end)
+      C.tw_worker_remove(w, 0)
+      workers.wait("no process is left", nothing_left)
+   end)
+
+   it("that cannot be started for want of descriptors take none", function()
+      local NOFILE, limit = posix.RLIMIT_NOFILE, ffi.new "struct tw_posix_rlimit"
+      start { message = function() end }
+      C.tw_supervisor_stop()
+      local before, all = count_fds(), posix.rlimit(NOFILE)
+      C.tw_posix_getrlimit(NOFILE, limit)
+      local tries = 0
+      for most = 3, 300 do
+         limit.soft = most
+         C.tw_posix_setrlimit(NOFILE, limit)
+         local ok, err = pcall(service.add, service, 1)
+         limit.soft = all
+         C.tw_posix_setrlimit(NOFILE, limit)
+         -- The supervisor is there, and keeps what it has.
+         if ok or tostring(err):find "no memory for a function" then break end
+         tries = tries + 1
+         assert.equal(before, count_fds(), tostring(err))
+      end
+      assert.is_true(tries > 3)
+      workers.running(service:add(1))
    end)
 
    it("are started anew by an engine that has given up its rights", function()

@@ -3,6 +3,7 @@
 
 local abi = require "tideway.abi"
 local basic = require "tideway.nf.access.basic"
+local clients = require "tideway.nf.access.clients"
 local rigs = require "test.support.message"
 local sha256 = require "tideway.nf.access.sha256"
 local tw = require "tideway"
@@ -41,6 +42,17 @@ describe("access", function()
       assert.equals("next", ask { peer = mapped })
       mapped[16] = 200
       assert.equals(403, (ask { peer = mapped }))
+   end)
+
+   it("takes an IPv4 address for one, also where it is written as an IPv6 one", function()
+      local is_in = clients.among("spec", { "10.0.0.0/8", "2001:db8::/32" })
+      for _, peer in ipairs { "10.1.2.3", "::ffff:10.1.2.3", "2001:db8::1" } do
+         for _ = 1, 2 do assert.is_true(is_in(peer), peer) end
+      end
+      for _, peer in ipairs { "11.1.2.3", "::ffff:11.1.2.3", "2001:db9::1", "::a01:203" } do
+         assert.is_false(is_in(peer), peer)
+      end
+      assert.is_false(is_in(nil))
    end)
 
    it("closes connections and datagrams that may not", function()

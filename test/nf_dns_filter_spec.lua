@@ -148,12 +148,9 @@ describe("dns_filter", function()
    end
 
    after_each(function()
-      if not service then return end
-      local in_flight, blocks = service:settle()
-      service:close()
-      app:close()
+      local ended = service
       service = nil
-      assert.same({ 0, 0 }, { in_flight, blocks })
+      if ended then ended:finish(app) end
    end)
 
    for _, transport in ipairs { "inline", "sk_msg" } do

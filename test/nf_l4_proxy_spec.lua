@@ -23,13 +23,9 @@ describe("l4_proxy", function()
    end
 
    after_each(function()
-      if not service then return end
-      local in_flight, blocks = service:settle()
-      service:close()
-      app:close()
-      other:close()
+      local ended = service
       service = nil
-      assert.same({ 0, 0 }, { in_flight, blocks })
+      if ended then ended:finish(app, other) end
    end)
 
    local function passes(to)

@@ -106,6 +106,14 @@ describe("log", function()
       assert.equals(200, kept + (lost or 0))
    end)
 
+   it("has room for what comes between two looks of the engine, and then looks again soon", function()
+      local log = lines.lines("spec_many_" .. n, { to = path })
+      local line = ("x"):rep(110)
+      for _ = 1, 60000 do assert.is_true(log:write(line)) end
+      assert.equals(60000, lines.drain())
+      assert.equals(60000 * 111, #written())
+   end)
+
    it("is readonly, and lets responses pass when it fails", function()
       use { format = function() error "no" end }
       local nf = rig.context.nf
@@ -113,6 +121,18 @@ describe("log", function()
       local _, lead = rig:message {}
       local out = rig:run { kind = C.TW_MSG_RESPONSE, status = 200, request = lead }
       assert.equals(C.TW_V_FAULT, out.desc_key)
+   end)
+
+   it("is refused by a check too when there is no folder for its file, which a check does not make", function()
+      local model = require "tideway.model"
+      model.dry = true
+      local ok, err = pcall(tw.nf.log, { to = "/nonexistent/x" })
+      local fine = pcall(tw.nf.log, { to = path .. ".new", name = "spec_dry" })
+      model.dry = false
+      assert.is_false(ok)
+      assert.equals("log: /nonexistent/x: there is no folder /nonexistent/", err)
+      assert.is_true(fine)
+      assert.is_nil(io.open(path .. ".new"))
    end)
 
    for what, case in pairs {

@@ -75,12 +75,12 @@ bool body_has_room(const struct body *body)
 void body_pass(struct body *body, const struct body_piece *piece)
 {
 	body->piece[(body->first + body->count++) % BODY_PIECES] = *piece;
-	body->bytes += piece->len;
 	tell_consumer(body);
 }
 
 void body_put(struct body *body, const struct body_piece *piece)
 {
+	body->came += piece->len;
 	if (body->filter)
 		body->filter->put(body, piece);
 	else
@@ -122,7 +122,16 @@ const struct body_piece *body_nth(const struct body *body, uint32_t n)
 	return n < body->count ? &body->piece[(body->first + n) % BODY_PIECES] : NULL;
 }
 
-static void pop(struct body *body)
+uint64_t body_there(const struct body *body)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < body->count; i++)
+		sum += body_nth(body, i)->len;
+	return sum;
+}
+
+void body_pop(struct body *body)
 {
 	body->first = (body->first + 1) % BODY_PIECES;
 	body->count--;
@@ -144,11 +153,13 @@ void body_used(struct exchange *x, struct body *body, uint32_t bytes)
 		if (bytes < head->len) {
 			head->at += bytes;
 			head->len -= bytes;
+			body->went += bytes;
 			break;
 		}
 		bytes -= head->len;
+		body->went += head->len;
 		release(x, head);
-		pop(body);
+		body_pop(body);
 		popped = true;
 	}
 	if (popped)
@@ -160,7 +171,8 @@ bool body_take(struct body *body, struct body_piece *piece)
 	if (!body->count)
 		return false;
 	*piece = *body_head(body);
-	pop(body);
+	body->went += piece->len;
+	body_pop(body);
 	moved(body);
 	return true;
 }
@@ -169,7 +181,7 @@ void body_clear(struct exchange *x, struct body *body)
 {
 	struct frame *f;
 
-	for (; body->count; pop(body))
+	for (; body->count; body_pop(body))
 		release(x, body_head(body));
 	for (f = frames; f; f = f->outer)
 		if (f->body == body)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* client.c - the life of an HTTP connection: accepted, idle, at work, lingering, closed. */
 #include "gate/client.h"
-
 #include "error.h"
 
 #include <errno.h>
@@ -119,12 +118,11 @@ bool client_block(struct client *c, uint32_t size)
 {
 	struct work *w = c->work;
 	struct gate *gate = gate_of(c);
-
 	struct lump *to = &w->here;
 
 	*to = (struct lump){ .block = tw_pool_new(w->service->pool, size, gate->id) };
 	if (to->block)
-		to->memory = tw_pool_at(w->service->pool, to->block, gate->id, &to->size);
+		to->memory = tw_pool_block(w->service->pool, to->block, &to->size);
 	if (to->memory)
 		return true;
 	gate_count(gate, GATE_NO_BLOCK, 1);
@@ -192,9 +190,7 @@ bool client_wants_bytes(const struct client *c)
 		return true;
 	if (!w->x || w->waits)
 		return false;
-	if (w->raw)
-		return !w->body_done && body_has_room(&w->x->in);
-	return !w->body_done && !w->discards && !w->flush && body_has_room(&w->x->in);
+	return !w->body_done && (w->raw || !(w->discards || w->flush)) && body_has_room(&w->x->in);
 }
 
 bool client_interest(struct client *c, bool strict)
@@ -437,8 +433,7 @@ bool client_next(struct client *c)
 		gate_later(gate_of(c), &c->task);
 		return true;
 	}
-	work_end(c);
-	c->state = CLIENT_IDLE;
+	client_rest(c);
 	if (c->listener->leaves) {
 		client_close(c);
 		return false;
@@ -469,14 +464,19 @@ bool client_answer(struct client *c, int status, const char *why)
 	return false;
 }
 
+/* Requests that are there are answered; who was just accepted may not have sent one yet. */
 void clients_leave(struct listener *listener)
 {
 	struct client *c, *next;
 
 	for (c = listener->clients; c; c = next) {
 		next = c->next;
-		if (c->state == CLIENT_IDLE)
+		if (c->state != CLIENT_IDLE || !client_read_head(c) || c->state != CLIENT_IDLE)
+			continue;
+		if (c->requests)
 			client_close(c);
+		else
+			client_deadline(c, CLIENT_FIRST_MS);
 	}
 }
 

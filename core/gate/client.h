@@ -90,6 +90,7 @@ struct clients {
 #define CLIENT_DISCARD_MAX (256u << 10) /* bytes of a body that are read only to be thrown away */
 #define CLIENT_KEEP_MAX (64u << 10)     /* of these a connection is kept for */
 #define CLIENT_LINGER_MS 2000
+#define CLIENT_FIRST_MS 1000 /* for the first byte, when the listener has gone */
 /* A client that ends its direction has gone, or waits for the response nevertheless: nobody can
  * tell. It gets so long, and again with each piece that it takes. */
 #define CLIENT_HALF_MS 1000

@@ -2,6 +2,7 @@
 /* client_body.c - bodies of requests: read into blocks that are handed on as they are, as fast as
  * they are taken; and what is read only to be thrown away. */
 #include "gate/client.h"
+#include "gate/lane.h"
 
 #include <errno.h>
 #include <string.h>
@@ -202,6 +203,7 @@ static bool next_block(struct client *c, uint32_t size)
 	if (++w->starved > STARVED_MAX)
 		return client_answer(c, 503, "no memory for the body of the request");
 	w->waits = true;
+	lane_short(w->service, gate_of(c));
 	client_interest(c, true);
 	client_deadline(c, STARVED_MS);
 	return false;

@@ -1,9 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* client_head.c - requests of an HTTP connection: read, made messages of, sent on their way. */
 #include "gate/client.h"
+#include "gate/lane.h"
 
 #include <errno.h>
 #include <string.h>
+
+#define MS 1000000ull
+#define HEAD_LONG_MS 1000 /* to send a head, where memory is short */
+#define HEAD_LOOKS 512
+#define HEADS_CLOSED 8 /* at once: a request needs more than one block */
 
 static void prepare(struct client *c, struct lump *to)
 {
@@ -155,6 +161,37 @@ static bool enlarge(struct client *c)
 	return true;
 }
 
+/* Who only begins requests must not keep everybody out: of the last that came, some that have been
+ * at their heads for long give their blocks up. */
+static bool make_room(const struct client *c)
+{
+	uint64_t latest = gate_of(c)->now + c->listener->spec.head_ms * MS - HEAD_LONG_MS * MS;
+	struct client *other = c->listener->clients, *next;
+	unsigned closed = 0;
+
+	for (unsigned i = 0; i < HEAD_LOOKS && closed < HEADS_CLOSED && other; i++, other = next) {
+		next = other->next;
+		if (other == c || other->state != CLIENT_HEAD || !other->work->here.block ||
+		    other->deadline > latest)
+			continue;
+		gate_count(gate_of(c), GATE_TIMEOUTS, 1);
+		client_close(other);
+		closed++;
+	}
+	return closed;
+}
+
+static bool head_block(struct client *c)
+{
+	const struct gate *gate = gate_of(c);
+
+	if (c->work->service->lane[gate->id]->short_until > gate->now) {
+		make_room(c);
+		return false;
+	}
+	return client_block(c, CLIENT_BLOCK) || (make_room(c) && client_block(c, CLIENT_BLOCK));
+}
+
 static bool first_bytes(struct client *c)
 {
 	if (!client_begin(c)) {
@@ -164,7 +201,7 @@ static bool first_bytes(struct client *c)
 			client_answer(c, 503, "the service is not there");
 		return false;
 	}
-	if (!client_block(c, CLIENT_BLOCK)) {
+	if (!head_block(c)) {
 		client_answer(c, 503, "no memory for the request");
 		return false;
 	}

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define TURN_BYTES (1u << 20) /* of a connection in a turn */
+#define FRONT_MAX 65536       /* in front of a response, to a client that takes nothing */
 
 /* ---- what the exchange says: noted ---- */
 
@@ -60,25 +61,56 @@ static void upgraded(struct exchange *x)
 	(void)x;
 }
 
+/* Goes out in front of the response. False: no memory, or too much waits there already. */
+static bool put_front(struct work *w, const char *text, uint32_t len)
+{
+	char *all = len > FRONT_MAX - w->pre_len ? NULL : malloc(w->pre_len + len);
+
+	if (!all)
+		return false;
+	if (w->pre_len)
+		memcpy(all, w->pre, w->pre_len);
+	memcpy(all + w->pre_len, text, len);
+	free(w->kept);
+	w->pre = w->kept = all;
+	w->pre_len += len;
+	return true;
+}
+
+static bool same_status(const char *head, int len, unsigned status)
+{
+	return len > 12 && (unsigned)(head[9] - '0') * 100 + (unsigned)(head[10] - '0') * 10 +
+	                                   (unsigned)(head[11] - '0') ==
+	                           status;
+}
+
+/* HTTP/1.0 knows none (RFC 9110 15.2). One that cannot be sent is left out: the response will say
+ * all that matters. */
+static void interim(struct exchange *x, const struct tw_msg *head, uint32_t size, unsigned status)
+{
+	struct client *c = x->client_data;
+	struct work *w = c->work;
+	struct http_out out = { .framing = HTTP_NO_BODY, .version = w->in.version };
+	char *to = clients_of(c)->scratch;
+	int len;
+
+	if (w->begun || w->respond || w->failed || w->dropped || !w->in.version)
+		return;
+	len = http_write_head(head, size, true, &out, to, sizeof(clients_of(c)->scratch));
+	if (len > 0 && same_status(to, len, status) && put_front(w, to, (uint32_t)len))
+		gate_later(gate_of(c), &c->task);
+}
+
 const struct exchange_client client_exchange = {
 	.name = "http",
 	.respond = respond,
 	.fail = fail,
 	.close = drop,
 	.upgraded = upgraded,
+	.interim = interim,
 };
 
 /* ---- segments ---- */
-
-static uint64_t bytes_there(const struct body *body)
-{
-	const struct body_piece *piece;
-	uint64_t sum = 0;
-
-	for (uint32_t i = 0; (piece = body_nth(body, i)); i++)
-		sum += piece->len;
-	return sum > UINT32_MAX ? UINT32_MAX : sum;
-}
 
 static bool under_way(const struct work *w)
 {
@@ -89,7 +121,7 @@ static bool under_way(const struct work *w)
 static bool segment(struct work *w)
 {
 	struct body *out = &w->x->out;
-	uint64_t there = bytes_there(out);
+	uint64_t there = body_there(out);
 
 	if (out->broken && !there)
 		return false;
@@ -148,7 +180,7 @@ static void choose_framing(struct client *c, struct http_out *out, unsigned stat
 		out->framing = HTTP_LENGTH;
 	} else if (x->out_len != UINT64_MAX || (x->out.ended && !x->out.broken)) {
 		out->framing = HTTP_LENGTH;
-		out->length = x->out_len != UINT64_MAX ? x->out_len : bytes_there(&x->out);
+		out->length = x->out_len != UINT64_MAX ? x->out_len : body_there(&x->out);
 	} else {
 		out->framing = w->in.version ? HTTP_CHUNKED : HTTP_UNTIL_CLOSE;
 	}
@@ -173,27 +205,23 @@ static void choose_keep(struct client *c)
 		w->keep = false;
 }
 
-static bool same_status(const char *head, int len, unsigned status)
-{
-	return len > 12 && (unsigned)(head[9] - '0') * 100 + (unsigned)(head[10] - '0') * 10 +
-	                                   (unsigned)(head[11] - '0') ==
-	                           status;
-}
-
-/* An answer of the gate's own, all of it in `pre`. */
+/* An answer of the gate's own, all of it in `pre`, behind what is still there. */
 static void own_answer(struct client *c, int status, const char *why)
 {
 	struct work *w = c->work;
 	char *to = clients_of(c)->scratch;
+	uint32_t front = w->pre_len;
 	int len;
 
 	choose_keep(c);
 	if (!w->in.version) /* it would have to be told */
 		w->keep = false;
+	if (front)
+		memcpy(to, w->pre, front);
 	len = http_write_answer(status, why, !w->keep, w->in.method == HTTP_HEAD && w->in.head_done,
-	                        to, sizeof(clients_of(c)->scratch));
+	                        to + front, sizeof(clients_of(c)->scratch) - front);
 	w->pre = to;
-	w->pre_len = len > 0 ? (uint32_t)len : 0;
+	w->pre_len = front + (len > 0 ? (uint32_t)len : 0);
 	w->payload = w->post_len = 0;
 	w->begun = w->finished = true;
 }
@@ -206,7 +234,7 @@ static void begin(struct client *c)
 	char *to = clients_of(c)->scratch;
 	unsigned status = x->status;
 	uint32_t size = 0;
-	const struct tw_msg *msg = tw_pool_peek(w->service->pool, x->response, &size);
+	const struct tw_msg *msg = tw_pool_block(w->service->pool, x->response, &size);
 	int len;
 
 	choose_framing(c, &out, status);
@@ -362,7 +390,7 @@ bool client_write(struct client *c)
 	if (w->blocked)
 		return true;
 	if (!w->begun) {
-		if (!flush(c)) /* 100 Continue */
+		if (!flush(c)) /* interim responses */
 			return false;
 		if (w->failed)
 			own_answer(c, w->status, w->why);
@@ -381,7 +409,7 @@ bool client_write_answer(struct client *c, int status, const char *why)
 {
 	struct work *w = c->work;
 
-	if (w->pre_len) { /* 100 Continue is under way, to a client that takes nothing */
+	if (w->blocked) { /* interim responses are under way, to a client that takes nothing */
 		client_close(c);
 		return false;
 	}
@@ -397,10 +425,7 @@ bool client_continue(struct client *c)
 	w->continues = false;
 	if (w->x->in.broken || !w->in.version)
 		return true;
-	memcpy(w->small, text, sizeof(text) - 1);
-	w->pre = w->small;
-	w->pre_len = sizeof(text) - 1;
-	return flush(c);
+	return !put_front(w, text, sizeof(text) - 1) || flush(c);
 }
 
 void client_write_free(struct work *w)

@@ -45,13 +45,16 @@ static void run_start(struct gate *gate, struct gate_task *task)
 static int lane_open(struct gate *gate, void *ctx)
 {
 	struct service *service = ctx;
-	struct lane *lane = calloc(1, sizeof(*lane));
 	struct gate_source *source = &service->source[gate->id];
-	uint32_t i;
+	uint32_t i, blocks, unused[2];
+	struct lane *lane;
 	int fd, err;
 
+	tw_pool_places(service->spec.memory_mb, &blocks, &unused[0], &unused[1]);
+	lane = calloc(1, sizeof(*lane) + blocks * sizeof(lane->at[0]));
 	if (!lane)
 		return tw_fail(ENOMEM, "service %s: no memory", service->spec.name);
+	lane->blocks = blocks;
 	lane->gate = gate;
 	lane->service = service;
 	lane->link = service->link[gate->id];

@@ -54,7 +54,6 @@ void data_return(struct flow *f, int way)
 		const struct body_piece *piece = &d->queue[d->first];
 
 		body->piece[(body->first + body->count++) % BODY_PIECES] = *piece;
-		body->bytes += piece->len;
 		d->first = (d->first + 1) % FLOW_QUEUE;
 	}
 	body->ended = d->end;
@@ -80,8 +79,7 @@ void data_put(struct flow *f, int way, const struct body_piece *piece)
 
 static void drop_piece(struct lane *lane, struct body_piece *piece)
 {
-	if (piece->frees)
-		tw_pool_free(lane->service->pool, piece->handle, lane->gate->id);
+	piece_free(lane, piece);
 	*piece = (struct body_piece){ 0 };
 }
 
@@ -96,7 +94,7 @@ static int make(struct flow *f, int way, struct body_piece *piece, bool last)
 	bool copy = piece->len && piece->len <= FLOW_COPY_MAX;
 	tw_handle handle = tw_pool_new(pool, sizeof(struct tw_msg) + (copy ? piece->len : 0),
 	                               lane->gate->id);
-	const char *from = piece->len ? tw_pool_peek(pool, piece->handle, NULL) : NULL;
+	const char *from = piece->len ? tw_pool_block(pool, piece->handle, NULL) : NULL;
 	struct tw_msg *msg;
 	uint32_t size = 0;
 
@@ -104,7 +102,7 @@ static int make(struct flow *f, int way, struct body_piece *piece, bool last)
 		gate_count(lane->gate, GATE_NO_BLOCK, 1);
 		return -ENOBUFS;
 	}
-	msg = tw_pool_peek(pool, handle, &size);
+	msg = tw_pool_block(pool, handle, &size);
 	memset(msg, 0, sizeof(*msg));
 	msg->used = sizeof(*msg);
 	msg->received_ns = lane->gate->now;
@@ -189,7 +187,7 @@ void data_through(struct flow *f, int way, bool as_was)
 	struct data *d = f->way[way].data;
 	tw_handle handle = d->out.handle;
 	uint32_t size = 0;
-	struct tw_msg *msg = tw_pool_peek(lane->service->pool, handle, &size);
+	struct tw_msg *msg = tw_pool_block(lane->service->pool, handle, &size);
 	int err;
 
 	if (as_was) {
@@ -252,7 +250,7 @@ void data_reply(struct flow *f, int way)
 	struct pieces reply;
 	uint64_t id = f->x.id;
 	uint32_t size = 0, i;
-	struct tw_msg *msg = tw_pool_peek(lane->service->pool, handle, &size);
+	struct tw_msg *msg = tw_pool_block(lane->service->pool, handle, &size);
 	int err;
 
 	d->out.handle = 0;

@@ -80,10 +80,11 @@ int datagram_pieces(struct exchange *x, const struct body *body, struct iovec *i
 
 /* ---- replies: gathered until the end of the turn ---- */
 
-static void count_sent(struct udp_port *port, uint32_t len)
+static void count_sent(struct datagram *d, uint32_t len)
 {
-	gate_count(port->gate, GATE_RESPONSES, 1);
-	gate_count(port->gate, GATE_BYTES_OUT, len);
+	d->x->out.went += len;
+	gate_count(d->port->gate, GATE_RESPONSES, 1);
+	gate_count(d->port->gate, GATE_BYTES_OUT, len);
 }
 
 static uint32_t send_batch(struct udp_port *port, struct datagram **list, uint32_t n)
@@ -103,7 +104,7 @@ static uint32_t send_batch(struct udp_port *port, struct datagram **list, uint32
 		gate_count(port->gate, GATE_SYSCALLS, 1);
 		/* One that cannot be sent is lost, as datagrams are. */
 		for (int i = 0; i < sent; i++)
-			count_sent(port, msg[done + (uint32_t)i].msg_len);
+			count_sent(list[done + (uint32_t)i], msg[done + (uint32_t)i].msg_len);
 		done += sent > 0 ? (uint32_t)sent : 1;
 	}
 	return done;
@@ -212,8 +213,8 @@ static tw_handle enlarge(struct udp_port *port, struct tw_pool *pool, tw_handle 
 	uint32_t id = port->gate->id;
 	tw_handle large = tw_pool_new(pool, HEAD + len, id);
 	uint32_t size;
-	uint8_t *from = tw_pool_at(pool, small, id, &size);
-	uint8_t *to = large ? tw_pool_at(pool, large, id, &size) : NULL;
+	uint8_t *from = tw_pool_block(pool, small, &size);
+	uint8_t *to = large ? tw_pool_block(pool, large, &size) : NULL;
 	if (to && from) {
 		memcpy(to + HEAD, from + HEAD, room);
 		memcpy(to + HEAD + room, rest, len - room);
@@ -228,7 +229,7 @@ static void take(struct udp_port *port, struct service *service, tw_handle block
 {
 	struct gate *gate = port->gate;
 	uint32_t size = 0;
-	struct tw_msg *msg = block ? tw_pool_at(service->pool, block, gate->id, &size) : NULL;
+	struct tw_msg *msg = block ? tw_pool_block(service->pool, block, &size) : NULL;
 	if (!msg) {
 		gate_count(gate, GATE_NO_BLOCK, 1);
 		datagram_free(d);
@@ -259,7 +260,7 @@ static uint32_t prepare(struct udp_port *port, struct tw_pool *pool, uint32_t n,
 		d[i] = port->in_hand < IN_HAND_MAX ? datagram_new(port) : NULL;
 		block[i] = d[i] ? tw_pool_new(pool, SMALL, port->gate->id) : 0;
 		if (block[i])
-			mem = tw_pool_at(pool, block[i], port->gate->id, &size);
+			mem = tw_pool_block(pool, block[i], &size);
 		if (!mem) {
 			if (d[i])
 				datagram_free(d[i]);

@@ -2,6 +2,7 @@
 /* datagram_session.c - datagrams on their way to servers: a client that is new gets a server and a
  * socket; what comes back on it goes to the client. */
 #include "gate/datagram.h"
+#include "gate/lane.h"
 #include "gate/upstream.h"
 #include "error.h"
 
@@ -100,6 +101,7 @@ static void to_client(struct session *s, const void *bytes, uint32_t len)
 {
 	uint8_t control[DATAGRAM_CONTROL] __attribute__((aligned(8)));
 	struct gate *gate = s->port->gate;
+	struct service *service = gate->service[s->port->service];
 	struct iovec iov = { (void *)bytes, len };
 	struct msghdr msg;
 	datagram_header(&s->ends, &msg, control);
@@ -110,6 +112,8 @@ static void to_client(struct session *s, const void *bytes, uint32_t len)
 		return; /* lost, as datagrams are */
 	gate_count(gate, GATE_RESPONSES, 1);
 	gate_count(gate, GATE_BYTES_OUT, len);
+	if (service)
+		tally_sent(service->lane[gate->id], len);
 }
 
 /* Functions look at it first: it is the response to what was asked first. False: nobody waits. */
@@ -122,7 +126,7 @@ static bool to_functions(struct session *s, const void *bytes, uint32_t len)
 	if (!d)
 		return false;
 	tw_handle block = tw_pool_new(pool, head + len, gate->id);
-	struct tw_msg *msg = block ? tw_pool_at(pool, block, gate->id, &size) : NULL;
+	struct tw_msg *msg = block ? tw_pool_block(pool, block, &size) : NULL;
 	TAILQ_REMOVE(&s->asked, d, link);
 	d->session = NULL;
 	if (!msg) {

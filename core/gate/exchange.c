@@ -84,8 +84,8 @@ static void deadline(struct gate *gate, struct gate_timer *timer)
 	struct flow *f =
 		flow_of((struct exchange *)((char *)timer - offsetof(struct exchange, timeout)));
 
-	if (f->x.in.bytes != f->seen) {
-		f->seen = f->x.in.bytes;
+	if (f->x.in.came + f->x.in.went != f->seen) {
+		f->seen = f->x.in.came + f->x.in.went;
 		f->moved = gate->now;
 	}
 	if (gate->now < f->moved + f->patience) {
@@ -151,7 +151,7 @@ struct flow *flow_new(struct lane *lane, const struct exchange_client *client, v
 {
 	struct gate *gate = lane->gate;
 	uint32_t size = 0, number;
-	struct tw_msg *msg = tw_pool_peek(lane->service->pool, message, &size);
+	struct tw_msg *msg = tw_pool_block(lane->service->pool, message, &size);
 	struct flow *f = msg ? slot_take(gate) : NULL;
 
 	if (!f)
@@ -198,6 +198,8 @@ struct exchange *exchange_begin(struct gate *gate, struct service *service,
 	f->bodied = body;
 	x->body_expected = body || (x->req->flags & TW_MSG_WHOLE);
 	x->in_len = body ? x->req->body_len : 0;
+	if (!body && x->body_expected)
+		x->in.came = x->req->body_len;
 	x->out_len = UINT64_MAX;
 	f->counted = true;
 	tally_begin(lane);
@@ -243,6 +245,8 @@ void flow_free(struct flow *f)
 		body_clear(x, flow_body(f, way));
 		pieces_free(lane, f->way[way].whole);
 		f->way[way].whole = NULL;
+		lane->reserved -= f->way[way].reserved;
+		f->way[way].reserved = 0;
 	}
 	if (lane->spec.n_functions) {
 		gather_forget(lane, x->request);

@@ -135,7 +135,7 @@ static void deliver(struct fetch *fetch)
 	struct flow *parent = fetch->parent;
 	struct lane *lane = parent->lane;
 	tw_handle answer = fetch->answer;
-	struct tw_msg *msg = tw_pool_peek(lane->service->pool, answer, NULL);
+	struct tw_msg *msg = tw_pool_block(lane->service->pool, answer, NULL);
 	uint32_t member = fetch->member;
 
 	msg->magic = TW_MSG_MAGIC;
@@ -168,7 +168,7 @@ static void deliver_failure(struct fetch *fetch, int status, const char *why)
 	if (fetch->answer)
 		tw_pool_free(pool, fetch->answer, lane->gate->id);
 	block = finish_fetch(fetch, true);
-	msg = block ? tw_pool_peek(pool, block, &size) : NULL;
+	msg = block ? tw_pool_block(pool, block, &size) : NULL;
 	if (!msg)
 		return;
 	len = len < 200 ? len : 200;
@@ -212,7 +212,7 @@ static int reserve(struct fetch *fetch, uint64_t bytes)
 		gate_count(lane->gate, GATE_NO_BLOCK, 1);
 		return -ENOBUFS;
 	}
-	memcpy(tw_pool_peek(pool, larger, &size), tw_pool_peek(pool, fetch->answer, NULL),
+	memcpy(tw_pool_block(pool, larger, &size), tw_pool_block(pool, fetch->answer, NULL),
 	       fetch->head + fetch->len);
 	tw_pool_free(pool, fetch->answer, lane->gate->id);
 	fetch->answer = larger;
@@ -224,11 +224,11 @@ static int append(struct fetch *fetch, const struct body_piece *piece)
 {
 	struct lane *lane = fetch->parent->lane;
 	struct tw_pool *pool = lane->service->pool;
-	const char *from = tw_pool_peek(pool, piece->handle, NULL);
+	const char *from = tw_pool_block(pool, piece->handle, NULL);
 	int err = from ? reserve(fetch, piece->len) : -ESTALE;
 
 	if (!err) {
-		memcpy((char *)tw_pool_peek(pool, fetch->answer, NULL) + fetch->head + fetch->len,
+		memcpy((char *)tw_pool_block(pool, fetch->answer, NULL) + fetch->head + fetch->len,
 		       from + piece->at, piece->len);
 		fetch->len += piece->len;
 		gate_count(lane->gate, GATE_COPIED, piece->len);
@@ -240,7 +240,7 @@ static int append(struct fetch *fetch, const struct body_piece *piece)
 
 static void finish(struct fetch *fetch)
 {
-	struct tw_msg *msg = tw_pool_peek(fetch->parent->lane->service->pool, fetch->answer, NULL);
+	struct tw_msg *msg = tw_pool_block(fetch->parent->lane->service->pool, fetch->answer, NULL);
 
 	msg->flags = (msg->flags & TW_MSG_BODY) | TW_MSG_WHOLE;
 	msg->body_len = fetch->len;
@@ -260,8 +260,7 @@ static void answer_ready(struct body *body)
 
 	while (flow_lives(own, id) && own->fetch == fetch && body->count) {
 		piece = *body_head(body);
-		body->first = (body->first + 1) % BODY_PIECES;
-		body->count--;
+		body_pop(body);
 		err = append(fetch, &piece);
 		if (err < 0) {
 			deliver_failure(fetch, 502,
@@ -285,7 +284,7 @@ static void fetch_respond(struct exchange *x)
 	struct lane *lane = fetch->parent->lane;
 	struct tw_pool *pool = lane->service->pool;
 	uint32_t size = 0;
-	struct tw_msg *resp = x->response ? tw_pool_peek(pool, x->response, &size) : NULL;
+	struct tw_msg *resp = x->response ? tw_pool_block(pool, x->response, &size) : NULL;
 
 	if (!resp || x->status == 101 || resp->used > size) {
 		deliver_failure(fetch, 502, "an answer that is none to a request of a function");
@@ -308,7 +307,7 @@ static void fetch_respond(struct exchange *x)
 		deliver_failure(fetch, 503, "no memory for the answer");
 		return;
 	}
-	memcpy(tw_pool_peek(pool, fetch->answer, &fetch->size), resp, fetch->head);
+	memcpy(tw_pool_block(pool, fetch->answer, &fetch->size), resp, fetch->head);
 	x->out.consumer = flow_of(x);
 	x->out.ready = answer_ready;
 	if (x->body_back)
@@ -361,7 +360,7 @@ static bool waiting(struct flow *parent, tw_handle waits, uint32_t *member)
 
 void fetch_begin(struct lane *lane, struct flow *parent, tw_handle request)
 {
-	struct tw_msg *msg = tw_pool_peek(lane->service->pool, request, NULL);
+	struct tw_msg *msg = tw_pool_block(lane->service->pool, request, NULL);
 	tw_handle waits = ONCE(msg->request);
 	struct fetch *fetch = NULL;
 	uint32_t member;
@@ -404,7 +403,7 @@ void fetch_go(struct flow *f)
 	struct fetch *fetch = f->fetch;
 	struct lane *lane = f->lane;
 	uint32_t size = 0;
-	struct tw_msg *msg = tw_pool_peek(lane->service->pool, x->request, &size);
+	struct tw_msg *msg = tw_pool_block(lane->service->pool, x->request, &size);
 
 	x->state = X_UPSTREAM;
 	x->group = fetch->group;

@@ -121,7 +121,7 @@ void flow_to_upstream(struct flow *f, int32_t group, uint32_t key)
 {
 	struct exchange *x = &f->x;
 	uint32_t size = 0;
-	struct tw_msg *msg = tw_pool_peek(f->lane->service->pool, x->request, &size);
+	struct tw_msg *msg = tw_pool_block(f->lane->service->pool, x->request, &size);
 
 	if (!msg || gather_adopt(f, WAY_IN, msg, size, x->request) < 0) {
 		flow_refuse(f, TW_STAGES_MAX, 502, "a function left a body that is not valid");
@@ -160,7 +160,7 @@ void flow_respond(struct flow *f)
 {
 	struct exchange *x = &f->x;
 	uint32_t size = 0;
-	struct tw_msg *msg = x->response ? tw_pool_peek(f->lane->service->pool, x->response, &size)
+	struct tw_msg *msg = x->response ? tw_pool_block(f->lane->service->pool, x->response, &size)
 	                                 : NULL;
 
 	if (msg && gather_adopt(f, WAY_OUT, msg, size, x->response) < 0) {
@@ -216,7 +216,7 @@ void flow_answered(struct exchange *x)
 		flow_response(f, 0);
 		return;
 	}
-	tw_pool_peek(f->lane->service->pool, x->response, &size);
+	tw_pool_block(f->lane->service->pool, x->response, &size);
 	x->status = msg->status;
 	x->body_back = msg->flags & TW_MSG_BODY && !x->head;
 	x->out_len = msg->flags & TW_MSG_BODY || x->head ? msg->body_len : 0;
@@ -225,6 +225,12 @@ void flow_answered(struct exchange *x)
 	msg->n_body = 0;
 	flow_mend(f, msg, size, x->response, TW_MSG_RESPONSE);
 	flow_response(f, TW_STAGES_MAX);
+}
+
+void flow_interim(struct exchange *x, const struct tw_msg *head, uint32_t size, unsigned status)
+{
+	if (!x->responded && x->client->interim)
+		x->client->interim(x, head, size, status);
 }
 
 /* What of it clients are told: which servers there are is not their business. */
@@ -300,17 +306,38 @@ void flow_go_on(struct flow *f, struct out *out, uint32_t function)
 		flow_call(f, out, next);
 }
 
+/* What flow_mend() has written, and no function has a reason to change. */
+static bool is_as_given(const struct flow *f, const struct out *out, const struct tw_msg *msg)
+{
+	return ONCE(msg->magic) == TW_MSG_MAGIC && ONCE(msg->kind) == flow_kind(f, out) &&
+	       ONCE(msg->exchange) == f->x.number && ONCE(msg->id) == f->x.id &&
+	       ONCE(msg->self) == out->handle;
+}
+
+/* Nothing in it needs to be what it was: there is nothing to go on with, whatever the policy is. */
+static void spoilt(struct flow *f, uint32_t function)
+{
+	gate_count(f->lane->gate, GATE_FAULTS, 1);
+	flow_say(f, function,
+	         "a message came back with its head written over, by it or one in front");
+	flow_fail(f, 502, "a function wrote over the head of its message");
+}
+
 void flow_back(struct flow *f, struct out *out, uint32_t exit, uint32_t said, uint32_t sender)
 {
 	struct lane *lane = f->lane;
 	uint32_t size = 0, function;
-	struct tw_msg *msg = tw_pool_peek(lane->service->pool, out->handle, &size);
+	struct tw_msg *msg = tw_pool_block(lane->service->pool, out->handle, &size);
 	uint8_t verdict = said ? said : ONCE(msg->verdict);
 	int of = lane->link ? tw_fabric_function(lane->service->fabric, sender) : -1;
 
 	function = of >= 0 ? (uint32_t)of : ONCE(msg->stage);
 	if (function >= lane->spec.n_functions)
 		function = lane->spec.n_functions ? lane->spec.n_functions - 1 : 0;
+	if (!is_as_given(f, out, msg)) {
+		spoilt(f, function);
+		return;
+	}
 	if (verdict != TW_V_NONE)
 		flow_verdict(f, out, verdict, function);
 	else if (exit == TW_EXIT_GATE)
@@ -336,23 +363,31 @@ struct out *flow_out(struct flow *f, tw_handle handle, uint8_t place)
 	return NULL;
 }
 
+/* Whose message it is; NULL: nobody's. */
+static struct out *find(struct lane *lane, tw_handle handle, uint8_t place)
+{
+	uint32_t block = TW_HANDLE_INDEX(handle);
+	struct flow *f = block < lane->blocks && lane->at[block]
+	                         ? flow_find(lane->gate, lane->at[block] - 1)
+	                         : NULL;
+
+	return f && f->lane == lane ? flow_out(f, handle, place) : NULL;
+}
+
 void flow_returned(struct lane *lane, const struct tw_desc *desc, uint32_t sender)
 {
 	struct tw_pool *pool = lane->service->pool;
-	uint32_t size = 0, exit = desc->exit;
-	struct tw_msg *msg = tw_pool_peek(pool, desc->handle, &size);
-	struct flow *f;
-	struct out *out;
+	struct tw_msg *msg = tw_pool_block(pool, desc->handle, NULL);
+	struct out *out = find(lane, desc->handle, OUT_AWAY);
 
 	if (!msg)
 		return;
-	f = flow_find(lane->gate, ONCE(msg->exchange));
-	out = f && f->lane == lane ? flow_out(f, desc->handle, OUT_AWAY) : NULL;
 	if (out) {
 		out_home(lane, out);
-		flow_back(f, out, exit, exit == TW_EXIT_GATE ? desc->key : 0, sender);
+		flow_back(out->flow, out, desc->exit, desc->exit == TW_EXIT_GATE ? desc->key : 0,
+		          sender);
 	} else if (ONCE(msg->kind) == TW_MSG_REQUEST && ONCE(msg->verdict) == TW_V_FETCH) {
-		fetch_begin(lane, f, desc->handle);
+		fetch_begin(lane, flow_find(lane->gate, ONCE(msg->exchange)), desc->handle);
 	} else {
 		/* An answer that was read, or something late or made up. */
 		lane->strays += ONCE(msg->kind) != TW_MSG_ANSWER;
@@ -363,13 +398,10 @@ void flow_returned(struct lane *lane, const struct tw_desc *desc, uint32_t sende
 
 void flow_inline_done(struct gate *gate, struct service *service, tw_handle message)
 {
-	struct lane *lane = service->lane[gate->id];
-	struct tw_msg *msg = tw_pool_peek(service->pool, message, NULL);
-	struct flow *f = msg ? flow_find(gate, ONCE(msg->exchange)) : NULL;
-	struct out *out = f && f->lane == lane ? flow_out(f, message, OUT_INLINE) : NULL;
+	struct out *out = find(service->lane[gate->id], message, OUT_INLINE);
 
 	if (!out)
 		return;
 	out->place = OUT_IDLE;
-	flow_back(f, out, TW_EXIT_NEXT, 0, UINT32_MAX);
+	flow_back(out->flow, out, TW_EXIT_NEXT, 0, UINT32_MAX);
 }

@@ -2,7 +2,7 @@
 /* gate.h - the gate: what its files share. A gate thread owns connections, and everything in here
  * belongs to one thread unless it says otherwise. */
 #pragma once
-#include "msg/fabric.h"
+#include "msg/pool.h"
 
 #include <netinet/in.h>
 #include <sys/epoll.h>
@@ -122,9 +122,11 @@ struct body_piece {
 struct body {
 	struct body_piece piece[BODY_PIECES];
 	uint32_t first, count;
-	uint64_t bytes; /* ever put in */
-	bool ended;     /* the producer has put in the last byte */
-	bool broken;    /* the producer will not, or the consumer takes no more */
+	uint64_t came; /* bytes that the producer has ever put in */
+	uint64_t went; /* that the consumer has used or taken; others, where functions changed them
+	                */
+	bool ended;    /* the producer has put in the last byte */
+	bool broken;   /* the producer will not, or the consumer takes no more */
 	/* Called by body_put(), body_end(), body_break() / body_take(); may be NULL. Not
 	 * re-entered. */
 	void (*ready)(struct body *body);
@@ -156,8 +158,11 @@ void body_break(struct body *body);
 const struct body_piece *body_head(const struct body *body); /* NULL: nothing there now */
 /* The n-th from the head, for who sends several at once; NULL: not so many. */
 const struct body_piece *body_nth(const struct body *body, uint32_t n);
+uint64_t body_there(const struct body *body); /* bytes */
 /* So many bytes of the head were used; frees blocks, calls room(). */
 void body_used(struct exchange *x, struct body *body, uint32_t bytes);
+/* The head is taken out, and nobody is told: it stays in the gate, which brings it back. */
+void body_pop(struct body *body);
 /* Takes the head out; its block, when it frees one, is the caller's now. Calls room(). False: there
  * is none. */
 bool body_take(struct body *body, struct body_piece *piece);
@@ -186,6 +191,10 @@ struct exchange_client {
 	 * calls flow_answered() without a response; that calls respond(), and bytes go both ways.
 	 * A datagram ends with forward(), or has the answer as its response. */
 	void (*forward)(struct exchange *x, uint32_t group, uint32_t key);
+	/* HTTP; NULL for others, which get none. An interim response of this status, before
+	 * respond(); `head` is good until it returns. Nothing is ended in it. */
+	void (*interim)(struct exchange *x, const struct tw_msg *head, uint32_t size,
+	                unsigned status);
 };
 
 enum exchange_state {
@@ -267,4 +276,7 @@ void upstream_cancel(struct exchange *x);
  * for streams and datagrams, whose bytes come by x->out; the response's body_len and TW_MSG_BODY
  * are right when this is called. 1xx but 101 are never given here. */
 void flow_answered(struct exchange *x);
+/* An interim response but 100 and 101: goes past the functions to the client, or nowhere. `head`
+ * stays upstream.c's; nothing is ended by it. */
+void flow_interim(struct exchange *x, const struct tw_msg *head, uint32_t size, unsigned status);
 void flow_failed(struct exchange *x, int status, const char *why);

@@ -103,6 +103,7 @@ struct health_check {
 	struct server *server;
 	uint32_t streak; /* of results that contradict what is known */
 	bool asked;
+	bool skips; /* in the head of an interim response */
 	uint32_t got;
 	char answer[64];
 };
@@ -173,13 +174,43 @@ static void check_ask(struct health_check *check)
 		check_failed(check, ENOMEM);
 }
 
-/* Only "HTTP/1.x NNN" is looked at. */
+/* False: its end has not come yet; what may belong to it stays. */
+static bool skip_interim(struct health_check *check)
+{
+	const char *end = memmem(check->answer, check->got, "\r\n\r\n", 4);
+	uint32_t used = end ? (uint32_t)(end + 4 - check->answer)
+	                    : (check->got > 3 ? check->got - 3 : 0);
+
+	check->skips = !end;
+	check->got -= used;
+	memmove(check->answer, check->answer + used, check->got + 1);
+	return end;
+}
+
+/* The status; 0: it has not come yet, -1: it will not. Only "HTTP/1.x NNN" is looked at. */
+static int check_status(struct health_check *check, bool closed)
+{
+	unsigned status, minor;
+
+	for (;;) {
+		if (check->skips && !skip_interim(check))
+			return closed ? -1 : 0;
+		if (check->got < 13 && !closed)
+			return 0;
+		if (sscanf(check->answer, "HTTP/1.%1u %3u", &minor, &status) != 2)
+			return -1;
+		if (status >= 200 || status == 101)
+			return (int)status;
+		check->skips = true;
+	}
+}
+
 static void check_answer(struct health_check *check)
 {
 	uint32_t wanted = check->server->group->spec->check_status;
 	ssize_t n = recv(check->source.fd, check->answer + check->got,
 	                 sizeof(check->answer) - 1 - check->got, MSG_DONTWAIT);
-	unsigned status, minor;
+	int status;
 	char why[96];
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -190,18 +221,19 @@ static void check_answer(struct health_check *check)
 	}
 	check->got += (uint32_t)n;
 	check->answer[check->got] = 0;
-	if (check->got < 13 && n > 0)
+	status = check_status(check, n == 0);
+	if (!status)
 		return;
-	if (sscanf(check->answer, "HTTP/1.%1u %3u", &minor, &status) != 2) {
+	if (status < 0) {
 		check_result(check, check->got ? "check: the answer is not HTTP"
 		                               : "check: closed without an answer");
 		return;
 	}
-	if (wanted ? status == wanted : status >= 200 && status < 400) {
+	if (wanted ? status == (int)wanted : status >= 200 && status < 400) {
 		check_result(check, NULL);
 		return;
 	}
-	snprintf(why, sizeof(why), "check: status %u", status);
+	snprintf(why, sizeof(why), "check: status %d", status);
 	check_result(check, why);
 }
 
@@ -240,7 +272,7 @@ static void check_begin(struct gate *gate, struct health_check *check)
 	const struct tw_group_spec *spec = check->server->group->spec;
 	int err = server_socket(&check->server->shared->address, &check->source.fd);
 
-	check->asked = false;
+	check->asked = check->skips = false;
 	check->got = 0;
 	if (err && err != -EINPROGRESS) {
 		check->source.fd = -1;

@@ -11,7 +11,7 @@ struct meaning {
 	unsigned hosts, lengths, codings, tokens;
 	uint32_t host; /* which field */
 	uint64_t length;
-	bool chunked, close, keep, upgrade_token, upgrade;
+	bool chunked, close, keep, upgrade_token, upgrade, hides;
 	int status;
 	const char *why;
 };
@@ -123,6 +123,16 @@ static bool take_out(struct http_head *head, struct meaning *m, const char *toke
 	return true;
 }
 
+/* Protocols in which more requests would come that no function sees. */
+static bool protocol(struct http_head *head, struct meaning *m, const char *name, uint32_t len)
+{
+	(void)head;
+	m->hides |= http_same(name, len, "h2c") || http_same(name, len, "h2") ||
+	            (len > 5 && !strncasecmp(name, "http/", 5)) ||
+	            (len > 4 && !strncasecmp(name, "tls/", 4));
+	return true;
+}
+
 static void field(struct http_head *head, unsigned i, struct meaning *m)
 {
 	const char *name = head->block + head->field[i].name.at;
@@ -144,7 +154,10 @@ static void field(struct http_head *head, unsigned i, struct meaning *m)
 		head->in->expects = true;
 		break;
 	case 7:
-		m->upgrade |= http_same(name, 7, "upgrade");
+		if (!http_same(name, 7, "upgrade"))
+			break;
+		m->upgrade = true;
+		each_token(head, &head->field[i].value, protocol, m);
 		break;
 	case 10:
 		if (http_same(name, 10, "connection"))
@@ -258,7 +271,7 @@ int http_fields(struct http_head *head)
 	for (unsigned i = 0; i < in->n_headers; i++)
 		field(head, i, &m);
 	in->keep = !m.close && (in->version == 1 || m.keep);
-	in->upgrade = m.upgrade && m.upgrade_token && in->version == 1;
+	in->upgrade = m.upgrade && !m.hides && m.upgrade_token && in->version == 1;
 	if (in->response) {
 		response_framing(in, &m);
 		in->upgrade = in->upgrade && in->status == 101;

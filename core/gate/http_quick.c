@@ -136,6 +136,9 @@ static bool field_line(struct http_head *head, const char **at, const char *end)
 	head->field[n].hash = hash;
 	if (*at == from || !SKIP(":"))
 		return false;
+	/* libhttp_parser takes what only begins with it for the field itself. */
+	if (head->field[n].name.len > 17 && http_same(from, 17, "transfer-encoding"))
+		return false;
 	while (*at < end && is_blank(**at))
 		++*at;
 	from = *at;

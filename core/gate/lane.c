@@ -159,7 +159,7 @@ static unsigned take_batch(struct lane *lane, uint32_t function, struct called *
 	unsigned n = 0;
 
 	while (n < TW_DESC_BATCH && (out = TAILQ_FIRST(&lane->queue[function]))) {
-		struct tw_msg *msg = tw_pool_peek(lane->service->pool, out->handle, NULL);
+		struct tw_msg *msg = tw_pool_block(lane->service->pool, out->handle, NULL);
 
 		msg->stage = function;
 		dequeue(lane, out);
@@ -218,6 +218,10 @@ void lane_send(struct lane *lane)
 
 void lane_put(struct lane *lane, struct out *out, uint32_t function)
 {
+	uint32_t block = TW_HANDLE_INDEX(out->handle);
+
+	if (block < lane->blocks)
+		lane->at[block] = out->flow->x.number + 1;
 	out->function = function;
 	out->place = OUT_QUEUED;
 	out->since = lane->gate->now;

@@ -6,7 +6,7 @@
 
 #include <sys/queue.h>
 
-#define FLOW_WAIT_NS 100000000ull  /* for an instance, or for room in a queue; 503 */
+#define FLOW_WAIT_NS 80000000ull   /* for an instance, or for room in a queue; 503 */
 #define FLOW_PATROL_NS 20000000ull /* looks at instances, while messages are with functions */
 #define FLOW_STUCK_NS 1000000000ull
 #define FLOW_REQUEST_NS 60000000000ull /* deadline of exchanges without a listener */
@@ -62,6 +62,7 @@ struct way {
 	bool feeding, discards;
 	bool passes;          /* it cannot be whole: nobody asks again */
 	bool rest, rest_ends; /* `whole` is its beginning only; what follows has come to its end */
+	uint64_t reserved;    /* bytes of the pool for a body that is to be whole */
 };
 
 /* An exchange and its way. Memory of a slot stays: an id that fits says that it is still the same.
@@ -115,9 +116,23 @@ struct lane {
 	uint32_t members[TW_MEMBERS_MAX / 32]; /* instances that are there */
 	struct sweep *sweep;                   /* patrol.c */
 	uint64_t swept;
+	uint64_t reserved;    /* bytes for bodies that are to be whole, of all its exchanges */
+	uint64_t short_until; /* the pool owes a block to requests that have begun: none begins */
 	struct watched *watched; /* by member */
 	struct tally tally;
+	/* By block: the number of the exchange whose message was last put there, and 1. Functions
+	 * cannot write here, so what comes back from them is found whatever they have written. */
+	uint32_t blocks, at[];
 };
+
+/* A body that has begun finds no block. Without this every block that comes free would go to a new
+ * request, of which there are always more, and nothing would ever be done. */
+#define LANE_SHORT_NS 50000000u
+
+static inline void lane_short(struct service *service, const struct gate *gate)
+{
+	service->lane[gate->id]->short_until = gate->now + LANE_SHORT_NS;
+}
 
 static inline struct flow *flow_of(struct exchange *x)
 {
@@ -183,6 +198,7 @@ void flow_call(struct flow *f, struct out *out, uint32_t function);
 void flow_returned(struct lane *lane, const struct tw_desc *desc, uint32_t sender);
 /* Which of them this message is, when it is at that place; NULL: none. */
 struct out *flow_out(struct flow *f, tw_handle handle, uint8_t place);
+uint8_t flow_kind(const struct flow *f, const struct out *out); /* enum tw_msg_kind */
 /* A message is back in the gate's hands. `said`: the verdict of the descriptor, 0: the message's.
  */
 void flow_back(struct flow *f, struct out *out, uint32_t exit, uint32_t said, uint32_t sender);
@@ -223,6 +239,9 @@ void flow_verdict(struct flow *f, struct out *out, uint8_t verdict, uint32_t fun
 /* ---- gather.c: whole bodies ---- */
 
 void gather_begin(struct flow *f, int way);
+
+/* ---- pieces.c: what functions say of bodies ---- */
+
 /* What the message says of its body now: 0 or -errno. `whole` is new when it was set anew. */
 int gather_adopt(struct flow *f, int way, struct tw_msg *msg, uint32_t size, tw_handle self);
 /* A message ends here: blocks that a function put into its body, and nobody took, are freed. */
@@ -232,8 +251,14 @@ int pieces_from(struct lane *lane, struct tw_msg *msg, uint32_t size, tw_handle 
                 bool self_frees, const struct body_piece *lent, uint32_t n_lent, struct pieces *to);
 struct pieces *pieces_new(void);
 void pieces_free(struct lane *lane, struct pieces *pieces);
+void pieces_add(struct pieces *to, const struct body_piece *piece);
+/* Its block, when it frees one. */
+void piece_free(struct lane *lane, const struct body_piece *piece);
 /* Takes a block that a function says it has given: false: it is not. */
 bool lane_own(struct lane *lane, tw_handle handle);
+
+/* ---- feed.c: and to who takes them ---- */
+
 /* The body comes from `whole` from now on, or not at all. */
 void feed_begin(struct flow *f, int way);
 void feed_more(struct flow *f, int way);
@@ -274,3 +299,4 @@ void patrol_forget(struct lane *lane); /* of a thread that has ended */
 
 void tally_begin(struct lane *lane);
 void tally_end(struct lane *lane, const struct exchange *x, bool failed);
+void tally_sent(struct lane *lane, uint64_t bytes); /* to a client, by no exchange */

@@ -149,12 +149,12 @@ static void hand_on(struct listener *listener, int fd, const struct sockaddr_sto
 	}
 }
 
-static void accept_some(struct gate *gate, struct gate_source *source, uint32_t events)
+/* False: no more wait, or can be had now. */
+static bool accept_some(struct gate *gate, struct gate_source *source)
 {
 	struct listener *listener =
 		(struct listener *)((char *)source - offsetof(struct listener, source));
 
-	(void)events;
 	for (unsigned i = 0; i < ACCEPTS && source->fd >= 0; i++) {
 		struct sockaddr_storage peer;
 		socklen_t len = sizeof(peer);
@@ -168,12 +168,19 @@ static void accept_some(struct gate *gate, struct gate_source *source, uint32_t 
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
 			no_descriptors(listener);
-			return;
+			return false;
 		}
 		/* ECONNABORTED and errors of the network are of that connection (accept(2)). */
 		if (errno == EAGAIN || errno == EINVAL || errno == EBADF)
-			return;
+			return false;
 	}
+	return source->fd >= 0;
+}
+
+static void ready(struct gate *gate, struct gate_source *source, uint32_t events)
+{
+	(void)events;
+	accept_some(gate, source);
 }
 
 void listener_closed(struct gate *gate, uint32_t index)
@@ -226,7 +233,7 @@ int listeners_begin(struct gate *gate)
 		listener->gate = gate;
 		listener->index = i;
 		listener->source.fd = -1;
-		listener->source.ready = accept_some;
+		listener->source.ready = ready;
 		listener->pause.fire = resume;
 		listener->end.fire = close_late;
 	}
@@ -280,14 +287,17 @@ void listener_change(struct gate *gate, uint32_t index, const struct tw_listener
 		datagram_change(gate, index, spec);
 }
 
-/* What waits to be accepted was promised an answer by the kernel already. */
+/* What waits to be accepted was promised an answer by the kernel already: as many as can wait. */
 void listener_shut(struct gate *gate, uint32_t index)
 {
 	struct listener *listener = &listeners_of(gate)->listener[index];
 
 	gate_timer_cancel(gate, &listener->pause);
 	if (listener->source.fd >= 0) {
-		accept_some(gate, &listener->source, EPOLLIN);
+		int rounds = listener_backlog(&listener->spec) / ACCEPTS + 1;
+
+		while (rounds-- && accept_some(gate, &listener->source))
+			;
 		gate_close(gate, &listener->source);
 	}
 	if (listener->datagrams)

@@ -28,7 +28,7 @@ static tw_handle make(struct flow *f, int status, const char *why, struct body_p
 	struct tw_pool *pool = f->lane->service->pool;
 	tw_handle handle = tw_pool_new(pool, OWN_BYTES, f->lane->gate->id);
 	uint32_t size = 0;
-	struct tw_msg *msg = handle ? tw_pool_peek(pool, handle, &size) : NULL;
+	struct tw_msg *msg = handle ? tw_pool_block(pool, handle, &size) : NULL;
 	struct tw_header *header;
 	char text[256];
 
@@ -100,7 +100,7 @@ void flow_refuse(struct flow *f, uint32_t below, int status, const char *why)
 	whole->bytes = x->out_len = whole->piece[0].len;
 	f->way[WAY_OUT].whole = whole;
 	x->response = handle;
-	x->resp = tw_pool_peek(f->lane->service->pool, handle, NULL);
+	x->resp = tw_pool_block(f->lane->service->pool, handle, NULL);
 	x->status = (uint16_t)status;
 	x->body_back = !x->head;
 	x->made = true;

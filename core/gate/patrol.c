@@ -168,6 +168,21 @@ static void sweep(struct lane *lane)
 
 /* ---- rounds ---- */
 
+/* Now and then, and when the first one has waited for too long. */
+static uint64_t next_round(const struct lane *lane)
+{
+	uint64_t due = lane->gate->now + FLOW_PATROL_NS;
+	uint32_t mask = lane->queued;
+
+	for (; mask; mask &= mask - 1) {
+		const struct out *out = TAILQ_FIRST(&lane->queue[__builtin_ctz(mask)]);
+
+		if (out->since + FLOW_WAIT_NS < due)
+			due = out->since + FLOW_WAIT_NS;
+	}
+	return due;
+}
+
 static void tick(struct gate *gate, struct gate_timer *timer)
 {
 	struct lane *lane = (struct lane *)((char *)timer - offsetof(struct lane, patrol));
@@ -183,7 +198,7 @@ static void tick(struct gate *gate, struct gate_timer *timer)
 	}
 	sweep(lane);
 	if (lane->away || lane->queued || lane->answers)
-		gate_timer_set(gate, &lane->patrol, gate->now + FLOW_PATROL_NS);
+		gate_timer_set(gate, &lane->patrol, next_round(lane));
 	else if (sweeps(lane))
 		gate_timer_set(gate, &lane->patrol, gate->now + SWEEP_EVERY_NS);
 }
@@ -229,7 +244,7 @@ static void rename_block(struct flow *f, struct out *out, tw_handle to)
 	tw_handle from = out->handle;
 	uint32_t size = 0;
 	int way;
-	struct tw_msg *msg = tw_pool_peek(f->lane->service->pool, to, &size);
+	struct tw_msg *msg = tw_pool_block(f->lane->service->pool, to, &size);
 
 	out->handle = to;
 	for (way = 0; way < WAYS; way++) {
@@ -245,10 +260,7 @@ static void rename_block(struct flow *f, struct out *out, tw_handle to)
 		f->x.request = to;
 	else if (out->what == OUT_RESPONSE)
 		f->x.response = to;
-	flow_mend(f, msg, size, to,
-	          out->what == OUT_REQUEST    ? f->kind
-	          : out->what == OUT_RESPONSE ? TW_MSG_RESPONSE
-	                                      : TW_MSG_DATA);
+	flow_mend(f, msg, size, to, flow_kind(f, out));
 }
 
 static void bereave(struct flow *f, struct out *out, uint32_t member)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* server.c - connections to servers: opened, kept while idle, closed; what epoll and the timers say
  * of them goes to the exchange that has them. */
+#include "gate/sock.h"
 #include "gate/upstream.h"
 #include "error.h"
 
@@ -16,30 +17,10 @@
 
 /* ---- sockets ---- */
 
-static socklen_t to_sockaddr(const struct tw_endpoint_address *address,
-                             struct sockaddr_storage *out)
-{
-	struct sockaddr_in *in = (struct sockaddr_in *)out;
-	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)out;
-
-	memset(out, 0, sizeof(*out));
-	if (address->family == 4) {
-		in->sin_family = AF_INET;
-		in->sin_port = htons(address->port);
-		memcpy(&in->sin_addr, address->bytes, 4);
-		return sizeof(*in);
-	}
-	in6->sin6_family = AF_INET6;
-	in6->sin6_port = htons(address->port);
-	in6->sin6_scope_id = address->scope;
-	memcpy(&in6->sin6_addr, address->bytes, 16);
-	return sizeof(*in6);
-}
-
 int server_socket(const struct tw_endpoint_address *address, int *fd)
 {
 	struct sockaddr_storage to;
-	socklen_t len = to_sockaddr(address, &to);
+	socklen_t len = sock_address(address, &to);
 	int one = 1, err;
 
 	*fd = socket(to.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);

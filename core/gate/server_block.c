@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* server_block.c - blocks of the pool that responses are received into: how large, and what is done
  * while there are none. */
+#include "gate/lane.h"
 #include "gate/upstream.h"
 #include "error.h"
 
@@ -8,7 +9,7 @@
 
 #define MS 1000000ull
 #define HEAD_BLOCK 16384
-#define LOOK_MAX (32 * MS) /* how often at least an empty pool is asked again */
+#define LOOK_MAX (2 * MS) /* how often at least an empty pool is asked again */
 
 static struct tw_pool *pool_of(const struct upstream *up)
 {
@@ -41,7 +42,7 @@ void read_forget(struct upstream *up)
 static bool take_block(struct upstream *up, uint32_t bytes)
 {
 	up->block = tw_pool_new(pool_of(up), bytes, up->gate->id);
-	up->mem = up->block ? tw_pool_at(pool_of(up), up->block, up->gate->id, &up->size) : NULL;
+	up->mem = up->block ? tw_pool_block(pool_of(up), up->block, &up->size) : NULL;
 	up->at = up->end = HTTP_BYTES_AT;
 	if (!up->mem)
 		gate_count(up->gate, GATE_NO_BLOCK, 1);
@@ -95,6 +96,7 @@ static void starve(struct upstream *up)
 	else if (now - up->starved_at > look)
 		look = now - up->starved_at > LOOK_MAX ? LOOK_MAX : now - up->starved_at;
 	up->starved = true;
+	lane_short(up->x->service, up->gate);
 	upstream_watch(up);
 	connection_deadline(up->c, now + look);
 }

@@ -182,8 +182,9 @@ static bool answer(struct upstream *up)
 	return !up->dead;
 }
 
-/* The next response behind an interim one (RFC 9110 15.2). */
-static bool skip_interim(struct upstream *up)
+/* An interim response goes to the client, but 100, which the gate has said itself; the next one
+ * stands behind it (RFC 9110 15.2). */
+static bool pass_interim(struct upstream *up)
 {
 	uint32_t left = up->end - up->at;
 
@@ -191,6 +192,8 @@ static bool skip_interim(struct upstream *up)
 		upstream_lost(up, UP_BAD, "more than %u interim responses", INTERIM_MAX);
 		return false;
 	}
+	if (up->in.status != 100)
+		flow_interim(up->x, (struct tw_msg *)up->mem, up->size, up->in.status);
 	memmove(up->mem + HTTP_BYTES_AT, up->mem + up->at, left);
 	up->at = HTTP_BYTES_AT;
 	up->end = HTTP_BYTES_AT + left;
@@ -212,7 +215,7 @@ static bool parse_head(struct upstream *up)
 				return answer(up);
 			break;
 		case HTTP_GOT_END:
-			if (!interim || !skip_interim(up))
+			if (!interim || !pass_interim(up))
 				return false;
 			break;
 		default:

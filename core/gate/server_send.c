@@ -70,17 +70,6 @@ bool send_is_idempotent(const struct exchange *x)
 	return is_idempotent((const char *)msg + method.at, method.len);
 }
 
-static uint64_t bytes_there(const struct body *body)
-{
-	const struct body_piece *piece;
-	uint64_t sum = 0;
-	uint32_t i;
-
-	for (i = 0; (piece = body_nth(body, i)); i++)
-		sum += piece->len;
-	return sum;
-}
-
 /* How the end of the body will be known. */
 static void choose_framing(struct upstream *up, struct http_out *out)
 {
@@ -91,7 +80,7 @@ static void choose_framing(struct upstream *up, struct http_out *out)
 	if (x->upgrade || (!x->body_expected && !x->in.count))
 		out->framing = HTTP_NO_BODY;
 	else if (x->in.ended)
-		out->framing = HTTP_LENGTH, up->body_left = bytes_there(&x->in);
+		out->framing = HTTP_LENGTH, up->body_left = body_there(&x->in);
 	else if (x->in_len && x->in_len != UINT64_MAX)
 		out->framing = HTTP_LENGTH, up->body_left = x->in_len;
 	else
@@ -223,7 +212,7 @@ static bool fill(struct upstream *up)
 
 	if (up->finish || batch_under_way(up))
 		return true;
-	there = bytes_there(in) - up->kept;
+	there = body_there(in) - up->kept;
 	if (in->broken && !there) {
 		upstream_lost(up, UP_CLIENT, "the body of the request broke off");
 		return false;

@@ -3,9 +3,29 @@
 #include "gate/sock.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+socklen_t sock_address(const struct tw_endpoint_address *address, struct sockaddr_storage *to)
+{
+	struct sockaddr_in6 *six = (struct sockaddr_in6 *)to;
+	struct sockaddr_in *four = (struct sockaddr_in *)to;
+
+	memset(to, 0, sizeof(*to));
+	if (address->family == 4) {
+		four->sin_family = AF_INET;
+		four->sin_port = htons(address->port);
+		memcpy(&four->sin_addr, address->bytes, 4);
+		return sizeof(*four);
+	}
+	six->sin6_family = AF_INET6;
+	six->sin6_port = htons(address->port);
+	six->sin6_scope_id = address->scope;
+	memcpy(&six->sin6_addr, address->bytes, 16);
+	return sizeof(*six);
+}
 
 static ssize_t result(ssize_t n)
 {

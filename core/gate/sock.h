@@ -29,6 +29,9 @@ struct sock {
 
 extern const struct sock_ops sock_plain;
 
+/* An address as the kernel wants it; its length. */
+socklen_t sock_address(const struct tw_endpoint_address *address, struct sockaddr_storage *to);
+
 /* recv() and sendmsg() of sockets that do not block, without what the C library does around them
  * for threads that can be cancelled (ours cannot). Bytes, -EAGAIN (also when a signal came),
  * -errno. */

@@ -3,6 +3,7 @@
  */
 #include "error.h"
 #include "gate/listener.h"
+#include "gate/sock.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -26,25 +27,6 @@ struct order {
 
 /* ---- opening ---- */
 
-static socklen_t sockaddr_of(const struct tw_endpoint_address *address, struct sockaddr_storage *to)
-{
-	struct sockaddr_in6 *six = (struct sockaddr_in6 *)to;
-	struct sockaddr_in *four = (struct sockaddr_in *)to;
-
-	memset(to, 0, sizeof(*to));
-	if (address->family == 4) {
-		four->sin_family = AF_INET;
-		four->sin_port = htons(address->port);
-		memcpy(&four->sin_addr, address->bytes, 4);
-		return sizeof(*four);
-	}
-	six->sin6_family = AF_INET6;
-	six->sin6_port = htons(address->port);
-	six->sin6_scope_id = address->scope;
-	memcpy(&six->sin6_addr, address->bytes, 16);
-	return sizeof(*six);
-}
-
 static const char *text_of(const struct tw_endpoint_address *address, char *to, size_t size)
 {
 	char host[INET6_ADDRSTRLEN] = "?";
@@ -61,7 +43,7 @@ static int open_one(const struct tw_listener_spec *spec, bool shared)
 	bool udp = spec->protocol == TW_LISTEN_UDP;
 	int fd, one = 1, only_v6 = spec->only_v6 != 0, err = 0;
 	struct sockaddr_storage to;
-	socklen_t len = sockaddr_of(&spec->address, &to);
+	socklen_t len = sock_address(&spec->address, &to);
 
 	fd = socket(to.ss_family, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK | SOCK_CLOEXEC,
 	            0);

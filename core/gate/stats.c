@@ -65,9 +65,16 @@ void tally_end(struct lane *lane, const struct exchange *x, bool failed)
 	}
 	if (failed && class == 5)
 		add(&tally->failed, 1);
-	add(&tally->bytes_in, x->in.bytes);
-	add(&tally->bytes_out, x->out.bytes);
+	add(&tally->bytes_in, x->in.came);
+	add(&tally->bytes_out, x->out.went);
 	change_end(tally);
+}
+
+void tally_sent(struct lane *lane, uint64_t bytes)
+{
+	change_begin(&lane->tally);
+	add(&lane->tally.bytes_out, bytes);
+	change_end(&lane->tally);
 }
 
 static void tally_read(struct tally *tally, struct tally *to)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* stream.c - connections of TCP listeners: their opening is a message for the functions; then a
  * connection to a server of the group. */
+#include "gate/sock.h"
 #include "gate/stream.h"
 #include "gate/upstream.h"
 #include "error.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -126,28 +126,10 @@ static void timed_out(struct gate *gate, struct gate_timer *timer)
 
 /* ---- to a server ---- */
 
-static int address_of(const struct tw_endpoint_address *a, struct sockaddr_storage *to)
-{
-	memset(to, 0, sizeof *to);
-	if (a->family == 4) {
-		struct sockaddr_in *in = (struct sockaddr_in *)to;
-		in->sin_family = AF_INET;
-		in->sin_port = htons(a->port);
-		memcpy(&in->sin_addr, a->bytes, 4);
-		return sizeof *in;
-	}
-	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)to;
-	in6->sin6_family = AF_INET6;
-	in6->sin6_port = htons(a->port);
-	in6->sin6_scope_id = a->scope;
-	memcpy(&in6->sin6_addr, a->bytes, 16);
-	return sizeof *in6;
-}
-
 int l4_connect(const struct tw_endpoint_address *server, int type)
 {
 	struct sockaddr_storage address;
-	socklen_t len = (socklen_t)address_of(server, &address);
+	socklen_t len = sock_address(server, &address);
 	int one = 1, err;
 	int fd = socket(address.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
@@ -335,7 +317,7 @@ static void ask(struct stream *s)
 	}
 	struct tw_pool *pool = s->service->pool;
 	tw_handle block = tw_pool_new(pool, sizeof(struct tw_msg), gate->id);
-	struct tw_msg *msg = block ? tw_pool_at(pool, block, gate->id, &size) : NULL;
+	struct tw_msg *msg = block ? tw_pool_block(pool, block, &size) : NULL;
 	if (!msg) {
 		gate_count(gate, GATE_NO_BLOCK, 1);
 		stream_end(s, true);

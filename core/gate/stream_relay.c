@@ -185,7 +185,7 @@ static int read_one(struct stream *s, struct stream_end *end, struct body *body)
 	enum gate_counter counter = end == &s->client ? GATE_BYTES_IN : GATE_UP_BYTES_IN;
 	uint32_t size = 0;
 	tw_handle block = tw_pool_new(pool, end->full_reads ? BLOCK_HUNGRY : BLOCK, s->gate->id);
-	void *mem = block ? tw_pool_at(pool, block, s->gate->id, &size) : NULL;
+	void *mem = block ? tw_pool_block(pool, block, &size) : NULL;
 	if (!mem) {
 		starve(s, end);
 		return -1;

@@ -67,6 +67,8 @@ int splice_out(struct stream *s, struct stream_end *from)
 		}
 		from->piped -= (uint32_t)n;
 		s->moved = s->gate->now;
+		/* As if they had gone through the body: the service counts there. */
+		(to == &s->client ? &s->x->out : &s->x->in)->went += (uint64_t)n;
 		gate_count(s->gate, to == &s->client ? GATE_BYTES_OUT : GATE_UP_BYTES_OUT,
 		           (uint64_t)n);
 	}
@@ -83,8 +85,7 @@ ssize_t splice_in(struct stream *s, struct stream_end *from)
 	from->piped += (uint32_t)n;
 	if (n < LITTLE)
 		from->full_reads = 0;
-	/* As if they had gone through the body: the service counts there. */
-	(from == &s->client ? &s->x->in : &s->x->out)->bytes += (uint64_t)n;
+	(from == &s->client ? &s->x->in : &s->x->out)->came += (uint64_t)n;
 	gate_count(s->gate, from == &s->client ? GATE_BYTES_IN : GATE_UP_BYTES_IN, (uint64_t)n);
 	return n;
 }

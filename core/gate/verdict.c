@@ -5,7 +5,7 @@
 
 #include <errno.h>
 
-static uint8_t kind_of(const struct flow *f, const struct out *out)
+uint8_t flow_kind(const struct flow *f, const struct out *out)
 {
 	return out->what == OUT_REQUEST    ? f->kind
 	       : out->what == OUT_RESPONSE ? TW_MSG_RESPONSE
@@ -61,7 +61,7 @@ static void respond_with(struct flow *f, struct out *out, uint32_t function)
 {
 	struct exchange *x = &f->x;
 	struct lane *lane = f->lane;
-	struct tw_msg *msg = tw_pool_peek(lane->service->pool, out->handle, NULL), *answer;
+	struct tw_msg *msg = tw_pool_block(lane->service->pool, out->handle, NULL), *answer;
 	tw_handle handle = ONCE(msg->answer);
 	uint32_t size = 0;
 	uint16_t status;
@@ -75,8 +75,8 @@ static void respond_with(struct flow *f, struct out *out, uint32_t function)
 		blame(f, function, "a function left an answer that is not its own");
 		return;
 	}
-	answer = tw_pool_peek(lane->service->pool, handle, &size);
-	status = ONCE(answer->status);
+	answer = tw_pool_block(lane->service->pool, handle, &size);
+	status = answer ? ONCE(answer->status) : 0;
 	if (!answer_valid(answer, size, status)) {
 		tw_pool_free(lane->service->pool, handle, x->gate->id);
 		blame(f, function, "a function left an answer that is not valid");
@@ -109,7 +109,7 @@ static void reply(struct flow *f, struct out *out)
 {
 	struct exchange *x = &f->x;
 	uint32_t size = 0;
-	struct tw_msg *msg = tw_pool_peek(f->lane->service->pool, out->handle, &size);
+	struct tw_msg *msg = tw_pool_block(f->lane->service->pool, out->handle, &size);
 
 	if (f->kind == TW_MSG_REQUEST || x->responded || out->what != OUT_REQUEST) {
 		if (out->what == OUT_DATA && f->kind == TW_MSG_OPEN)
@@ -141,7 +141,7 @@ void flow_fault(struct flow *f, struct out *out, uint32_t function, const char *
 	gate_count(f->lane->gate, GATE_FAULTS, 1);
 	if (policy == TW_FAULT_RETRY && !out->retried) {
 		out->retried = true;
-		((struct tw_msg *)tw_pool_peek(f->lane->service->pool, out->handle, NULL))
+		((struct tw_msg *)tw_pool_block(f->lane->service->pool, out->handle, NULL))
 			->retries = 1;
 		gate_count(f->lane->gate, GATE_RETRIES, 1);
 		flow_call(f, out, function);
@@ -177,7 +177,7 @@ void flow_nobody(struct flow *f, struct out *out, int error)
 void flow_verdict(struct flow *f, struct out *out, uint8_t verdict, uint32_t function)
 {
 	uint32_t size = 0;
-	struct tw_msg *msg = tw_pool_peek(f->lane->service->pool, out->handle, &size);
+	struct tw_msg *msg = tw_pool_block(f->lane->service->pool, out->handle, &size);
 	uint16_t group = ONCE(msg->group);
 	uint32_t key = ONCE(msg->key);
 
@@ -185,7 +185,7 @@ void flow_verdict(struct flow *f, struct out *out, uint8_t verdict, uint32_t fun
 		respond_with(f, out, function);
 		return;
 	}
-	flow_mend(f, msg, size, out->handle, kind_of(f, out));
+	flow_mend(f, msg, size, out->handle, flow_kind(f, out));
 	if (verdict == TW_V_FAULT)
 		flow_fault(f, out, function, "a function failed");
 	else if (verdict == TW_V_DROP)

@@ -174,6 +174,15 @@ void *tw_pool_at(struct tw_pool *pool, tw_handle handle, uint32_t member, uint32
 	return place(pool, TW_HANDLE_INDEX(handle), size);
 }
 
+void *tw_pool_block(struct tw_pool *pool, tw_handle handle, uint32_t *size)
+{
+	if (word_of(pool, handle))
+		return place(pool, TW_HANDLE_INDEX(handle), size);
+	if (size)
+		*size = 0;
+	return NULL;
+}
+
 void *tw_pool_peek(struct tw_pool *pool, tw_handle handle, uint32_t *size)
 {
 	_Atomic uint64_t *word = word_of(pool, handle);
@@ -286,13 +295,33 @@ void tw_pool_each(struct tw_pool *pool, uint32_t member,
 	}
 }
 
+/* What no member of a fabric leaves there: somebody wrote over it. */
+static bool is_nonsense(uint64_t word)
+{
+	return TW_STATE_OF(word) > TW_BLOCK_LOST || TW_OWNER_OF(word) >= TW_MEMBERS_MAX ||
+	       (TW_STATE_OF(word) != TW_BLOCK_FREE && !TW_GENERATION_OF(word));
+}
+
+/* Free now, or as it was; who still works with a block that somebody wrote over finds its handle
+ * stale. */
+static bool mended(struct tw_pool *pool, uint32_t index)
+{
+	uint64_t word = tw_pool_word(pool, index);
+
+	if (is_nonsense(word))
+		return swap(&pool->words[index], &word,
+		            TW_OWNER_WORD(next_generation(TW_GENERATION_OF(word)), TW_BLOCK_FREE,
+		                          0));
+	return TW_STATE_OF(word) == TW_BLOCK_FREE;
+}
+
 void tw_pool_mend(struct tw_pool *pool)
 {
 	for (int c = 0; c < TW_POOL_CLASSES; c++)
 		for (uint32_t i = 0; i < pool->l.count[c]; i++) {
 			uint32_t index = pool->l.first[c] + i;
 
-			if (TW_STATE_OF(tw_pool_word(pool, index)) == TW_BLOCK_FREE)
+			if (mended(pool, index))
 				hint(pool, index, TW_MEMBERS_MAX);
 		}
 }

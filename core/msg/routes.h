@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* routes.h - what stands behind the exits of a function, and who its instances are: written by the
  * control thread, read by whoever sends, which is a program of the kernel (bpf/redirect.bpf.c) or
- * another process (ring.c). It may be read while it is written: every byte of it makes sense alone
- * and is checked against the others. */
+ * another process (rings_link.c). It may be read while it is written: every byte of it makes sense
+ * alone and is checked against the others. */
 #pragma once
 #include "abi.h"
 

@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 
 #define STORE_HEAD 4096
+#define STORE_SHARD_HEAD 192 /* struct shard, and room */
 #define STORE_ENTRY_BYTES 64
 
 struct store_layout {
@@ -77,7 +78,7 @@ static inline struct shard *store_shard(const struct tw_store *s, uint32_t i)
 
 static inline uint32_t *store_buckets(struct shard *shard)
 {
-	return (uint32_t *)((uint8_t *)shard + 192);
+	return (uint32_t *)((uint8_t *)shard + STORE_SHARD_HEAD);
 }
 
 /* Of number n, from 1 to layout.entries, layout.pieces. */
@@ -96,7 +97,7 @@ static inline uint8_t *store_piece(const struct tw_store *s, struct shard *shard
 /* Bytes of a shard of this layout, but for the last piece's end. */
 static inline uint64_t store_shard_bytes(const struct store_layout *l)
 {
-	return 192 + 4ull * l->buckets + (uint64_t)STORE_ENTRY_BYTES * l->entries +
+	return STORE_SHARD_HEAD + 4ull * l->buckets + (uint64_t)STORE_ENTRY_BYTES * l->entries +
 	       (uint64_t)l->piece * l->pieces;
 }
 

@@ -22,6 +22,7 @@
 
 #define SPINS 200
 #define PATIENCE_NS 300000000 /* a holder that the kernel took off its CPU is back by then */
+#define DOUBT_NS 1000000      /* the wait before was in vain: whoever it is now */
 #define LOOK_NS 20000000      /* how often a waiter looks itself */
 
 static _Thread_local struct robust_list_head *robust;
@@ -103,8 +104,8 @@ static int take_over(uint32_t *word, uint32_t seen)
 
 static int wait_for(uint32_t *word, uint32_t *blocked)
 {
-	struct timespec look = { .tv_nsec = LOOK_NS };
-	uint64_t begun = tw_now();
+	uint64_t begun = tw_now(), patience = *blocked ? DOUBT_NS : PATIENCE_NS;
+	struct timespec look = { .tv_nsec = *blocked ? DOUBT_NS : LOOK_NS };
 	uint32_t seen;
 	for (;;) {
 		int rc = take(word, &seen, FUTEX_WAITERS);
@@ -114,7 +115,7 @@ static int wait_for(uint32_t *word, uint32_t *blocked)
 		    !__atomic_compare_exchange_n(word, &seen, seen | FUTEX_WAITERS, false,
 		                                 __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 			continue;
-		if (tw_now() - begun > PATIENCE_NS)
+		if (tw_now() - begun > patience)
 			break;
 		if (seen & FUTEX_TID_MASK)
 			syscall(SYS_futex, word, FUTEX_WAIT, seen | FUTEX_WAITERS, &look, NULL, 0);

@@ -269,8 +269,3 @@ const char *tw_store_name(const struct tw_store *s)
 {
 	return s->name;
 }
-
-uint32_t tw_store_number(const struct tw_store *s)
-{
-	return s->number;
-}

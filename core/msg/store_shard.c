@@ -7,8 +7,12 @@
 #include <errno.h>
 #include <string.h>
 
-_Static_assert(sizeof(struct shard) <= 192, "room in front of the buckets");
+_Static_assert(sizeof(struct shard) <= STORE_SHARD_HEAD, "room in front of the buckets");
 _Static_assert(sizeof(struct entry) == STORE_ENTRY_BYTES, "as the layout says");
+
+/* Entries of a bucket, of which there are as many as entries: more than a dozen is nobody's luck. A
+ * longer walk than that would be somebody's way to keep others busy. */
+#define CHAIN_MAX 128
 
 /* ---- hashing: SipHash-1-3, because clients choose keys ---- */
 
@@ -148,7 +152,7 @@ static struct entry *find(struct op *op)
 	uint32_t n = ONCE(store_buckets(op->shard)[op->bucket]), before = 0;
 	for (uint32_t steps = 0; n; steps++) {
 		struct entry *e = entry_at(op, n);
-		if (!e || steps > op->s->layout.entries || !ONCE(e->kind)) {
+		if (!e || steps > CHAIN_MAX || !ONCE(e->kind)) {
 			op->damaged = true;
 			return NULL;
 		}
@@ -290,7 +294,7 @@ uint32_t store_before(struct op *op, const struct entry *e, uint32_t n)
 	uint32_t before = 0;
 	for (uint32_t steps = 0; i != n; steps++) {
 		struct entry *in = entry_at(op, i);
-		if (!in || steps > op->s->layout.entries) {
+		if (!in || steps > CHAIN_MAX) {
 			op->damaged = true;
 			return 0;
 		}

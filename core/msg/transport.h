@@ -2,7 +2,7 @@
 /* transport.h - what the files of the fabric share: what a transport is, and what a fabric and a
  * link have in common to all of them. */
 #pragma once
-#include "msg/fabric.h"
+#include "msg/pool.h"
 #include "msg/routes.h"
 
 #define FABRIC_DEPTH 1024      /* descriptors that wait for an instance, from gates, at most */

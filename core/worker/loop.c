@@ -13,13 +13,13 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#define HOLD_BACK_NS 50000     /* nothing that is done waits longer for the rest of a batch */
-#define SPINS 16               /* looks at the ring before another process gets its turn */
-#define LOOKS 4096             /* ... and before the rest is looked at */
-#define LATE_MAX 1024          /* descriptors that nobody takes now */
-#define LATE_EVERY_NS 1000000  /* they are tried again */
-#define NOBODY_NS 100000000ull /* nobody stands behind the exit: so long */
-#define FULL_NS 1000000000ull  /* the queue is full */
+#define HOLD_BACK_NS 50000    /* nothing that is done waits longer for the rest of a batch */
+#define SPINS 16              /* looks at the ring before another process gets its turn */
+#define LOOKS 4096            /* ... and before the rest is looked at */
+#define LATE_MAX 1024         /* descriptors that nobody takes now */
+#define LATE_EVERY_NS 1000000 /* they are tried again */
+#define NOBODY_NS 80000000ull /* nobody stands behind the exit: so long */
+#define FULL_NS 1000000000ull /* the queue is full */
 
 struct late {
 	struct tw_desc desc;

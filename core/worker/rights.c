@@ -87,8 +87,3 @@ int worker_limits(const struct worker *worker)
 	limit(RLIMIT_MEMLOCK, 0);
 	return 0;
 }
-
-int worker_calls(bool building)
-{
-	return tw_calls_of_worker(!building);
-}

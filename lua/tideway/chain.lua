@@ -21,15 +21,8 @@ local M = {}
 ---@field lcores? (integer|"step")[]
 ---@field place? tideway.hook.place where it runs when that is a hook
 ---@field where string file:line of its declaration
-local Chain = {}
+local Chain = model.class()
 
--- A handle: name and index are its own, the rest is its state in the version of the model that one sees.
-function Chain:__index(key)
-   if Chain[key] then return Chain[key] end
-   local state = model.state(self)
-   if not state then error(tostring(self) .. " is not there any more", 2) end
-   return state[key]
-end
 function Chain:__newindex(key, value) model.edit(self)[key] = value end
 function Chain:__tostring() return "chain " .. rawget(self, "name") end
 
@@ -163,15 +156,6 @@ local function parts_of(name, ...)
    return stages, sink
 end
 
--- The handle of a name: that of the chain which runs and is declared anew, or a new one.
-local function handle_of(name, level)
-   local running = model.find(model.running.chains, "name", name)
-   if running then return running end
-   local index = model.free_index("chains", CHAINS_MAX)
-   if not index then error(("tw.chain: %d chains are the limit"):format(CHAINS_MAX), level + 1) end
-   return setmetatable({ name = name, index = index }, Chain)
-end
-
 --- Declare a chain: of packets, behind ports and rings, or of messages, behind listeners. When the engine runs this is
 --- part of a change; a chain that was deleted in it, or all in a reload, are declared anew under their names.
 ---@param name string
@@ -188,12 +172,11 @@ function M.chain(name, source, ...)
    if services.is_source(source) then return (services.declare(name, source, ...)) end
    local sources, where = sources_of(name, source), model.where(2)
    local stages, sink = parts_of(name, ...)
-   local version, chain = model.current(), handle_of(name, 2)
-   version.state[chain] = {
+   local chain = model.handle(Chain, "chains", name, CHAINS_MAX)
+   if not chain then error(("tw.chain: %d chains are the limit"):format(CHAINS_MAX), 2) end
+   model.declare("chains", chain, {
       sources = sources, sink = sink, stages = stages, stage_names = edit.stage_names(stages), where = where,
-   }
-   if version.own then version.own[chain] = true end
-   version.chains[#version.chains + 1] = chain
+   })
    return chain
 end
 

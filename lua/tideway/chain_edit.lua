@@ -1,7 +1,9 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Chains that change: NFs put in, taken out and replaced, in the draft of a change or before the engine runs.
+-- Chains that change: NFs put in, taken out and replaced, in the draft of a change or before the engine runs. Chains of
+-- messages (gate/service.lua) take from here how NFs and places are named.
 
 local model = require "tideway.model"
+local nearest = require "tideway.live.nearest"
 local nfs = require "tideway.nf"
 
 local M = {
@@ -21,19 +23,27 @@ function M.stage_names(stages)
    return names
 end
 
--- The place of an NF in a chain: given by name as counters show it, as instance, or as number.
-local function find(chain, what, level)
+--- The place of an NF in a chain.
+---@param chain tideway.chain|tideway.service
+---@param what any its name as counters show it, itself, or its number from 1
+---@param level integer as for error()
+---@param kind? string what it is called there, default "NF"
+---@return integer
+function M.find(chain, what, level, kind)
    for i, nf in ipairs(chain.stages) do
       if what == nf or what == chain.stage_names[i] or what == i then return i end
    end
-   error(("chain %s has no NF %s; it has: %s"):format(chain.name, type(what) == "string" and ('"%s"'):format(what)
-      or tostring(what), #chain.stages > 0 and table.concat(chain.stage_names, ", ") or "none"), level + 1)
+   error(("chain %s has no %s %s%s"):format(chain.name, kind or "NF", type(what) == "string" and ('"%s"'):format(what)
+      or tostring(what), nearest.hint(tostring(what), chain.stage_names)), level + 1)
 end
+local find = M.find
 
--- The names of tables of NFs that are taken out are free again.
-local function release(instances)
+--- The names of tables of NFs that are taken out are free again.
+---@param instances tideway.nf.instance[]
+function M.release(instances)
    if model.current().own then require("tideway.change.adopt").release(instances) end
 end
+local release = M.release
 
 local function instance_of(chain, nf, level)
    if type(nf) == "function" then return nfs.instance(("function%d"):format(#chain.stages + 1), nf, level + 1) end
@@ -56,8 +66,14 @@ local function set_stages(chain, stages, level)
    release(before)
 end
 
--- Where { before = | after = | at = } says, from 1; the end without it.
-local function position(chain, where, level)
+--- Where { before = | after = | at = } says; without it the end.
+---@param chain tideway.chain|tideway.service
+---@param where? table
+---@param last integer NFs that stand in order
+---@param level integer as for error()
+---@param kind? string what NFs are called there
+---@return integer from 1
+function M.position(chain, where, last, level, kind)
    where = where or {}
    local keys = 0
    for key in pairs(where) do
@@ -68,12 +84,11 @@ local function position(chain, where, level)
       keys = keys + 1
    end
    if keys > 1 then error(("chain %s: insert: give one of before, after and at"):format(chain.name), level + 1) end
-   if where.before ~= nil then return find(chain, where.before, level + 1) end
-   if where.after ~= nil then return find(chain, where.after, level + 1) + 1 end
-   local at = where.at or #chain.stages + 1
-   if type(at) ~= "number" or at % 1 ~= 0 or at < 1 or at > #chain.stages + 1 then
-      error(("chain %s: insert: at is %s; it can be 1 to %d"):format(chain.name, tostring(at), #chain.stages + 1),
-         level + 1)
+   if where.before ~= nil then return find(chain, where.before, level + 1, kind) end
+   if where.after ~= nil then return find(chain, where.after, level + 1, kind) + 1 end
+   local at = where.at or last + 1
+   if type(at) ~= "number" or at % 1 ~= 0 or at < 1 or at > last + 1 then
+      error(("chain %s: insert: at is %s; it can be 1 to %d"):format(chain.name, tostring(at), last + 1), level + 1)
    end
    return at
 end
@@ -86,7 +101,7 @@ function M.methods(Chain)
    ---@param where? { before?: any, after?: any, at?: integer } an NF by its name, itself, or its number; `at` from 1
    ---@return tideway.chain self
    function Chain:insert(nf, where)
-      local stages, at = { unpack(self.stages) }, position(self, where, 2)
+      local stages, at = { unpack(self.stages) }, M.position(self, where, #self.stages, 2)
       table.insert(stages, at, instance_of(self, nf, 2))
       set_stages(self, stages, 2)
       return self
@@ -115,12 +130,7 @@ function M.methods(Chain)
 
    --- Take the chain away.
    function Chain:delete()
-      local stages, version = model.edit(self).stages, model.current()
-      for i, chain in ipairs(version.chains) do
-         if chain == self then table.remove(version.chains, i) end
-      end
-      version.state[self] = nil
-      release(stages)
+      release(model.remove("chains", self).stages)
    end
 end
 

@@ -162,6 +162,58 @@ function M.free_index(kind, limit)
    end
 end
 
+-- ---- kinds of handles that have a state ----
+
+--- A class of handles: name and index are a handle's own, the rest is its state in the version that one sees.
+---@return table class
+function M.class()
+   local Class = {}
+   function Class:__index(key)
+      if Class[key] then return Class[key] end
+      local state = M.state(self)
+      if not state then error(tostring(self) .. " is not there any more", 2) end
+      return state[key]
+   end
+   return Class
+end
+
+--- The handle of a name: that of what runs and is declared anew, or a new one.
+---@param class table
+---@param kind "chains"|"groups"|"services"
+---@param name string
+---@param limit integer
+---@return table? handle nil: there are so many already
+function M.handle(class, kind, name, limit)
+   local running = M.find(M.running[kind], "name", name)
+   if running then return running end
+   local index = M.free_index(kind, limit)
+   return index and setmetatable({ name = name, index = index }, class)
+end
+
+--- Put a handle into the version that one sees here.
+---@param kind "chains"|"listeners"|"groups"|"services"
+---@param handle table
+---@param state table
+function M.declare(kind, handle, state)
+   local version = M.current()
+   version.state[handle] = state
+   if version.own then version.own[handle] = true end
+   table.insert(version[kind], handle)
+end
+
+--- Take a handle out of it.
+---@param kind "chains"|"listeners"|"groups"|"services"
+---@param handle table
+---@return table state what it was
+function M.remove(kind, handle)
+   local state, version = M.edit(handle), M.current()
+   for i, other in ipairs(version[kind]) do
+      if other == handle then table.remove(version[kind], i) end
+   end
+   version.state[handle] = nil
+   return state
+end
+
 --- All chains, of packets and of messages.
 ---@param version? tideway.model.version default: that one sees here
 ---@return table[]

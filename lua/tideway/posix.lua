@@ -133,6 +133,9 @@ end
 ---@return boolean
 function M.isatty(fd) return C.tw_posix_isatty(fd) == 1 end
 
+--- The resource "open descriptors", for rlimit() and raise_rlimit().
+M.RLIMIT_NOFILE = 7
+
 --- Soft limit of a resource (RLIMIT_*), math.huge for none.
 ---@param resource integer
 ---@return number

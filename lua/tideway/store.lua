@@ -33,8 +33,6 @@ local piece = ffi.new "struct tw_store_piece[1]"
 local number = ffi.new "double[1]"
 local scratch, scratch_size = ffi.new("uint8_t[?]", 4096), 4096
 
-local function sentence() return ffi.string(C.tw_error()) end
-
 local function key_of(self, key)
    if type(key) == "number" then key = tostring(key) end
    if type(key) ~= "string" then
@@ -62,7 +60,7 @@ local function read(self, key, stale)
    local text, len = key_of(self, key)
    local rc = C.tw_store_get(self.store, text, len, stale, value, scratch, 0, scratch_size)
    if rc == 0 then return nil end
-   if rc < 0 then return nil, sentence() end
+   if rc < 0 then return nil, abi.error() end
    local kind = value.kind
    if kind == C.TW_STORE_NUMBER then return value.number, value.user end
    if kind == C.TW_STORE_BOOLEAN then return value.number ~= 0, value.user end
@@ -99,7 +97,7 @@ function Store:ttl(key)
    local text, len = key_of(self, key)
    local rc = C.tw_store_get(self.store, text, len, false, value, nil, 0, 0)
    if rc == 1 then return seconds_of(value.ttl_ns) end
-   return nil, rc < 0 and sentence() or nil
+   return nil, rc < 0 and abi.error() or nil
 end
 
 --- Copy bytes of a value straight to memory, such as a block of the pool, without making a string of them.
@@ -117,7 +115,7 @@ function Store:read(key, to, max, from, stale)
    local text, len = key_of(self, key)
    local start = from or 0
    local rc = C.tw_store_get(self.store, text, len, stale or false, value, to, start, max)
-   if rc ~= 1 then return nil, rc < 0 and sentence() or nil end
+   if rc ~= 1 then return nil, rc < 0 and abi.error() or nil end
    local size = tonumber(value.len)
    return math.max(0, math.min(max, size - start)), size, value.version, value.user, seconds_of(value.ttl_ns)
 end
@@ -128,7 +126,7 @@ local function done(rc)
    if rc == 0 then return true end
    if rc == EEXIST then return false, "exists" end
    if rc == ENOENT then return false, "not found" end
-   return nil, sentence()
+   return nil, abi.error()
 end
 
 local function put(self, key, what, ttl, user, mode)
@@ -184,7 +182,7 @@ function Store:incr(key, by, init, init_ttl)
    local rc = C.tw_store_incr(self.store, text, len, by, init ~= nil, init or 0, ttl_of(self, init_ttl), number)
    if rc == 0 then return number[0] end
    if rc == ENOENT then return nil, "not found" end
-   return nil, sentence()
+   return nil, abi.error()
 end
 
 --- Set a value from memory, such as a block of the pool, without making a string of it.
@@ -319,7 +317,7 @@ local function wrap(n)
    local known = by_number[n]
    if known then return known end
    local pointer = C.tw_store_open(n)
-   if pointer == nil then return nil, sentence() end
+   if pointer == nil then return nil, abi.error() end
    local self = setmetatable({
       store = ffi.gc(pointer, C.tw_store_close), number = n, name = ffi.string(C.tw_store_name(pointer)),
       kind = "store",
@@ -356,13 +354,13 @@ function M.noting(pack, ...)
 end
 
 --- In a worker: has the stores whose descriptors it was given, which are taken over.
----@param fds ffi.cdata*|integer[] from index 0, or a list
----@param n? integer of them; nil: fds is a list
+---@param fds ffi.cdata* int[n]
+---@param n integer
 ---@return boolean? ok
 ---@return string? error
 function M.adopt(fds, n)
-   for i = n and 0 or 1, n and n - 1 or #fds do
-      if C.tw_store_adopt(0, fds[i]) < 0 then return nil, sentence() end
+   for i = 0, n - 1 do
+      if C.tw_store_adopt(0, fds[i]) < 0 then return nil, abi.error() end
    end
    return true
 end
@@ -425,7 +423,7 @@ function M.store(o)
          collectgarbage()
          n = C.tw_store_new(spec)
       end
-      if n < 0 then error("tw.store: " .. sentence(), 2) end
+      if n < 0 then error("tw.store: " .. abi.error(), 2) end
       self = wrap(n)
       self.options = options
    end

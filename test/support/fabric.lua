@@ -230,4 +230,20 @@ function Fabric:free()
    C.tw_fabric_free(self.fabric)
 end
 
+-- ---- for all specs of members ----
+
+--- A list of n things.
+function M.repeated(n, make)
+   local list = {}
+   for i = 1, n do list[i] = make(i) end
+   return list
+end
+
+--- it() of busted for a transport; one that cannot be had here is skipped with the reason. busted gives `it` and
+--- `pending` to specs alone.
+function M.live(transport, it, pending)
+   if posix.geteuid() == 0 or transport == "rings" then return it end
+   return function(name) it(name, function() pending "needs root for bpf(2)" end) end
+end
+
 return M

@@ -179,6 +179,15 @@ function Service:settle(seconds)
    return tonumber(stats.in_flight), tonumber(stats.pool_used)
 end
 
+--- The end of a test: all is settled, or it raises; the service is closed, and what else there is.
+---@param ... { close: fun(self) } servers, clients
+function Service:finish(...)
+   local in_flight, blocks = self:settle()
+   self:close()
+   for i = 1, select("#", ...) do select(i, ...):close() end
+   assert(in_flight == 0 and blocks == 0, ("%d requests are under way, %d blocks in use"):format(in_flight, blocks))
+end
+
 function Service:close()
    C.tw_gates_stop(0)
    for _, worker in ipairs(self.workers) do C.tw_worker_remove(worker, 0) end

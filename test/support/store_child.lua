@@ -12,7 +12,7 @@ local C = abi.C
 local pid, fd, number, what, n = ...
 local own = C.tw_posix_open(("/proc/%s/fd/%s"):format(pid, fd), 2)
 assert(own >= 0, "cannot open the store of process " .. pid)
-assert(store_lib.adopt { own })
+assert(store_lib.adopt(ffi.new("int[1]", own), 1))
 local store = store_lib.attach { number = tonumber(number), name = "spec" }
 
 local todo = {}

@@ -212,13 +212,10 @@ end
 
 --- Turn for so many seconds.
 ---@param seconds number
----@param also? fun() called in each turn
+---@param also? fun(): boolean? called in each turn; true: it is enough
 function Swarm:run(seconds, also)
    local stop = now() + seconds
-   while now() < stop do
-      self:step(5)
-      if also then also() end
-   end
+   repeat self:step(5) until also and also() or now() > stop
 end
 
 --- Begin nothing new, and wait for what is under way.

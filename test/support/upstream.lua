@@ -59,7 +59,7 @@ function connection:more(seconds)
          return false
       end
       if now() > until_when then return nil end
-      posix.poll({ self.fd }, LOOK)
+      posix.poll({ self.fd }, math.max(0, math.min(LOOK, math.ceil((until_when - now()) * 1000))))
    end
 end
 
@@ -117,13 +117,18 @@ function connection:abort()
    self:close()
 end
 
---- Status, headers (lower case) and body of a response with a length or without a body.
+--- Status, headers (lower case) and body of a response with a length or without a body; `interim`: heads in front.
 function connection:response(method)
-   local head, got = self:take "\r\n\r\n"
-   if not head then return nil, got end
+   local interim, head, status = {}
+   repeat
+      interim[#interim + 1] = head
+      local got
+      head, got = self:take "\r\n\r\n"
+      if not head then return nil, got end
+      status = tonumber(head:match "^HTTP/1%.1 (%d+)")
+   until not status or status >= 200 or status == 101
    local headers = {}
    for name, value in head:gmatch "\r\n([%w-]+): *([^\r]*)" do headers[name:lower()] = value end
-   local status = tonumber(head:match "^HTTP/1%.1 (%d+)")
    local body = ""
    if method ~= "HEAD" and headers["content-length"] then
       body = self:bytes(tonumber(headers["content-length"]))
@@ -140,7 +145,7 @@ function connection:response(method)
       end
       body = table.concat(parts)
    end
-   return { status = status, headers = headers, body = body, head = head }
+   return { status = status, headers = headers, body = body, head = head, interim = interim }
 end
 
 -- ---- servers that the spec plays ----

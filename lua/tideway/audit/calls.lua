@@ -15,7 +15,6 @@ local RECEIVE = { recvfrom = true, recvmsg = true, recvmmsg = true, read = true,
 ---@field external integer sends and receives on sockets of TCP with data: passes through the TCP/IP stack
 ---@field internal integer sends and receives on other sockets with data
 ---@field waits integer epoll_wait, poll, futex, ... that blocked or not
----@field by_name table<string, integer>
 
 local WAIT = { epoll_wait = true, epoll_pwait = true, epoll_pwait2 = true, poll = true, ppoll = true, futex = true,
    nanosleep = true, clock_nanosleep = true }
@@ -24,13 +23,12 @@ local WAIT = { epoll_wait = true, epoll_pwait = true, epoll_pwait2 = true, poll 
 ---@return boolean
 function M.available() return os.execute "command -v strace >/dev/null 2>&1" == 0 end
 
-local function new() return { all = 0, external = 0, internal = 0, waits = 0, by_name = {} } end
+local function new() return { all = 0, external = 0, internal = 0, waits = 0 } end
 
 -- A line of strace -f -yy: "123 recvfrom(7<TCP:[127.0.0.1:80->127.0.0.1:5]>, ..., 64, 0, NULL, NULL) = 64". A call that
 -- another thread interrupts comes in two lines; the second has what it returned.
 local function count(calls, name, line)
    calls.all = calls.all + 1
-   calls.by_name[name] = (calls.by_name[name] or 0) + 1
    if WAIT[name] then calls.waits = calls.waits + 1 end
    if not SEND[name] and not RECEIVE[name] then return end
    local socket = line:match "^[%w_]+%(%d+<(.-%])>"
@@ -69,11 +67,11 @@ function M.parse(text)
    return threads
 end
 
---- Count the calls of processes while fn runs.
+--- Count the calls of processes while fn runs; raises what it raises.
 ---@param pids integer[]
----@param fn fun(): boolean?, string?
+---@param fn fun()
 ---@return table<integer, tideway.audit.calls>? calls by thread
----@return string? err
+---@return string? err strace cannot be started
 function M.during(pids, fn)
    local file, said = os.tmpname(), os.tmpname()
    local argv = { "strace", "-f", "-yy", "-s", "0", "-o", file }
@@ -84,14 +82,13 @@ function M.during(pids, fn)
    local pid, err = process.spawn(argv, { output = said })
    if not pid then return nil, err end
    posix.poll({}, 500) -- until it is attached
-   local ok
-   ok, err = fn()
+   local ok, problem = pcall(fn)
    process.terminate(pid, process.SIGINT)
    process.ended(pid, true)
    local text = posix.slurp(file) or ""
    os.remove(file)
    os.remove(said)
-   if not ok then return nil, err end
+   if not ok then error(problem, 0) end
    return M.parse(text)
 end
 

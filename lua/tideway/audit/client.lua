@@ -10,7 +10,8 @@ local M = {}
 
 ---@class tideway.audit.client
 ---@field fd integer?
----@field payload integer bytes of bodies that were sent and received
+---@field connections integer that were made
+---@field payload integer bytes of bodies that came
 ---@field status table<integer, integer> answers by status
 local Client = {}
 Client.__index = Client
@@ -19,11 +20,10 @@ Client.__index = Client
 ---@param host string
 ---@param port integer
 ---@param request string all bytes of a request
----@param sent integer bytes of its body
 ---@return tideway.audit.client
-function M.new(host, port, request, sent)
+function M.new(host, port, request)
    return setmetatable({
-      host = host, port = port, request = request, sent = sent, payload = 0, status = {}, answers = 0, connections = 0,
+      host = host, port = port, request = request, payload = 0, status = {}, connections = 0,
    }, Client)
 end
 
@@ -93,7 +93,7 @@ function Client:run(n)
       if not sent then return nil, err end
       local status, bytes, close = read_answer(self)
       if not status then return nil, bytes end
-      self.answers, self.payload = self.answers + 1, self.payload + self.sent + bytes
+      self.payload = self.payload + bytes
       self.status[status] = (self.status[status] or 0) + 1
       if close then self:close() end
    end

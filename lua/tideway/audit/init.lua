@@ -31,10 +31,11 @@ tw.chain("origin", listeners, origin {}):pin { worker = "inline" }
 ]]
 
 ---@class tideway.audit.options
----@field transports string[]
 ---@field requests integer
 ---@field bytes integer of bodies of the built-in origin's answers
----@field path string
+---@field path string that is asked for
+---@field listener? string name of the one that is asked; default: the first
+---@field args? string[] of the script
 ---@field dir string for instances
 ---@field binary string
 
@@ -44,12 +45,12 @@ tw.chain("origin", listeners, origin {}):pin { worker = "inline" }
 local Instance = {}
 Instance.__index = Instance
 
-local function start(o, name, script, arguments)
+local function start(o, name, script, options, arguments)
    local self = setmetatable({ name = name, output = ("%s/%s.out"):format(o.dir, name) }, Instance)
    local argv = { "env", "TIDEWAY_RUN_DIR=" .. o.dir, o.binary, "run", "--name", name }
-   for _, word in ipairs(arguments) do argv[#argv + 1] = word end
+   for _, word in ipairs(options) do argv[#argv + 1] = word end
    argv[#argv + 1] = script
-   for _, word in ipairs(o.args or {}) do argv[#argv + 1] = word end
+   for _, word in ipairs(arguments or {}) do argv[#argv + 1] = word end
    local err
    self.pid, err = process.spawn(argv, { output = self.output })
    if not self.pid then return nil, err end
@@ -120,10 +121,7 @@ local function start_origin(o, addresses)
    local file = assert(io.open(path, "w"))
    file:write(ORIGIN:format(o.bytes, table.concat(listeners, ", ")))
    file:close()
-   local saved = o.args
-   o.args = {}
    local origin, err = start(o, "audit-origin", path, {})
-   o.args = saved
    if not origin then error("the built-in origin did not start: " .. err, 0) end
    return origin
 end
@@ -268,7 +266,7 @@ local function client_of(engine, o)
    local host, port = split(found.address)
    if host == "0.0.0.0" then host = "127.0.0.1" elseif host == "::" then host = "::1" end
    local request = ("GET %s HTTP/1.1\r\nHost: %s:%d\r\nUser-Agent: tideway-audit\r\n\r\n"):format(o.path, host, port)
-   return clients.new(host, port, request, 0), found
+   return clients.new(host, port, request), found
 end
 
 local function measure(engine, o)
@@ -276,7 +274,6 @@ local function measure(engine, o)
    local function load(n)
       local ok, err = client:run(n)
       if not ok then error(("requests to %s: %s"):format(listener.address, err), 0) end
-      return true
    end
    load(WARM)
    local n, parts = o.requests, parts_of(engine, assert(service_of(engine:gate(), listener.chain)))
@@ -292,7 +289,7 @@ local function measure(engine, o)
          if not seen[part.pid] then pids[#pids + 1] = part.pid end
          seen[part.pid] = true
       end
-      local threads, err = calls.during(pids, function() return load(n) end)
+      local threads, err = calls.during(pids, function() load(n) end)
       if not threads then error("strace: " .. tostring(err), 0) end
       add_calls(by_name, parts, threads, n)
       traced = true
@@ -316,7 +313,8 @@ end
 ---@return table? result
 ---@return string? err
 function M.one(script, transport, o)
-   local engine, err = start(o, "audit-" .. transport, script, { "--worker", transport, "--privileges", "keep" })
+   local engine, err = start(o, "audit-" .. transport, script, { "--worker", transport, "--privileges", "keep" },
+      o.args)
    if not engine then return nil, err end
    local origin
    local ok, result = pcall(function()

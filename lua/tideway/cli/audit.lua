@@ -32,8 +32,8 @@ local function print_result(r)
       }
    end
    for _, line in ipairs(text.columns("lrrrrrrrrr", rows)) do print("   " .. line) end
-   print(("   payload copied in memory: %s bytes a request, %.2f copies, besides the one of each TCP send and receive "
-      .. "between kernel and process"):format(number(r.copied_bytes), r.copies))
+   print(("   payload copied by the gate: %s bytes a request, %.2f copies, besides the one of each TCP send and "
+      .. "receive between kernel and process"):format(number(r.copied_bytes), r.copies))
    print(("   TCP segments of the machine: %s a request"):format(number(r.segments)))
    print(("   system calls that the gate counted itself: %s a request"):format(number(r.gate_calls)))
    if not r.traced then print "   strace is not installed: no system calls by process (apt-get install strace)" end
@@ -68,8 +68,9 @@ return {
    summary = "Measure what a chain behind a listener costs, for each transport.",
    description = "Runs SCRIPT, sends requests to its listener over one connection, and prints for the gate and each "
       .. "function what a request costs: system calls (by strace), sends and receives that pass the TCP/IP stack, "
-      .. "context switches (of the kernel), wake-ups, CPU time, and bytes of payload that were copied. Servers of "
-      .. "this machine that do not answer are stood in for by a built-in origin. Needs root.",
+      .. "context switches (of the kernel), wake-ups, CPU time, and bytes of payload that the gate copied; a function "
+      .. "that reads or sets a body (cache does both) copies it besides. Servers of this machine that do not answer "
+      .. "are stood in for by a built-in origin. Needs root.",
    arguments = { { "SCRIPT", "Lua file; `...` and `arg` hold ARGS." } },
    passthrough = true,
    options = {

@@ -37,6 +37,7 @@ function M.main(argv)
       return options
    end
    local ok, code = xpcall(command.run, function(err)
+      if tostring(err):find "stopped by signal %d+$" then return "tideway: stopped" end
       return debug.traceback("tideway: internal error: " .. tostring(err), 2)
    end, options)
    if not ok then

@@ -420,6 +420,9 @@ end
 function M.page(state, path)
    if path == "" then return overview(state) end
    local kind, rest = path:match "^(%w+)/(.+)$"
+   local gate = (kind == "chain" or kind == "service") and state.rates.gate
+   local service = gate and top_gate.page(state.snap.gate, gate, rest)
+   if service then return service end
    if kind == "chain" then
       local page = chain_page(state, rest)
       if page then return page end
@@ -429,8 +432,6 @@ function M.page(state, path)
       return port_page(state, rest)
    elseif kind == "lcore" then
       return lcore_page(state, rest)
-   elseif kind == "service" and state.rates.gate then
-      return top_gate.page(state.snap.gate, state.rates.gate, rest)
    end
 end
 

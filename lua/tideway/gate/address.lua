@@ -82,6 +82,9 @@ function M.parse(text)
    elseif protocol and not PROTOCOLS[protocol] then
       return nil, ("%q: there is no protocol %q; there are http, tcp and udp"):format(text, protocol)
    end
+   if text:find "^unix:" then
+      return nil, ("%q: sockets in the file system are not taken; give an address and a port"):format(text)
+   end
    rest = (rest or text):gsub("/$", protocol == "http" and "" or "/")
    if rest:find("/", 1, true) then return nil, ("%q: an address has no path"):format(text) end
    local host, port = split(rest)

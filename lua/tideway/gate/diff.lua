@@ -51,25 +51,14 @@ end
 
 local function name_of(handle) return handle and rawget(handle, "name") or "nowhere" end
 
-local function path(state)
-   local names = {}
-   for i = 1, #state.stages - #state.aside do names[i] = state.stage_names[i] end
-   names[#names + 1] = state.sink and name_of(state.sink) or "(404)"
-   local sources = {}
-   for i, listener in ipairs(state.sources) do sources[i] = name_of(listener) end
-   return table.concat(sources, ", ") .. " -> " .. table.concat(names, " -> ")
-end
-
 local PIN = { "cpu", "memory_mb", "cpu_percent", "stuck" }
-
-local function instances(state, name) return pins.of(state.pinned.instances, name) or 1 end
 
 local function words_of(old, new, functions)
    local words = {}
    for _, i in ipairs(functions) do words[#words + 1] = "~ " .. new.stage_names[i] end
    if new.pinned.worker ~= "inline" then
       for _, name in ipairs(new.stage_names) do
-         local a, b = instances(old, name), instances(new, name)
+         local a, b = pins.instances(old.pinned, name), pins.instances(new.pinned, name)
          if a ~= b then words[#words + 1] = ("%s: %d instances instead of %d"):format(name, b, a) end
       end
    end
@@ -100,10 +89,11 @@ end
 local function service_action(service, old, new)
    local name = service.name
    if not old then
-      return { kind = "add service", text = ("add chain %s, %s: %s"):format(name, report.place_of(service), path(new)) }
+      return { kind = "add service", text = ("add chain %s, %s: %s"):format(name, report.place_of(service),
+         report.path_of(new)) }
    elseif not same_structure(old, new) then
       return { kind = "replace service", text = ("start chain %s anew, %s: %s"):format(name, report.place_of(service),
-         path(new)) }
+         report.path_of(new)) }
    end
    local functions, moved = changed_functions(old, new)
    local words = words_of(old, new, functions)

@@ -20,8 +20,6 @@ local workers = require "tideway.gate.workers"
 local C = abi.C
 local M = {}
 
-local RLIMIT_NOFILE = 7 -- descriptors: each connection is one
-
 local running = false
 
 ---@class tideway.gate.running what runs of a chain
@@ -37,8 +35,6 @@ local ending = {} -- of chains that end -> timer
 ---@type fun(run: tideway.gate.running)
 M.on_gone = function() end
 
-local function figures_gone(run) M.on_gone(run) end
-
 local function drain_ms() return math.floor(options.drain * 1000) end
 local function check(rc) if rc < 0 then error(abi.error(), 0) end return rc end
 
@@ -48,12 +44,16 @@ local function check(rc) if rc < 0 then error(abi.error(), 0) end return rc end
 ---@field actions tideway.gate.action[]
 ---@field undo (fun())[]
 ---@field later (fun())[] what goes when all of it is there
+---@field started { worker: integer, name: string }[] instances that must run
 
 local function remember(change, fn) change.undo[#change.undo + 1] = fn end
 local function afterwards(change, fn) change.later[#change.later + 1] = fn end
 
 local function take_back(change)
-   for i = #change.undo, 1, -1 do pcall(change.undo[i]) end
+   for i = #change.undo, 1, -1 do
+      local ok, err = pcall(change.undo[i])
+      if not ok then loop.note(("<3>a change was refused, and a part of it cannot be taken back: %s"):format(err)) end
+   end
    change.undo = {}
 end
 
@@ -97,10 +97,11 @@ local function load_inline(slot, service, state)
    check(C.tw_gate_inline(slot, packed, #packed))
 end
 
-local function start_instances(change, run, service, state, i, count)
+-- Instances of function i, by their numbers.
+local function start_instances(change, run, service, state, i, first, last)
    local list = run.workers[i] or {}
    run.workers[i] = list
-   for n = 1, count do
+   for n = first, last do
       local worker = workers.add(run.slot, service, state, i, n)
       list[#list + 1] = worker
       change.started[#change.started + 1] = { worker = worker, name = state.stage_names[i] }
@@ -123,7 +124,7 @@ local function leave(run)
    for _, list in pairs(run.workers) do
       for _, worker in ipairs(list) do workers.remove(worker, 0) end
    end
-   figures_gone(run)
+   M.on_gone(run)
    C.tw_gate_service_remove(run.slot, 0)
    slots[run.slot] = nil
 end
@@ -157,7 +158,7 @@ local function add_service(change, action)
       load_inline(run.slot, service, state)
    else
       for i in ipairs(state.stages) do
-         start_instances(change, run, service, state, i, workers.wanted(state, i))
+         start_instances(change, run, service, state, i, 1, workers.wanted(state, i))
       end
    end
    return before
@@ -175,7 +176,7 @@ local function change_instances(change, run, action, i, anew)
    if anew then
       run.workers[i] = {}
       remember(change, function() run.workers[i] = list end)
-      start_instances(change, run, service, new, i, wanted)
+      start_instances(change, run, service, new, i, 1, wanted)
       afterwards(change, function()
          for _, worker in ipairs(list) do workers.remove(worker) end
       end)
@@ -185,12 +186,7 @@ local function change_instances(change, run, action, i, anew)
    if wanted > have then
       local kept = { unpack(list) }
       remember(change, function() run.workers[i] = kept end)
-      for n = have + 1, wanted do
-         local worker = workers.add(run.slot, service, new, i, n)
-         list[#list + 1] = worker
-         change.started[#change.started + 1] = { worker = worker, name = new.stage_names[i] }
-         remember(change, function() workers.remove(worker) end)
-      end
+      start_instances(change, run, service, new, i, have + 1, wanted)
    elseif wanted < have then
       afterwards(change, function()
          for n = have, wanted + 1, -1 do
@@ -221,10 +217,14 @@ end
 
 -- ---- listeners ----
 
+---@type table<tideway.listener, { state: table, slot: integer }> what the gate was told last
+local told = {}
+
 local function tell_listener(listener, state, slot)
    local spec = ffi.new "struct tw_listener_spec"
    listen.fill(listener, state, slot, spec)
    check(C.tw_gate_listener(listener.index, spec))
+   told[listener] = { state = state, slot = slot }
 end
 
 local function slot_of(version, listener)
@@ -232,7 +232,10 @@ local function slot_of(version, listener)
    return owner and services[owner] and services[owner].slot
 end
 
-local function remove_listener(listener) C.tw_gate_listener_remove(listener.index, drain_ms()) end
+local function remove_listener(listener)
+   C.tw_gate_listener_remove(listener.index, drain_ms())
+   told[listener] = nil
+end
 
 local function add_listener(change, action, version)
    local listener = action.handle
@@ -241,12 +244,9 @@ local function add_listener(change, action, version)
 end
 
 local function change_listener(change, action, version)
-   local listener = action.handle
-   local slot = slot_of(version, listener)
-   tell_listener(listener, action.new, slot)
-   if action.old then
-      remember(change, function() tell_listener(listener, action.old, slot) end)
-   end
+   local listener, before = action.handle, told[action.handle]
+   tell_listener(listener, action.new, slot_of(version, listener))
+   remember(change, function() tell_listener(listener, before.state, before.slot) end)
 end
 
 -- ---- all of it ----
@@ -267,11 +267,11 @@ local REMOVE = {
 
 -- Listeners of chains that are started anew go to the new one, though nothing of them is different.
 local function follow(actions, version)
-   local told = {}
-   for _, action in ipairs(actions) do told[action.handle] = true end
+   local named = {}
+   for _, action in ipairs(actions) do named[action.handle] = true end
    for _, action in ipairs(actions) do
       for _, listener in ipairs(action.kind == "replace service" and action.new.sources or {}) do
-         if not told[listener] then
+         if not named[listener] then
             actions[#actions + 1] = {
                kind = "change listener", handle = listener, new = version.state[listener], gate = true,
             }
@@ -285,7 +285,7 @@ local function look() spread.look(services) end
 
 local function start_threads()
    if running then return end
-   posix.raise_rlimit(RLIMIT_NOFILE)
+   posix.raise_rlimit(posix.RLIMIT_NOFILE) -- each connection is one
    local cpus = placement.gate_cpus()
    local array = ffi.new("int[?]", #cpus, cpus)
    check(C.tw_gates_start(#cpus, array))
@@ -388,7 +388,7 @@ function M.stop()
    loop.off_duty(look)
    spread.reset()
    C.tw_gates_stop(0)
-   running, services, slots = false, {}, {}
+   running, services, slots, told = false, {}, {}, {}
 end
 
 --- Does the gate run?

@@ -13,6 +13,7 @@ local M = {}
 ---@field max? number
 ---@field choices? any[]
 ---@field pattern? string texts must match it
+---@field form? string what such texts are, for the error
 ---@field doc string
 
 local function words(value)
@@ -24,8 +25,6 @@ local function number(field, value, whole)
    if whole and value % 1 ~= 0 then return false end
    return value >= field.min and value <= field.max
 end
-
-local UNITS = { seconds = "seconds", bytes = "bytes" }
 
 local CHECKS = {
    seconds = function(field, value) return number(field, value, false) end,
@@ -49,7 +48,7 @@ local function range(field)
       for i, choice in ipairs(field.choices) do list[i] = words(choice) end
       return "it can be " .. table.concat(list, ", ")
    end
-   local unit = UNITS[field.kind] and " " .. UNITS[field.kind] or ""
+   local unit = field.kind == "count" and "" or " " .. field.kind
    return ("it is a %snumber from %s to %s%s"):format(field.kind == "seconds" and "" or "whole ",
       ("%.15g"):format(field.min), ("%.15g"):format(field.max), unit)
 end
@@ -77,7 +76,7 @@ function M.check(options, fields, defaults, ignore)
    for key in pairs(options) do
       if not fields[key] and not (ignore and ignore[key]) then
          local names = M.names(fields)
-         for name in pairs(ignore or {}) do names[#names + 1] = name end
+         for name in pairs(ignore or {}) do names[#names + 1] = tostring(name) end
          table.sort(names)
          return nil, ("there is no option %s%s"):format(words(key), nearest.hint(tostring(key), names))
       end
@@ -94,6 +93,20 @@ function M.check(options, fields, defaults, ignore)
       out[name] = value
    end
    return out
+end
+
+--- Check options that are to be instead of others; those that are not named stay as they are.
+---@param before table<string, any>
+---@param options any
+---@param fields table<string, tideway.gate.field>
+---@return table<string, any>? values
+---@return string? err
+function M.change(before, options, fields)
+   if type(options) ~= "table" then return nil, ("options are a table, not %s"):format(words(options)) end
+   local all = {}
+   for key, value in pairs(before) do all[key] = value end
+   for key, value in pairs(options) do all[key] = value end
+   return M.check(all, fields)
 end
 
 return M

@@ -15,14 +15,8 @@ local M = {}
 ---@field address tideway.gate.address
 ---@field options table<string, any>
 ---@field where string file:line of its declaration
-local Listener = {}
+local Listener = model.class()
 
-function Listener:__index(key)
-   if Listener[key] then return Listener[key] end
-   local state = model.state(self)
-   if not state then error(tostring(self) .. " is not there any more", 2) end
-   return state[key]
-end
 function Listener:__tostring()
    local state = model.state(self)
    return ("listener %s%s"):format(rawget(self, "name"), state and (" (%s://%s)"):format(state.protocol,
@@ -109,33 +103,20 @@ function M.listen(name, address, options)
    end
    local listener = handle_of(name, parsed)
    if not listener then fail("%d listeners are the limit", C.TW_LISTENERS_MAX) end
-   local version = model.current()
-   version.state[listener] = {
+   model.declare("listeners", listener, {
       address = parsed, protocol = parsed.protocol, options = checked, where = model.where(2),
-   }
-   if version.own then version.own[listener] = true end
-   version.listeners[#version.listeners + 1] = listener
+   })
    return listener
 end
 
 --- Take the listener away: it takes no more connections, and what is under way ends within tw.options { drain = }.
-function Listener:delete()
-   model.edit(self)
-   local version = model.current()
-   for i, other in ipairs(version.listeners) do
-      if other == self then table.remove(version.listeners, i) end
-   end
-   version.state[self] = nil
-end
+function Listener:delete() model.remove("listeners", self) end
 
 --- Change options: `listeners.web:set { idle = 10 }`; those that are not named stay as they are.
 ---@param options table as in tw.listen()
 ---@return tideway.listener self
 function Listener:set(options)
-   local all = {}
-   for key, value in pairs(self.options) do all[key] = value end
-   for key, value in pairs(options) do all[key] = value end
-   local checked, err = fields.check(all, M.FIELDS)
+   local checked, err = fields.change(self.options, options, M.FIELDS)
    if not checked then error(("listener %s: %s"):format(self.name, err), 2) end
    model.edit(self).options = checked
    return self

@@ -67,6 +67,35 @@ function M.of(list, name)
    return list["*"]
 end
 
+--- How many instances of a function there are to be.
+---@param pin tideway.gate.pin
+---@param name string
+---@return integer
+function M.instances(pin, name) return M.of(pin.instances, name) or 1 end
+
+--- How many processes the functions of a chain are.
+---@param pin tideway.gate.pin
+---@param names string[] of its functions
+---@return integer
+function M.processes(pin, names)
+   if pin.worker == "inline" then return 0 end
+   local n = 0
+   for _, name in ipairs(names) do n = n + M.instances(pin, name) end
+   return n
+end
+
+--- The same pin with another value of one key.
+---@param pin tideway.gate.pin
+---@param key string
+---@param value any
+---@return tideway.gate.pin
+function M.with(pin, key, value)
+   local out = {}
+   for k, v in pairs(pin) do out[k] = v end
+   out[key] = value
+   return out
+end
+
 --- Check what pin was given.
 ---@param place table
 ---@param names string[] of the chain's functions

@@ -40,7 +40,7 @@ local function spread(service, i, instance)
    end
    local cpus = #free > 0 and free or affinity.cpus()
    local n = instance - 1
-   for k = 1, i - 1 do n = n + (pins.of(service.pinned.instances, service.stage_names[k]) or 1) end
+   for k = 1, i - 1 do n = n + pins.instances(service.pinned, service.stage_names[k]) end
    return cpus[(#cpus - 1 - n) % #cpus + 1]
 end
 
@@ -63,7 +63,7 @@ end
 ---@return integer[]
 function M.cpus(service, i)
    local list = {}
-   for n = 1, pins.of(service.pinned.instances, service.stage_names[i]) or 1 do list[n] = M.cpu(service, i, n) end
+   for n = 1, pins.instances(service.pinned, service.stage_names[i]) do list[n] = M.cpu(service, i, n) end
    return list
 end
 

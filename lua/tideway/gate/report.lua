@@ -42,7 +42,7 @@ local function function_report(service, i)
    return {
       name = name, where = nf.where, on_fault = nf.on_fault == "drop" and "fail" or nf.on_fault, takes = takes_of(nf),
       aside = i > #service.stages - #service.aside, sticky = nf.sticky,
-      instances = inline and 0 or pins.of(pin.instances, name) or 1,
+      instances = inline and 0 or pins.instances(pin, name),
       cpus = not inline and placement.cpus(service, i) or nil, places = M.places(nf),
       packets = nfs.takes_packets(nf) or nil,
    }
@@ -89,7 +89,7 @@ function M.report()
 end
 
 --- A chain's way in words: "web -> access -> app".
----@param service tideway.service
+---@param service tideway.service|table it, or one of its states
 ---@return string
 function M.path_of(service)
    local names, sources = {}, {}
@@ -106,16 +106,15 @@ function M.place_of(service)
    local pin = service.pinned
    if #service.stages == 0 then return "the gate alone" end
    if pin.worker == "inline" then return "inline in the gate" end
-   local n = 0
-   for _, name in ipairs(service.stage_names) do n = n + (pins.of(pin.instances, name) or 1) end
+   local n = pins.processes(pin, service.stage_names)
    return ("%d worker%s, %s"):format(n, n == 1 and "" or "s", pin.worker)
 end
 
-local RLIMIT_NOFILE, OTHER_FILES = 7, 64
+local OTHER_FILES = 64
 
 -- What listeners may take is more than the process may open: a line that says so.
 local function descriptors()
-   local wanted, limit = 0, posix.rlimit(RLIMIT_NOFILE)
+   local wanted, limit = 0, posix.rlimit(posix.RLIMIT_NOFILE)
    for _, listener in ipairs(model.listeners) do
       if listener.protocol ~= "udp" then wanted = wanted + listener.options.connections end
    end

@@ -1,11 +1,9 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Chains of messages: listeners, functions in order, an upstream group; functions aside that others route to.
 
-local adopt -- tideway.change.adopt, which needs the model first
 local chain_edit = require "tideway.chain_edit"
 local listeners = require "tideway.gate.listen"
 local model = require "tideway.model"
-local nearest = require "tideway.live.nearest"
 local nfs = require "tideway.nf"
 local pins = require "tideway.gate.pin"
 local upstreams = require "tideway.gate.upstream"
@@ -24,14 +22,9 @@ local ASIDE_MAX = 14 -- ways out of a function, less the two that every one has
 ---@field sink tideway.upstream?
 ---@field pinned tideway.gate.pin
 ---@field where string file:line of its declaration
-local Service = { is_service = true }
+local Service = model.class()
+Service.is_service = true
 
-function Service:__index(key)
-   if Service[key] then return Service[key] end
-   local state = model.state(self)
-   if not state then error(tostring(self) .. " is not there any more", 2) end
-   return state[key]
-end
 function Service:__newindex(key, value) model.edit(self)[key] = value end
 function Service:__tostring() return "chain " .. rawget(self, "name") end
 
@@ -68,19 +61,7 @@ local function set_stages(self, stages, aside, level)
    local state = model.edit(self)
    local before = state.stages
    state.stages, state.aside, state.stage_names = stages, aside, names
-   if model.current().own then
-      adopt = adopt or require "tideway.change.adopt"
-      adopt.release(before)
-   end
-end
-
--- The place of a function, by its name or number.
-local function find(self, which, level)
-   for i, name in ipairs(self.stage_names) do
-      if which == name or which == i or which == self.stages[i] then return i end
-   end
-   error(("chain %s has no function %s%s"):format(self.name, tostring(which), nearest.hint(tostring(which),
-      self.stage_names)), level + 1)
+   chain_edit.release(before)
 end
 
 --- Say how messages reach the functions: `{ worker = "sk_msg" }` (each in a process of its own, woken by the kernel),
@@ -116,11 +97,11 @@ function Service:route(name, nf)
 end
 
 --- Have so many instances of a function: `chains.web:scale("log", 3)`.
----@param which any its name or number
+---@param which any its name, itself, or its number from 1
 ---@param n integer 1 to 32
 ---@return tideway.service self
 function Service:scale(which, n)
-   local name = self.stage_names[find(self, which, 2)]
+   local name = self.stage_names[chain_edit.find(self, which, 2, "function")]
    local pin = self.pinned
    if pin.worker == "inline" then
       error(("chain %s: its functions run in the gate's threads; there are no instances to scale (pin it to "
@@ -128,25 +109,21 @@ function Service:scale(which, n)
    end
    local checked, err = pins.parse({ instances = { [name] = n } }, self.stage_names)
    if not checked then error(("chain %s: %s"):format(self.name, err), 2) end
-   local changed = {}
-   for key, value in pairs(pin) do changed[key] = value end
-   changed.instances = { [name] = n }
+   local instances = { [name] = n }
    for other, count in pairs(pin.instances) do
-      if other ~= name then changed.instances[other] = count end
+      if other ~= name then instances[other] = count end
    end
-   model.edit(self).pinned = changed
+   model.edit(self).pinned = pins.with(pin, "instances", instances)
    return self
 end
 
 --- Put a function into the chain: `chains.web:insert(tw.nf.log {}, { before = "access" })`; at the end without a place.
 ---@param nf tideway.nf.instance|function
----@param where? { before?: any, after?: any } a function by its name or number
+---@param where? { before?: any, after?: any, at?: integer } a function by its name, itself, or its number; `at` from 1
 ---@return tideway.service self
 function Service:insert(nf, where)
    local stages, last = { unpack(self.stages) }, #self.stages - #self.aside
-   local at = last + 1
-   if where and where.before ~= nil then at = find(self, where.before, 2) end
-   if where and where.after ~= nil then at = find(self, where.after, 2) + 1 end
+   local at = chain_edit.position(self, where, last, 2, "function")
    if at > last + 1 then error(("chain %s: that one is not in its order"):format(self.name), 2) end
    table.insert(stages, at, function_of(self.name, nf, at, 2))
    set_stages(self, stages, self.aside, 2)
@@ -154,10 +131,10 @@ function Service:insert(nf, where)
 end
 
 --- Take a function out of the chain, or one aside away.
----@param which any its name or number
+---@param which any its name, itself, or its number from 1
 ---@return tideway.service self
 function Service:remove(which)
-   local at = find(self, which, 2)
+   local at = chain_edit.find(self, which, 2, "function")
    local stages, aside, last = { unpack(self.stages) }, { unpack(self.aside) }, #self.stages - #self.aside
    table.remove(stages, at)
    if at > last then table.remove(aside, at - last) end
@@ -170,11 +147,11 @@ function Service:remove(which)
 end
 
 --- Put another function in the place of one: its instances are started, then those before are drained and end.
----@param which any its name or number
+---@param which any its name, itself, or its number from 1
 ---@param nf tideway.nf.instance|function
 ---@return tideway.service self
 function Service:replace(which, nf)
-   local stages, at = { unpack(self.stages) }, find(self, which, 2)
+   local stages, at = { unpack(self.stages) }, chain_edit.find(self, which, 2, "function")
    if type(nf) == "function" then nf = nfs.instance(stages[at].name, { message = nf }, 2) end
    stages[at] = function_of(self.name, nf, at, 2)
    set_stages(self, stages, self.aside, 2)
@@ -194,16 +171,7 @@ end
 
 --- Take the chain away. Its listeners must go with it or feed another one.
 function Service:delete()
-   model.edit(self)
-   local version, before = model.current(), self.stages
-   for i, other in ipairs(version.services) do
-      if other == self then table.remove(version.services, i) end
-   end
-   version.state[self] = nil
-   if version.own then
-      adopt = adopt or require "tideway.change.adopt"
-      adopt.release(before)
-   end
+   chain_edit.release(model.remove("services", self).stages)
 end
 
 -- ---- declaration ----
@@ -260,14 +228,6 @@ local function parts_of(name, level, ...)
    return stages, sink
 end
 
-local function handle_of(name, level)
-   local running = model.find(model.running.services, "name", name)
-   if running then return running end
-   local index = model.free_index("services", SERVICES_MAX)
-   if not index then error(("tw.chain: %d chains of messages are the limit"):format(SERVICES_MAX), level + 1) end
-   return setmetatable({ name = name, index = index }, Service)
-end
-
 --- Declare a chain of messages; called by tw.chain().
 ---@param name string
 ---@param source tideway.listener|tideway.listener[]
@@ -279,14 +239,13 @@ function M.declare(name, source, ...)
    if wrong then error("tw.chain: " .. wrong, 3) end
    local sources = sources_of(name, source, 3)
    local stages, sink = parts_of(name, 3, ...)
-   local version, service = model.current(), handle_of(name, 3)
-   version.state[service] = {
+   local service = model.handle(Service, "services", name, SERVICES_MAX)
+   if not service then error(("tw.chain: %d chains of messages are the limit"):format(SERVICES_MAX), 3) end
+   model.declare("services", service, {
       sources = sources, sink = sink, stages = {}, stage_names = {}, aside = {}, where = where,
-   }
-   if version.own then version.own[service] = true end
-   version.services[#version.services + 1] = service
+   })
    set_stages(service, stages, {}, 3)
-   version.state[service].pinned = pins.parse({ worker = #stages == 0 and "inline" or nil }, service.stage_names)
+   model.state(service).pinned = pins.parse({ worker = #stages == 0 and "inline" or nil }, service.stage_names)
    return service
 end
 

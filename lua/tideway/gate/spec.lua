@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- What the gate is told of a chain of messages.
 
+local bit = require "bit"
 local ffi = require "ffi"
 local abi = require "tideway.abi"
 

@@ -18,14 +18,8 @@ local M = {}
 ---@field options table<string, any>
 ---@field check table<string, any>? active checks
 ---@field where string file:line of its declaration
-local Group = {}
+local Group = model.class()
 
-function Group:__index(key)
-   if Group[key] then return Group[key] end
-   local state = model.state(self)
-   if not state then error(tostring(self) .. " is not there any more", 2) end
-   return state[key]
-end
 function Group:__tostring() return "upstream " .. rawget(self, "name") end
 -- In functions a group is its name and number.
 function Group:__transfer()
@@ -77,7 +71,8 @@ local SERVER = {
 
 -- A server as it is given: "10.0.0.1:80" or { "10.0.0.1:80", weight = 2, name = "a" }.
 local function server_of(value)
-   local text = type(value) == "table" and value[1] or value
+   local text = value
+   if type(value) == "table" then text = value[1] end
    local address, err = addresses.parse(text)
    if not address then return nil, err end
    local options
@@ -118,13 +113,6 @@ local function servers_of(list)
    return servers, protocol
 end
 
-local function handle_of(name)
-   local running = model.find(model.running.groups, "name", name)
-   if running then return running end
-   local index = model.free_index("groups", C.TW_GROUPS_MAX)
-   return index and setmetatable({ name = name, index = index }, Group)
-end
-
 local function state_of(options)
    if type(options) ~= "table" then return nil, "its options are a table with servers = { ... }" end
    local servers, said = servers_of(options.servers)
@@ -161,13 +149,10 @@ function M.upstream(name, options)
    if other then fail("the name %q is taken by the group declared at %s", name, other.where) end
    local state, err = state_of(options)
    if not state then fail("group %s: %s", name, err) end
-   local group = handle_of(name)
+   local group = model.handle(Group, "groups", name, C.TW_GROUPS_MAX)
    if not group then fail("%d groups are the limit", C.TW_GROUPS_MAX) end
    state.where = model.where(2)
-   local version = model.current()
-   version.state[group] = state
-   if version.own then version.own[group] = true end
-   version.groups[#version.groups + 1] = group
+   model.declare("groups", group, state)
    return group
 end
 
@@ -240,10 +225,7 @@ end
 ---@param options table as in tw.upstream()
 ---@return tideway.upstream self
 function Group:set(options)
-   local all = {}
-   for key, value in pairs(self.options) do all[key] = value end
-   for key, value in pairs(options) do all[key] = value end
-   local checked, err = fields.check(all, M.FIELDS)
+   local checked, err = fields.change(self.options, options, M.FIELDS)
    if checked and checked.protocol ~= self.options.protocol then
       checked, err = nil, "its protocol stays what it is; declare another group"
    end
@@ -253,14 +235,7 @@ function Group:set(options)
 end
 
 --- Take the group away. No chain may end in it any more when the change is applied.
-function Group:delete()
-   model.edit(self)
-   local version = model.current()
-   for i, other in ipairs(version.groups) do
-      if other == self then table.remove(version.groups, i) end
-   end
-   version.state[self] = nil
-end
+function Group:delete() model.remove("groups", self) end
 
 local function ms(seconds) return math.floor(seconds * 1000 + 0.5) end
 

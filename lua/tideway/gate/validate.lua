@@ -2,9 +2,12 @@
 -- Listeners, groups and chains of messages as a whole: what a declaration alone cannot see.
 
 local abi = require "tideway.abi"
+local affinity = require "tideway.affinity"
 local model = require "tideway.model"
 local options = require "tideway.options"
+local nearest = require "tideway.live.nearest"
 local pins = require "tideway.gate.pin"
+local routes = require "tideway.gate.routes"
 
 local C = abi.C
 local M = {}
@@ -62,6 +65,11 @@ local function check_functions(service)
    local protocol = service.sources[1].protocol
    for i, nf in ipairs(service.stages) do
       local name = service.stage_names[i]
+      local unknown, where = routes.unknown(nf, service.aside)
+      if unknown then
+         fail(where, "chain %s: NF %s routes to %q, and the chain has no such function aside%s", service.name, name,
+            unknown, nearest.hint(unknown, service.aside))
+      end
       if protocol ~= "http" then
          for _, word in ipairs(ONLY_HTTP) do
             if nf[word] and not (nf.message or nf.data) then
@@ -73,6 +81,20 @@ local function check_functions(service)
    end
 end
 
+-- CPUs that the script names: those of the gate's threads, and of functions.
+local function check_cpus(service)
+   local cpus, have = affinity.cpus(), {}
+   for _, cpu in ipairs(cpus) do have[cpu] = true end
+   local function check(cpu, what)
+      if not have[cpu] then
+         fail(service.where, "chain %s: %s is pinned to CPU %d, which does not exist here; this process may use CPU %s",
+            service.name, what, cpu, table.concat(cpus, ", "))
+      end
+   end
+   for _, cpu in ipairs(options.gate_cpus or {}) do check(cpu, "a thread of the gate") end
+   for name, cpu in pairs(service.pinned.cpu) do check(cpu, name == "*" and "each function" or "function " .. name) end
+end
+
 -- Numbers of functions that were taken out go with them.
 local function forget_instances(service)
    local names, pinned = { ["*"] = true }, service.pinned
@@ -82,26 +104,13 @@ local function forget_instances(service)
       if names[name] then instances[name] = n else gone = true end
    end
    if not gone then return end
-   local changed = {}
-   for key, value in pairs(pinned) do changed[key] = value end
-   changed.instances = instances
-   model.edit(service).pinned = changed
+   model.edit(service).pinned = pins.with(pinned, "instances", instances)
 end
 
 -- tideway run --worker: the transport of all chains.
 local function override(service)
    if not options.worker or service.pinned.worker == options.worker or #service.stages == 0 then return end
-   local changed = {}
-   for key, value in pairs(service.pinned) do changed[key] = value end
-   changed.worker = options.worker
-   model.edit(service).pinned = changed
-end
-
-local function count_instances(service)
-   if service.pinned.worker == "inline" then return 0 end
-   local n = 0
-   for _, name in ipairs(service.stage_names) do n = n + (pins.of(service.pinned.instances, name) or 1) end
-   return n
+   model.edit(service).pinned = pins.with(service.pinned, "worker", options.worker)
 end
 
 --- Check all of it, and settle what groups speak. Raises what is wrong, with its place in the script.
@@ -114,9 +123,10 @@ function M.check()
          fail(service.where, "chain %s has no listener", service.name)
       end
       check_functions(service)
+      check_cpus(service)
       override(service)
       forget_instances(service)
-      members = members + count_instances(service)
+      members = members + pins.processes(service.pinned, service.stage_names)
       if members > C.TW_WORKERS_MAX then
          fail(service.where, "with chain %s there would be %d instances of functions; %d are the limit", service.name,
             members, C.TW_WORKERS_MAX)

@@ -21,7 +21,7 @@ local info_t = ffi.typeof "struct tw_worker_info"
 --- How many instances of a function there are to be.
 ---@param state table of a chain
 ---@param i integer the function, from 1
-function M.wanted(state, i) return pins.of(state.pinned.instances, state.stage_names[i]) or 1 end
+function M.wanted(state, i) return pins.instances(state.pinned, state.stage_names[i]) end
 
 --- Start an instance.
 ---@param slot integer the service's number

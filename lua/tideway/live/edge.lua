@@ -105,6 +105,8 @@ function M.parse(text)
       if port then fail("port %s has the edges %s:rx and %s:tx", name, name, name) end
       local known = names(model.chains)
       for _, p in ipairs(model.ports) do known[#known + 1] = p.name .. ":rx" end
+      if #known == 0 then fail("there is no chain %q: edges are those of chains of packets, of them there are none",
+         name) end
       fail("there is no chain %q%s", name, nearest.hint(name, known))
    end
    if rest and rest ~= "" then

@@ -23,6 +23,12 @@ local function by_name(list, name)
    end
 end
 
+-- In a change that is not made yet: what is counted is that of before.
+local function is_draft()
+   local draft = model.current().own
+   return draft ~= nil and next(draft) ~= nil
+end
+
 local function right(name) return { name = name, align = "right" } end
 
 -- ---- chains ----
@@ -52,8 +58,9 @@ local FUNCTION = {
    "restarts", right "busy", right "p99", "last",
 }
 
+-- Of one that was restarted nobody knows how much of its time the process before it had.
 local function busy(entry, since)
-   if not since or since <= 0 then return "" end
+   if not since or since <= 0 or entry.restarts > 0 then return "" end
    return ("%.0f%%"):format(100 * entry.busy_ns / since)
 end
 
@@ -81,15 +88,15 @@ function M.service(service)
    local s = by_name(snapshot().services, service.name)
    local head = ("chain %s, %s: declared at %s"):format(service.name,
       require("tideway.gate.report").path_of(service), service.where)
-   local draft = model.current().own
-   if draft and next(draft) then return view.text(head, { name = service.name, where = service.where }) end
+   if is_draft() then return view.text(head, { name = service.name, where = service.where }) end
    if not s then return view.text(head .. "; it does not run", { name = service.name, where = service.where }) end
    local rows = {}
    for _, f in ipairs(s.functions) do function_rows(rows, f, s.transport == "inline") end
+   local status = gate_text.status_text(s)
    local items = {
       view.text(head),
-      view.text(("%s: %d requests, %d answered (%s), %d in flight; p50 %s, p99 %s; %d of %d blocks used"):format(
-         s.place, s.requests, s.responses, gate_text.status_text(s), s.in_flight,
+      view.text(("%s: %d requests, %d answered%s, %d in flight; p50 %s, p99 %s; %d of %d blocks used"):format(
+         s.place, s.requests, s.responses, status ~= "" and (" (%s)"):format(status) or "", s.in_flight,
          gate_text.duration(s.quantiles.ns_50), gate_text.duration(s.quantiles.ns_99), s.pool.used, s.pool.blocks)),
    }
    if #rows > 0 then items[3] = view.table(FUNCTION, rows) end
@@ -140,9 +147,19 @@ function M.upstreams()
    return view.table(SERVER, rows, snap.upstreams)
 end
 
+local function servers_of(group)
+   local names = {}
+   for i, server in ipairs(group.servers) do
+      names[i] = server.weight == 1 and server.name or ("%s (weight %d)"):format(server.name, server.weight)
+   end
+   return table.concat(names, ", ")
+end
+
 local function upstream_view(group)
    local rows, read = {}, by_name(snapshot().upstreams, group.name)
-   local head = view.text(("upstream %s, %s, declared at %s"):format(group.name, group.options.balance, group.where))
+   local text = ("upstream %s, %s, declared at %s"):format(group.name, group.options.balance, group.where)
+   if is_draft() then return view.text(("%s: %s"):format(text, servers_of(group)), { name = group.name }) end
+   local head = view.text(text)
    if not read then return head end
    server_rows(rows, read)
    return view.list({ head, view.table(SERVER, rows) }, read)

@@ -15,7 +15,7 @@ local M = {}
 ---@class tideway.graph.chain
 ---@field name string
 ---@field place string
----@field tier string
+---@field tier? string what packets' chains were compiled to
 ---@field hook boolean
 ---@field pps number
 ---@field nfs { name: string, pps: number, quarantined: boolean, drops: { reason: string, pps: number }[] }[]
@@ -133,7 +133,7 @@ local function of_services(rates)
          to[1] = { kind = "upstream", name = s.upstream, pps = group_rps[s.upstream], unit = MESSAGES }
       end
       list[#list + 1] = {
-         name = s.name, place = s.place, tier = s.transport, hook = false, pps = s.rps, nfs = nfs, from = from,
+         name = s.name, place = s.place, hook = false, pps = s.rps, nfs = nfs, from = from,
          to = to,
       }
    end
@@ -179,6 +179,8 @@ local function drops_of(nf, most)
    return table.concat(parts, ", ")
 end
 
+local function where_of(c) return c.tier and ("%s, %s"):format(c.place, c.tier) or c.place end
+
 local function end_name(e)
    local name = e.kind == "ring" and "ring " .. e.name or e.name
    return e.note and ("%s (%s)"):format(name, e.note) or name
@@ -199,7 +201,7 @@ local function inside(c)
       rows[i] = { "  " .. nf.name, nf.pps and pps(nf.pps, nf.unit) or "", table.concat(notes, ", ") }
    end
    local lines = columns("lrl", rows)
-   table.insert(lines, 1, ("%s%s  %s, %s"):format(c.hook and "HOOK " or "", c.name, c.place, c.tier))
+   table.insert(lines, 1, ("%s%s  %s"):format(c.hook and "HOOK " or "", c.name, where_of(c)))
    return lines
 end
 
@@ -257,9 +259,9 @@ end
 
 local function chain_node(c)
    local rows = {
-      ('<tr><td colspan="3"%s><b>%s</b><br/><font point-size="10">%s, %s</font></td></tr>'):format(
+      ('<tr><td colspan="3"%s><b>%s</b><br/><font point-size="10">%s</font></td></tr>'):format(
          c.hook and ' bgcolor="#fff3c4"' or ' bgcolor="#dfe9f7"', html((c.hook and "HOOK " or "") .. c.name),
-         html(c.place), html(c.tier)),
+         html(where_of(c))),
    }
    for _, nf in ipairs(c.nfs) do
       rows[#rows + 1] = ('<tr><td align="left">%s</td><td align="right">%s</td><td align="left"><font color="#b00020">'

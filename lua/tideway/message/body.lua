@@ -15,7 +15,8 @@ local ffi_string, ffi_copy = ffi.string, ffi.copy
 local bytes_p = ffi.typeof "uint8_t *"
 local size_box = ffi.new "uint32_t[1]"
 local LIMIT = C.TW_BODY_BLOCKS_MAX
-local BLOCK_MAX = 1048576
+local BLOCK_MAX = 1048576 -- bytes of the largest block of a pool
+M.BLOCK_MAX = BLOCK_MAX
 local NONE = ffi.new "uint64_t"
 
 local function entries(m, v)
@@ -111,7 +112,7 @@ end
 
 --- Blocks of a body that was made here go to the gate, with the message that names them.
 ---@param self tideway.message
----@param n? integer as many of them as are not there yet; nil: all
+---@param n? integer the first n of them, those behind are the gate's already; nil: all
 function M.give(self, n)
    self.lent = false
    local v = self.v

@@ -16,7 +16,7 @@ local size_box = ffi.new "uint32_t[1]"
 local HEAD = bit.band(block.HEAD + 7, bit.bnot(7))
 local HEADER = ffi.sizeof "struct tw_header"
 local SLACK = 512 -- what is added to it later
-local BLOCK_MAX = 1048576
+local BLOCK_MAX = body.BLOCK_MAX
 local NONE = ffi.new "uint64_t"
 
 -- Of one connection, or written by the gate: left out of headers that are given all at once (RFC 9110 7.6.1).

@@ -17,49 +17,28 @@ local KIND = {
    [C.TW_MSG_OPEN] = "open", [C.TW_MSG_DATAGRAM] = "datagram", [C.TW_MSG_ANSWER] = "answer",
 }
 
-function get.kind(self)
+local function head(self)
    local v = self.v
    if v.size == 0 then block.damaged(v) end
-   return KIND[v.m.kind] or "unknown"
+   return v.m
 end
 
-function get.version(self) return self.v.m.version == 0 and "HTTP/1.0" or "HTTP/1.1" end
-
-function get.scheme(self) return bit.band(self.v.m.flags, C.TW_MSG_TLS) ~= 0 and "https" or "http" end
-
-function get.method(self)
-   local v = self.v
-   local text = v.m.method
-   return bytes(v, text.at, text.len)
-end
-
-function get.target(self)
-   local v = self.v
-   local text = v.m.target
-   return bytes(v, text.at, text.len)
-end
-
-function get.host(self)
-   local v = self.v
-   local text = v.m.host
+-- A text of the head; nil for one that is not there.
+local function text_of(self, field)
+   local text = head(self)[field]
    local len = text.len
    if len == 0 then return nil end
-   return bytes(v, text.at, len)
+   return bytes(self.v, text.at, len)
 end
 
-function get.asked_target(self)
-   local v = self.v
-   local text = v.m.asked
-   return bytes(v, text.at, text.len)
-end
-
-function get.asked_host(self)
-   local v = self.v
-   local text = v.m.asked_host
-   local len = text.len
-   if len == 0 then return nil end
-   return bytes(v, text.at, len)
-end
+function get.kind(self) return KIND[head(self).kind] or "unknown" end
+function get.version(self) return head(self).version == 0 and "HTTP/1.0" or "HTTP/1.1" end
+function get.scheme(self) return bit.band(head(self).flags, C.TW_MSG_TLS) ~= 0 and "https" or "http" end
+function get.method(self) return text_of(self, "method") or "" end
+function get.target(self) return text_of(self, "target") or "" end
+function get.host(self) return text_of(self, "host") end
+function get.asked_target(self) return text_of(self, "asked") or "" end
+function get.asked_host(self) return text_of(self, "asked_host") end
 
 -- Targets in absolute form (RFC 9112 3.2.2) are reduced to the form that origin servers get.
 local function origin_form(target)
@@ -88,6 +67,7 @@ end
 
 --- Parsed on first use; see query.lua.
 function get.args(self)
+   head(self)
    local args = self.args_parsed
    if not args then
       args = query.parse(get.query(self))
@@ -97,28 +77,23 @@ function get.args(self)
 end
 
 function get.status(self)
-   local v = self.v
-   local kind = v.m.kind
+   local m = head(self)
+   local kind = m.kind
    if kind ~= C.TW_MSG_RESPONSE and kind ~= C.TW_MSG_ANSWER then return nil end
-   return v.m.status
+   return m.status
 end
 
-function get.reason(self)
-   local v = self.v
-   local text = v.m.reason
-   return bytes(v, text.at, text.len)
-end
+function get.reason(self) return text_of(self, "reason") or "" end
 
 -- ---- writing ----
 
 local function request_only(self, what)
    block.writable(self)
-   local v = self.v
-   if v.size == 0 then block.damaged(v) end
-   if v.m.kind ~= C.TW_MSG_REQUEST then
+   local m = head(self)
+   if m.kind ~= C.TW_MSG_REQUEST then
       raise(("%s can be set in a request, not in a %s"):format(what, get.kind(self)))
    end
-   return v.m
+   return m
 end
 
 local function edited(m) m.flags = bit.bor(m.flags, C.TW_MSG_EDITED) end
@@ -178,16 +153,13 @@ end
 
 function set.status(self, value)
    block.writable(self)
-   local v = self.v
-   if v.size == 0 then block.damaged(v) end
-   local kind = v.m.kind
-   if kind ~= C.TW_MSG_RESPONSE then
+   local m = head(self)
+   if m.kind ~= C.TW_MSG_RESPONSE then
       raise(("msg.status can be set in a response, not in a %s"):format(get.kind(self)))
    end
    if type(value) ~= "number" or value < 200 or value > 599 or value % 1 ~= 0 then
       raise(("msg.status is %s; it must be from 200 to 599"):format(tostring(value)))
    end
-   local m = v.m
    if m.status ~= value then m.reason.len = 0 end
    m.status = value
    edited(m)

@@ -21,7 +21,6 @@ local keys, n_keys = {}, 0
 
 -- Decide where a message ends: the gate's.
 local FRAMING = { ["content-length"] = true, ["transfer-encoding"] = true }
-M.FRAMING = FRAMING
 
 ---@return { lower: string, len: number, hash: number, name: string }
 local function new_key(name)
@@ -180,16 +179,13 @@ local function append(self, key, value)
    edited(v.m)
 end
 
--- One of the gate's own names.
-local function refuse_framing(key)
-   raise(("%s is written by the gate; change the body with msg:set_body"):format(key.name))
-end
-
 local function prepare(self, name)
    block.writable(self)
    if self.v.size == 0 then block.damaged(self.v) end
    local key = keys[name] or new_key(name)
-   if FRAMING[key.lower] then refuse_framing(key) end
+   if FRAMING[key.lower] then
+      raise(("%s is written by the gate; change the body with msg:set_body"):format(key.name))
+   end
    return key
 end
 

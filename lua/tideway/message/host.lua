@@ -9,8 +9,8 @@ local C = abi.C
 local M = {}
 local BUCKETS = C.TW_TIME_BUCKETS
 
---- Descriptors in `out`: one call of batch() or timers() leaves at most three for each of 64 messages.
-M.OUT = 256
+-- Descriptors in `out`: one call of batch() or timers() leaves at most three for each of 64 messages.
+local OUT = 256
 
 local bits = ffi.new "union { double number; uint32_t word[2]; }"
 
@@ -62,7 +62,7 @@ end
 --- The host that counts on the functions' boards and leaves descriptors in `out`. Others offer the same three methods.
 ---@return table host
 function M.new()
-   return setmetatable({ out = ffi.new("struct tw_desc[?]", M.OUT), n_out = 0, since = tonumber(C.tw_now()) }, Host)
+   return setmetatable({ out = ffi.new("struct tw_desc[?]", OUT), n_out = 0, since = tonumber(C.tw_now()) }, Host)
 end
 
 return M

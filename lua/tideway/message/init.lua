@@ -44,6 +44,7 @@ local NONE = ffi.new "uint64_t"
 ---@field local_port integer
 ---@field listener string name of the listener (its number when that is not known)
 ---@field server integer responses: number of the server in its group
+---@field retries integer responses: servers that were tried before it
 ---@field received number ns of the monotonic clock when the first byte came
 ---@field received_at number ns since 1970, the same moment
 ---@field id number of the exchange; no other one has it while the engine runs

@@ -5,6 +5,7 @@
 local bit = require "bit"
 local ffi = require "ffi"
 local abi = require "tideway.abi"
+local guard = require "tideway.worker.guard"
 local message = require "tideway.message"
 local runner = require "tideway.message.runner"
 local transfer = require "tideway.transfer"
@@ -65,13 +66,19 @@ local function finish(self, record, handle)
    if record.held then self.host:put(handle, GATE, 0, 0) else shared.result[record.at] = DONE end
 end
 
-local function circles(self, record, ctx)
-   local m = record.msg.v.m
-   verdict.put_why(record.msg, ("%s: the message goes in circles: %d functions"):format(ctx.name, HOPS_MAX))
+-- It can go no further: the function's fault.
+local function astray(self, record, ctx, why)
+   local msg = record.msg
+   local m = msg.v.m
+   verdict.put_why(msg, ctx.name .. ": " .. why)
    m.verdict, m.stage = FAULT, ctx.stage
    ctx.board.faults = ctx.board.faults + 1
-   finish(self, record, record.msg.v.handle)
+   record.runs = false
+   finish(self, record, msg.v.handle)
+   leave(msg)
 end
+
+local CIRCLES = ("the message goes in circles: %d functions"):format(HOPS_MAX)
 
 local function one(self, record, number)
    local msg, shared = record.msg, self.shared
@@ -93,14 +100,14 @@ local function one(self, record, number)
          exit = call(self, ctx, fn, record)
       end
       if exit == GATE then break end
-      if exit >= ROUTE then at = ctx.by_exit[exit] or 0 else at = next_of[at] end
-      hops = hops + 1
-      if hops >= HOPS_MAX then
-         record.runs = false
-         circles(self, record, ctx)
-         leave(msg)
-         return
+      if exit >= ROUTE then
+         at = ctx.by_exit[exit]
+         if not at then return astray(self, record, ctx, "there is no such way out of this function") end
+      else
+         at = next_of[at]
       end
+      hops = hops + 1
+      if hops >= HOPS_MAX then return astray(self, record, ctx, CIRCLES) end
       ctx = self.functions[at]
    end
    record.runs = false
@@ -213,6 +220,7 @@ function M.build(blob, address)
    local input = shared["in"]
    local before = services[shared.service]
    runner.tune()
+   guard.close_library()
    local list = transfer.unpack(blob)
    local service = {
       shared = shared, chain = chain_of(list), current = make_runner(list, shared),

@@ -3,12 +3,15 @@
 -- for one: it leaves its lines in shared memory (tideway.store), and the engine writes them out about once a second.
 -- What is too much for that memory is lost and counted; the functions never wait.
 
+local lfs = require "lfs"
 local model = require "tideway.model"
 local stores = require "tideway.store"
 
 local M = {}
 
 local LINE_MAX = 4000
+local BYTES, PIECE = 2 ^ 25, 128
+local SELDOM, SOON, MANY = 1, 0.05, 500 -- seconds between two looks; lines that were there
 local COUNT = "n" -- key of the number of lines ever written; a line's key is its number
 
 ---@class tideway.Lines
@@ -44,6 +47,7 @@ function M.attach(d) return setmetatable({ name = d.name, store = d.store }, Lin
 ---@field file file*?
 ---@field read integer number of the last line that was written out
 ---@field lost integer
+---@field err? string why the last ones could not be written
 ---@field missing integer[] numbers of lines that were not there yet
 
 ---@type table<string, tideway.lines.writer>
@@ -71,32 +75,55 @@ local function collect(writer, out)
    writer.read = last
 end
 
+-- The number of lines.
 local function drain_one(writer)
    local out = {}
+   writer.err = nil
    collect(writer, out)
-   if #out == 0 then return end
-   out[#out + 1] = ""
+   local n = #out
+   if n == 0 then return 0 end
+   out[n + 1] = ""
    local file = writer.file or io.stderr
    local ok, err = file:write(table.concat(out, "\n"))
    if ok then ok, err = file:flush() end
-   if not ok then writer.lost, writer.err = writer.lost + #out - 1, err end
+   if not ok then writer.lost, writer.err = writer.lost + n, err end
+   return n
 end
 
 --- Write out what functions have written.
+---@return integer n lines
 function M.drain()
+   local n = 0
    for _, writer in pairs(writers) do
       local lost = writer.lost
-      drain_one(writer)
+      n = n + drain_one(writer)
       if writer.lost > lost then
          require("tideway.loop").note(("<4>%s: %d lines are lost: %s"):format(writer.to, writer.lost - lost,
             writer.err or "they came faster than they are written; more bytes in tw.lines"))
       end
    end
+   return n
 end
 
---- Do that about once a second from now on. Returns at once when nothing declared lines.
+-- Where many come they are fetched sooner, before there are more of them than there is room for.
+local function again()
+   local n = M.drain()
+   require("tideway.loop").after(n > MANY and SOON or SELDOM, again)
+end
+
+--- Do that about once a second from now on, more often where many come. Returns at once when nothing declared lines.
 function M.start()
-   if next(writers) then require("tideway.loop").every(1, M.drain) end
+   if next(writers) then require("tideway.loop").after(SELDOM, again) end
+end
+
+-- `check` makes no file; what it can see is whether there is a folder for it.
+local function open(path)
+   if not model.dry then return io.open(path, "a") end
+   local folder = path:match "^(.*/)" or "."
+   if lfs.attributes(folder, "mode") ~= "directory" then
+      return nil, ("%s: there is no folder %s"):format(path, folder)
+   end
+   return nil
 end
 
 local OPTIONS = { to = "string", bytes = "number" }
@@ -104,7 +131,7 @@ local OPTIONS = { to = "string", bytes = "number" }
 --- Lines for a file (appended; opened now, with the rights of whoever starts the engine) or for "stderr". The same name
 --- again is the same lines, and `to` the new place.
 ---@param name string
----@param o? { to: string?, bytes: integer? } default "stderr", 4 MB of memory for lines that wait
+---@param o? { to: string?, bytes: integer? } default "stderr", 32 MB of memory for lines that wait
 ---@return tideway.Lines
 function M.lines(name, o)
    o = o or {}
@@ -118,12 +145,12 @@ function M.lines(name, o)
       end
    end
    local to, file = o.to or "stderr", nil
-   if to ~= "stderr" and not model.dry then
+   if to ~= "stderr" then
       local err
-      file, err = io.open(to, "a")
-      if not file then error(("tw.lines: %s"):format(err), 2) end
+      file, err = open(to)
+      if err then error(("tw.lines: %s"):format(err), 2) end
    end
-   local store = stores.store { name = "lines." .. name, bytes = o.bytes or 2 ^ 22 }
+   local store = stores.store { name = "lines." .. name, bytes = o.bytes or BYTES, piece = PIECE }
    local lines = M.attach { name = name, store = store }
    local before = writers[name]
    if before and before.file then before.file:close() end

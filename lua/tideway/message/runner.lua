@@ -162,7 +162,12 @@ local function one(self, record, at)
    local msg, handle, gate, key = record.msg, desc.handle, desc.gate, desc.key
    if not take(msg, handle) then
       self.stale = self.stale + 1
-      C.tw_pool_free(msg.pool, handle, msg.v.member)
+      if msg.v.size > 0 then -- its head was written over: the gate knows whose it is
+         leave(msg)
+         self.host:put(handle, GATE, gate, 0)
+      else
+         C.tw_pool_free(msg.pool, handle, msg.v.member)
+      end
       return
    end
    local kind = msg.v.m.kind

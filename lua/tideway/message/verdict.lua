@@ -30,6 +30,14 @@ local function decide(self, kind, exit)
    return self.verdict
 end
 
+local function answerable(self, what, otherwise)
+   block.writable(self)
+   local kind = here(self).kind
+   if kind ~= C.TW_MSG_REQUEST and kind ~= C.TW_MSG_RESPONSE then
+      raise(("%s is for requests and responses%s"):format(what, otherwise))
+   end
+end
+
 --- Answer the request (or replace the response) and end the chain.
 ---@param status integer 200 to 599
 ---@param list? table headers: { Name = "value", Other = { "two", "values" }, { "Name", "value" } }; those of one
@@ -37,11 +45,7 @@ end
 ---@param text? string body
 ---@return tideway.message.verdict
 function M.respond(self, status, list, text)
-   block.writable(self)
-   local kind = here(self).kind
-   if kind ~= C.TW_MSG_REQUEST and kind ~= C.TW_MSG_RESPONSE then
-      raise "msg:respond is for requests and responses; streams and datagrams have msg:reply"
-   end
+   answerable(self, "msg:respond", "; streams and datagrams have msg:reply")
    build.response(self, status, list, text)
    return decide(self, C.TW_V_RESPOND, C.TW_EXIT_GATE)
 end
@@ -50,11 +54,7 @@ end
 ---@param status integer
 ---@return tideway.message response
 function M.respond_message(self, status)
-   block.writable(self)
-   local kind = here(self).kind
-   if kind ~= C.TW_MSG_REQUEST and kind ~= C.TW_MSG_RESPONSE then
-      raise "msg:respond_message is for requests and responses"
-   end
+   answerable(self, "msg:respond_message", "")
    return build.response(self, status, nil, nil)
 end
 

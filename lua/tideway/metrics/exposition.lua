@@ -38,6 +38,26 @@ local function bound(value)
    return text:find "[.e]" and text or text .. ".0"
 end
 
+--- Buckets of a histogram of times that the engine counts by powers of two.
+---@param first integer the first bound is 2^first ns
+---@param last integer
+---@return number[] bounds seconds
+---@return fun(counts: number[]): number[] counts_of those of the engine's buckets to those of the histogram's: what is
+--- below the first bound comes together, and what is above the last
+function M.powers(first, last)
+   local bounds = {}
+   for i = first, last do bounds[#bounds + 1] = 2 ^ i * 1e-9 end
+   return bounds, function(counts)
+      local out = {}
+      for i = 1, #bounds + 1 do out[i] = 0 end
+      for i, n in ipairs(counts) do
+         local at = math.min(math.max(i - 1 - first, 0), #bounds) + 1
+         out[at] = out[at] + n
+      end
+      return out
+   end
+end
+
 ---@class tideway.metrics.text
 local Text = {}
 Text.__index = Text
@@ -82,6 +102,21 @@ function Text:histogram(labels, bounds, counts, sum)
    out:put(name, "_bucket", start, ',le="+Inf"} ', number(total), "\n")
    out:put(name, "_count", labels, " ", number(total), "\n")
    out:put(name, "_sum", labels, " ", number(sum), "\n")
+end
+
+--- The same families for every entry of a list; nothing when it is empty.
+---@param families table[] { type, name, unit or nil, key of the value, help }
+---@param list table[]
+---@param labels_of fun(entry: table): string
+---@param values_of? fun(entry: table): table where the values of an entry stand; default: the entry
+function Text:rows(families, list, labels_of, values_of)
+   if #list == 0 then return end
+   local marks = {}
+   for i, entry in ipairs(list) do marks[i] = labels_of(entry) end
+   for _, f in ipairs(families) do
+      self:family(f[1], f[2], f[3], f[5])
+      for i, entry in ipairs(list) do self:sample(marks[i], (values_of and values_of(entry) or entry)[f[4]]) end
+   end
 end
 
 --- The whole text, ended.

@@ -72,17 +72,6 @@ local RING = {
    { "gauge", "tideway_ring_size_entries", "entries", "size", "Packets that the ring has room for." },
 }
 
--- The same families for every entry of a list.
-local function rows(text, families, list, labels_of, values_of)
-   if #list == 0 then return end
-   local marks = {}
-   for i, entry in ipairs(list) do marks[i] = labels_of(entry) end
-   for _, f in ipairs(families) do
-      text:family(f[1], f[2], f[3], f[5])
-      for i, entry in ipairs(list) do text:sample(marks[i], (values_of and values_of(entry) or entry)[f[4]]) end
-   end
-end
-
 local function by(name, key) return function(entry) return labels(name, entry[key]) end end
 
 -- ---- what is not one number of one entry ----
@@ -91,8 +80,8 @@ local function about(text, snap)
    text:family("info", "tideway_build", nil, "The program and the script it runs.")
    text:sample(labels("version", require "tideway.version", "abi", snap.abi, "instance", snap.instance, "script",
       snap.script), 1)
-   text:family("gauge", "tideway_running", nil, "1 while lcores or hooks run.")
-   text:sample("", snap.running and 1 or 0)
+   text:family("gauge", "tideway_running", nil, "1 while lcores, hooks or the gate run.")
+   text:sample("", (snap.running or snap.gate and #snap.gate.services > 0) and 1 or 0)
    text:family("gauge", "tideway_start_time_seconds", "seconds", "When the instance started, seconds of the epoch.")
    text:sample("", snap.started)
    text:family("gauge", "tideway_plan_generation", nil, "Generation of the plan published last.")
@@ -117,7 +106,7 @@ local function ports(text, snap)
    end
    text:family("gauge", "tideway_port_link_speed_bits", "bits", "Speed of the link, bits a second; 0: not known.")
    for _, p in ipairs(snap.ports) do text:sample(labels("port", p.name), p.speed_mbps * 1e6) end
-   rows(text, PORT, snap.ports, by("port", "name"))
+   text:rows(PORT, snap.ports, by("port", "name"))
 end
 
 local function each_nf(snap, fn)
@@ -144,22 +133,10 @@ local function nfs(text, snap)
    end)
 end
 
-local SIZE_BOUNDS, TIME_BOUNDS = {}, {}
-local FIRST_TIME, LAST_TIME = 6, 26 -- 64 ns to 67 ms, by powers of two
-
+local SIZE_BOUNDS = {}
 for i = 1, 7 do SIZE_BOUNDS[i] = 2 ^ (i - 1) end
-for i = FIRST_TIME, LAST_TIME do TIME_BOUNDS[#TIME_BOUNDS + 1] = 2 ^ i * 1e-9 end
 
--- The buckets below the first bound and above the last come together.
-local function time_counts(ns)
-   local counts = {}
-   for i = 1, #TIME_BOUNDS + 1 do counts[i] = 0 end
-   for i, n in ipairs(ns) do
-      local at = math.min(math.max(i - 1 - FIRST_TIME, 0), #TIME_BOUNDS) + 1
-      counts[at] = counts[at] + n
-   end
-   return counts
-end
+local TIME_BOUNDS, time_counts = exposition.powers(6, 26) -- 64 ns to 67 ms
 
 local SAMPLE = 16
 
@@ -189,7 +166,7 @@ local function chains(text, snap)
    for _, c in ipairs(snap.chains) do
       text:sample(labels("chain", c.name, "place", c.place, "tier", c.tier, "hook", c.hook and 1 or 0), 1)
    end
-   rows(text, CHAIN, snap.chains, by("chain", "name"))
+   text:rows(CHAIN, snap.chains, by("chain", "name"))
    text:family("counter", "tideway_chain_port_sent_packets", "packets", "Packets by chain and the port they left by.")
    for _, c in ipairs(snap.chains) do
       for _, to in ipairs(c.sent_to) do text:sample(labels("chain", c.name, "port", to.port), to.packets) end
@@ -228,14 +205,14 @@ local function lcores(text, snap, before)
       local busy, idle = l.busy_cycles - o.busy_cycles, l.idle_cycles - o.idle_cycles
       text:sample(labels("cpu", l.cpu), busy + idle > 0 and math.max(0, math.min(1, busy / (busy + idle))) or 0)
    end
-   rows(text, LCORE, snap.lcores, by("cpu", "cpu"))
-   rows(text, JIT, snap.lcores, by("cpu", "cpu"), function(l) return l.jit end)
+   text:rows(LCORE, snap.lcores, by("cpu", "cpu"))
+   text:rows(JIT, snap.lcores, by("cpu", "cpu"), function(l) return l.jit end)
 end
 
 local function tables(text, snap)
    text:family("gauge", "tideway_tables_not_shown", nil, "Tables without metrics: there are more than 64.")
    text:sample("", snap.tables_hidden)
-   rows(text, TABLE, snap.tables, function(t) return labels("table", t.name, "kind", t.kind) end)
+   text:rows(TABLE, snap.tables, function(t) return labels("table", t.name, "kind", t.kind) end)
    if #snap.tables == 0 then return end
    text:family("gauge", "tideway_table_fill_ratio", "ratio",
       "Entries of the table per entry it has room for; of tables that entries are added to.")
@@ -256,7 +233,7 @@ function M.text(snap, before, more)
    ports(text, snap)
    chains(text, snap)
    hooks(text, snap)
-   rows(text, RING, snap.rings, by("ring", "name"))
+   text:rows(RING, snap.rings, by("ring", "name"))
    lcores(text, snap, before)
    tables(text, snap)
    require("tideway.metrics.gate_families").add(text, snap.gate)

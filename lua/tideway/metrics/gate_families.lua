@@ -43,18 +43,7 @@ local SERVER = {
    { "gauge", "tideway_server_weight", nil, "weight", "Its share; 0: it is drained." },
 }
 
-local BOUNDS, FIRST, LAST = {}, 14, 34 -- 16 us to 17 s, by powers of two
-for i = FIRST, LAST do BOUNDS[#BOUNDS + 1] = 2 ^ i * 1e-9 end
-
-local function counts_of(time)
-   local counts = {}
-   for i = 1, #BOUNDS + 1 do counts[i] = 0 end
-   for i, n in ipairs(time) do
-      local at = math.min(math.max(i - 1 - FIRST, 0), #BOUNDS) + 1
-      counts[at] = counts[at] + n
-   end
-   return counts
-end
+local BOUNDS, counts_of = exposition.powers(14, 34) -- 16 us to 17 s
 
 -- Middles of the buckets: the gate keeps no sum.
 local function sum_of(time)
@@ -63,21 +52,13 @@ local function sum_of(time)
    return sum
 end
 
-local function rows(text, families, list, labels_of, values_of)
-   if #list == 0 then return end
-   for _, f in ipairs(families) do
-      text:family(f[1], f[2], f[3], f[5])
-      for _, entry in ipairs(list) do text:sample(labels_of(entry), (values_of and values_of(entry) or entry)[f[4]]) end
-   end
-end
-
 local function services(text, gate)
    local function of(s) return labels("chain", s.name) end
    if #gate.services == 0 then return end
    text:family("info", "tideway_service", nil, "How messages reach the functions of a chain.")
    for _, s in ipairs(gate.services) do text:sample(labels("chain", s.name, "transport", s.transport), 1) end
-   rows(text, SERVICE, gate.services, of)
-   rows(text, POOL, gate.services, of, function(s) return s.pool end)
+   text:rows(SERVICE, gate.services, of)
+   text:rows(POOL, gate.services, of, function(s) return s.pool end)
    text:family("counter", "tideway_service_responses", nil, "Answers by class of their status.")
    for _, s in ipairs(gate.services) do
       for class = 1, 5 do text:sample(labels("chain", s.name, "class", class .. "xx"), s.status[class .. "xx"]) end
@@ -93,7 +74,7 @@ local function functions(text, gate)
       for _, f in ipairs(s.functions) do list[#list + 1] = { chain = s.name, f = f } end
    end
    local function of(entry) return labels("chain", entry.chain, "function", entry.f.name) end
-   rows(text, FUNCTION, list, of, function(entry) return entry.f end)
+   text:rows(FUNCTION, list, of, function(entry) return entry.f end)
    if #list == 0 then return end
    text:family("counter", "tideway_function_busy_seconds", "seconds", "CPU time in messages.")
    for _, entry in ipairs(list) do text:sample(of(entry), entry.f.busy_ns / 1e9) end
@@ -111,7 +92,7 @@ local function servers(text, gate)
       for _, server in ipairs(group.servers) do list[#list + 1] = { group = group.name, server = server } end
    end
    local function of(entry) return labels("upstream", entry.group, "server", entry.server.name) end
-   rows(text, SERVER, list, of, function(entry) return entry.server end)
+   text:rows(SERVER, list, of, function(entry) return entry.server end)
    if #list == 0 then return end
    text:family("gauge", "tideway_server_up", nil, "1: it gets requests.")
    for _, entry in ipairs(list) do text:sample(of(entry), entry.server.up and 1 or 0) end

@@ -3,6 +3,7 @@
 
 local tw = require "tideway"
 local basic = require "tideway.nf.access.basic"
+local clients = require "tideway.nf.access.clients"
 
 local RULE = {
    allow = { type = "table", doc = "prefixes; all others are refused" },
@@ -16,47 +17,12 @@ local PARAMS = {
 }
 for name, spec in pairs(RULE) do PARAMS[name] = spec end
 
-local CACHE_MAX = 4096
-
--- ---- addresses ----
-
-local function prefixes_of(what, list)
-   local out = {}
-   for i, text in ipairs(list) do
-      local ok, prefix = pcall(tw.prefix, text)
-      if not ok then error(("access: %s: %s"):format(what, (tostring(prefix):gsub("^.-:%d+: ", ""))), 0) end
-      out[i] = prefix
-   end
-   return out
-end
-
-local function inside(prefixes, address)
-   for _, prefix in ipairs(prefixes) do
-      if prefix:contains(address) then return true end
-   end
-   return false
-end
-
-local function address_of(peer)
-   local v4 = peer:match "^::ffff:([%d.]+)$" or (not peer:find(":", 1, true) and peer)
-   return v4 and tw.ip4(v4) or tw.ip6(peer)
-end
-
--- May this address? Looked at once, then remembered.
+-- May this address?
 local function address_rule(cfg)
    if not cfg.allow and not cfg.deny then return false end
-   local allow, deny = cfg.allow and prefixes_of("allow", cfg.allow), prefixes_of("deny", cfg.deny or {})
-   local known, n = {}, 0
-   return function(peer)
-      if not peer then return false end
-      local may = known[peer]
-      if may ~= nil then return may end
-      if n >= CACHE_MAX then known, n = {}, 0 end
-      local address = address_of(peer)
-      may = not inside(deny, address) and (not allow or inside(allow, address))
-      known[peer], n = may, n + 1
-      return may
-   end
+   local denied = clients.among("access: deny", cfg.deny or {})
+   local allowed = cfg.allow and clients.among("access: allow", cfg.allow)
+   return function(peer) return peer ~= nil and not denied(peer) and (not allowed or allowed(peer)) end
 end
 
 -- ---- methods ----

@@ -30,6 +30,7 @@ local OF_BODY = { ["content-encoding"] = true, ["content-type"] = true, ["conten
 
 local LOOK_AGAIN = 0.005 -- seconds; twice as long each time
 local LONGEST_LOOK = 0.1
+local MOST_READ = 256 -- entries an instance has at hand, unpacked
 local LONGEST_KEY = 480 -- a store takes 512 bytes; what has a longer address or variant is not kept
 
 local SAFE = { GET = true, HEAD = true, OPTIONS = true, TRACE = true }
@@ -41,7 +42,10 @@ local function joined(msg, name)
    return values[1] and table.concat(values, ", ") or ""
 end
 
+local NOTHING = {} -- asked for
+
 local function control_of(msg)
+   if not msg:header "cache-control" and not msg:header "pragma" then return NOTHING end
    local list = policy.directives(msg:headers_of "cache-control")
    -- RFC 9111, 5.4: only where there is no Cache-Control.
    if next(list) == nil and msg.kind == "request" and joined(msg, "pragma"):lower():find "no%-cache" then
@@ -66,9 +70,20 @@ return tw.nf("cache", function(cfg)
       return policy.variant(vary, function(name) return msg:header(name) end)
    end
 
+   -- What is asked for again and again is read once: the same text is the same entry, which nobody changes.
+   local read, n_read = {}, 0
+
    local function find(key)
       local text = store:get("e" .. key)
-      return text and entries.unpack(text)
+      if not text then return nil end
+      local entry = read[text]
+      if entry then return entry end
+      entry = entries.unpack(text)
+      if not entry then return nil end
+      entry.control = policy.directives { entry.cache_control }
+      if n_read >= MOST_READ then read, n_read = {}, 0 end
+      read[text], n_read = entry, n_read + 1
+      return entry
    end
 
    local function keep(key, entry, body)
@@ -112,8 +127,7 @@ return tw.nf("cache", function(cfg)
 
    local function usable(entry, control)
       if not entry then return nil end
-      return policy.usable({ lifetime = entry.lifetime, control = policy.directives { entry.cache_control } },
-         age_of(entry), control)
+      return policy.usable(entry, age_of(entry), control)
    end
 
    -- Nil: too long to be kept.
@@ -216,14 +230,15 @@ return tw.nf("cache", function(cfg)
    local function refresh(msg, state)
       local entry = state.asked_about
       local fresh = entry_of(msg, response_of(msg, policy.directives(msg:headers_of "cache-control")), state, now())
-      local said = {}
-      for _, header in ipairs(fresh.headers) do said[header[1]:lower()] = true end
-      for _, header in ipairs(entry.headers) do
+      local headers, said = {}, {}
+      for _, header in ipairs(fresh.headers) do
          local name = header[1]:lower()
-         if not said[name] or OF_BODY[name] then
-            if not OF_BODY[name] or not said[name] then fresh.headers[#fresh.headers + 1] = header end
-         end
+         if not OF_BODY[name] then headers[#headers + 1], said[name] = header, true end
       end
+      for _, header in ipairs(entry.headers) do
+         if not said[header[1]:lower()] then headers[#headers + 1] = header end
+      end
+      fresh.headers = headers
       fresh.status, fresh.size, fresh.body = entry.status, entry.size, entry.body
       if fresh.cache_control == "" then
          fresh.cache_control = entry.cache_control
@@ -251,8 +266,7 @@ return tw.nf("cache", function(cfg)
    local function stands_in(state)
       local entry = state.asked_about
       if not entry then return false end
-      local kept = { lifetime = entry.lifetime, control = policy.directives { entry.cache_control } }
-      return policy.stands_in(kept, age_of(entry), state.control, o.stale_if_error)
+      return policy.stands_in(entry, age_of(entry), state.control, o.stale_if_error)
    end
 
    local function finish(msg)

@@ -2,6 +2,7 @@
 -- headers: sets, adds and removes headers of requests and responses; says who the client was; see headers.md.
 
 local tw = require "tideway"
+local clients = require "tideway.nf.access.clients"
 
 local EDIT = "headers by name: { [\"X-Name\"] = \"value\" }"
 local PARAMS = {
@@ -62,26 +63,6 @@ end
 
 -- ---- who the client was ----
 
-local CACHE_MAX = 4096
-
-local function trust_of(list)
-   local prefixes = {}
-   for i, text in ipairs(list) do prefixes[i] = tw.prefix(text) end
-   local known, n = {}, 0
-   return function(peer)
-      if #prefixes == 0 or not peer then return false end
-      local trusted = known[peer]
-      if trusted ~= nil then return trusted end
-      if n >= CACHE_MAX then known, n = {}, 0 end
-      local v4 = peer:match "^::ffff:([%d.]+)$" or (not peer:find(":", 1, true) and peer)
-      local address = v4 and tw.ip4(v4) or tw.ip6(peer)
-      trusted = false
-      for _, prefix in ipairs(prefixes) do trusted = trusted or prefix:contains(address) end
-      known[peer], n = trusted, n + 1
-      return trusted
-   end
-end
-
 local function joined(msg, name, value)
    local list = msg:headers_of(name)
    list[#list + 1] = value
@@ -120,7 +101,7 @@ end
 return tw.nf("headers", function(cfg)
    cfg = tw.args("headers", cfg, PARAMS)
    local request, response = edits(cfg, ""), edits(cfg, "response_")
-   local mode, name, trusts = cfg.forwarded or false, cfg.via, trust_of(cfg.trusted)
+   local mode, name, trusts = cfg.forwarded or false, cfg.via, clients.among("headers: trusted", cfg.trusted)
    if mode and mode ~= true and mode ~= "rfc7239" then
       error(("headers: forwarded is %s; it can be true or \"rfc7239\""):format(tostring(mode)), 0)
    end

@@ -2,6 +2,7 @@
 -- l4_proxy: who may connect, how often, and to which servers; TCP connections and UDP datagrams.
 
 local tw = require "tideway"
+local addresses = require "tideway.nf.access.clients"
 
 local PARAMS = {
    upstream = { type = "any", doc = "a tw.upstream or its name; without it, the end of the chain decides" },
@@ -17,35 +18,10 @@ local PARAMS = {
 
 local COUNTED = { "connections", "denied", "not_allowed", "limited" }
 
-local function prefixes(what, list)
-   if not list then return nil end
-   local v4, v6 = {}, {}
-   for i, text in ipairs(list) do
-      local ok, prefix = pcall(tw.prefix, text)
-      if not ok then error(("l4_proxy: %s[%d]: %s"):format(what, i, tostring(prefix):gsub("^.-:%d+: ", "")), 0) end
-      local to = prefix.family == 4 and v4 or v6
-      to[#to + 1] = prefix
-   end
-   return { v4 = v4, v6 = v6 }
-end
-
-local function contains(set, family, address)
-   local list = family == 4 and set.v4 or set.v6
-   for i = 1, #list do
-      if list[i]:contains(address) then return true end
-   end
-   return false
-end
-
--- An address as the prefixes know it; clients of IPv4 at a socket of both are IPv4 already.
-local function address_of(text)
-   if text:find(":", 1, true) then return 6, tw.ip6(text) end
-   return 4, tw.ip4(text)
-end
-
 return tw.nf("l4_proxy", function(cfg)
    cfg = tw.args("l4_proxy", cfg, PARAMS)
-   local allow, deny = prefixes("allow", cfg.allow), prefixes("deny", cfg.deny)
+   local allowed = cfg.allow and addresses.among("l4_proxy: allow", cfg.allow) or false
+   local denied = cfg.deny and addresses.among("l4_proxy: deny", cfg.deny) or false
    local group = cfg.upstream
    if type(group) == "table" then group = group.name end
    if group ~= nil and type(group) ~= "string" then
@@ -66,11 +42,8 @@ return tw.nf("l4_proxy", function(cfg)
       message = function(msg)
          local peer = msg.peer
          counts:incr("connections", 1, 0)
-         if allow or deny then
-            local family, address = address_of(peer)
-            if deny and contains(deny, family, address) then return refuse(msg, "denied") end
-            if allow and not contains(allow, family, address) then return refuse(msg, "not_allowed") end
-         end
+         if denied and denied(peer) then return refuse(msg, "denied") end
+         if allowed and not allowed(peer) then return refuse(msg, "not_allowed") end
          -- A store that cannot be asked now lets everybody in.
          if clients and (clients:incr(peer, 1, 0, window) or 0) > most then return refuse(msg, "limited") end
          if group then return msg:upstream(group, by_connection and peer .. " " .. msg.peer_port or peer) end

@@ -30,7 +30,7 @@ local function size_of(msg)
    return size and ("%d"):format(size) or "-"
 end
 
--- The user of a request that says one by itself; whether the password was right is not known here.
+-- Whether a user that the request names is one is not known here: "-" in its place.
 local function common(msg, request)
    return ('%s - - [%s] "%s %s %s" %s %s'):format(request.peer or "-", date.common(request.received_at),
       escape(request.method), escape(request.asked_target), request.version, msg.status or "-", size_of(msg))
@@ -72,7 +72,8 @@ end
 return tw.nf("log", function(cfg)
    cfg = tw.args("log", cfg, PARAMS)
    local format = format_of(cfg.format)
-   local lines = tw.lines(cfg.name, { to = cfg.to, bytes = cfg.bytes })
+   local ok, lines = pcall(tw.lines, cfg.name, { to = cfg.to, bytes = cfg.bytes })
+   if not ok then error("log: " .. lines:gsub("^tw%.lines: ", ""), 0) end
 
    return {
       response = function(msg)

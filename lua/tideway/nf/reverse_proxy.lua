@@ -12,7 +12,7 @@ local ROUTE = {
       .. "\"cookie:NAME\", or a function(msg)" },
 }
 local PARAMS = {
-   routes = { type = "table", default = {}, doc = "a list of { prefix or host to match, upstream = ... }" },
+   routes = { type = "table", default = {}, doc = "a list of { path = or when_host =, upstream = ... }" },
    redirects = { type = "boolean", default = true, doc = "Location headers of the servers are made the client's" },
 }
 for name, spec in pairs(ROUTE) do PARAMS[name] = spec end
@@ -93,21 +93,17 @@ local function begins(path, prefix)
    return prefix == "" or behind == nil or behind == 47 or prefix:byte(-1) == 47
 end
 
-local function server_path(target, path)
-   if target.strip ~= "" and begins(path, target.strip) then
-      path = path:sub(#target.strip + 1)
+-- With another beginning.
+local function moved(path, from, to)
+   if from ~= "" and begins(path, from) then
+      path = path:sub(#from + 1)
       if path == "" then path = "/" end
    end
-   return target.prefix .. path
+   return to .. path
 end
 
-local function client_path(target, path)
-   if target.prefix ~= "" and begins(path, target.prefix) then
-      path = path:sub(#target.prefix + 1)
-      if path == "" then path = "/" end
-   end
-   return target.strip .. path
-end
+local function server_path(target, path) return moved(path, target.strip, target.prefix) end
+local function client_path(target, path) return moved(path, target.prefix, target.strip) end
 
 local function name_of(host)
    host = (host or ""):lower()

@@ -1,12 +1,12 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- What a function in a worker does not find in the standard library: calls that block, and those that its process may
--- not make. The kernel refuses them too; here they say why.
+-- What a function of messages does not find in the standard library, in workers and in threads of the gate: calls that
+-- block, and those that a worker's process may not make. There the kernel refuses them too; here they say why.
 
 local M = {}
 
 local ADVICE = {
-   ["os.execute"] = "a worker cannot run programs",
-   ["io.popen"] = "a worker cannot run programs",
+   ["os.execute"] = "a function cannot run programs",
+   ["io.popen"] = "a function cannot run programs",
    ["os.exit"] = "raise an error, or return a verdict",
    ["io.read"] = "read files where the NF is made, and keep what was read",
    ["io.open"] = "read files where the NF is made, and keep what was read",
@@ -15,15 +15,14 @@ local ADVICE = {
    ["io.output"] = "print() says something to the engine's log",
    ["io.write"] = "print() says something to the engine's log",
    ["io.tmpfile"] = "a tw.store keeps what is to be kept",
-   ["os.remove"] = "a worker cannot change files",
-   ["os.rename"] = "a worker cannot change files",
-   ["os.tmpname"] = "a worker cannot change files",
+   ["os.remove"] = "a function cannot change files",
+   ["os.rename"] = "a function cannot change files",
+   ["os.tmpname"] = "a function cannot change files",
    ["loadfile"] = "load files where the NF is made",
    ["dofile"] = "load files where the NF is made",
    ["package.loadlib"] = "load libraries where the NF is made",
 }
 
--- One that takes long, and nothing else of this instance goes on meanwhile.
 local function refused(name)
    local text = ("%s blocks, and a function of messages must not: %s"):format(name, ADVICE[name])
    return function() error(text, 2) end

@@ -5,8 +5,6 @@ local M = {}
 
 local MONTHS = { Jan = 1, Feb = 2, Mar = 3, Apr = 4, May = 5, Jun = 6, Jul = 7, Aug = 8, Sep = 9, Oct = 10, Nov = 11,
    Dec = 12 }
-local NAMES = { "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" }
-local DAYS = { "Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed" } -- 1 January 1970 was a Thursday
 local LENGTHS = { 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 }
 
 -- Days from 1 January 1970 to a day of the Gregorian calendar (proleptic; the March-based year of Fliegel and Van
@@ -43,25 +41,6 @@ function M.parse(text, now)
    local last = 1970 + math.floor((now or os.time()) / 31556952) + 50
    year = last - (last - tonumber(year)) % 100
    return seconds_of(year, month, day, h, m, s)
-end
-
---- A date as HTTP wants it.
----@param seconds number since 1970
----@return string
-function M.format(seconds)
-   seconds = math.floor(seconds)
-   local days, rest = math.floor(seconds / 86400), seconds % 86400
-   local z = days + 719468
-   local era = math.floor(z / 146097)
-   local doe = z - era * 146097
-   local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
-   local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
-   local mp = math.floor((5 * doy + 2) / 153)
-   local day = doy - math.floor((153 * mp + 2) / 5) + 1
-   local month = mp < 10 and mp + 3 or mp - 9
-   local year = yoe + era * 400 + (month <= 2 and 1 or 0)
-   return ("%s, %02d %s %04d %02d:%02d:%02d GMT"):format(DAYS[days % 7 + 1], day, NAMES[month], year,
-      math.floor(rest / 3600), math.floor(rest / 60) % 60, rest % 60)
 end
 
 return M

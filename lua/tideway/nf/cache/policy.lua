@@ -171,8 +171,9 @@ function M.not_modified(header, etag, modified)
       end
       return false
    end
-   local since = date.parse(header "if-modified-since")
-   local changed = date.parse(modified)
+   local asked = header "if-modified-since"
+   if not asked then return false end
+   local since, changed = date.parse(asked), date.parse(modified)
    return since ~= nil and changed ~= nil and changed <= since
 end
 

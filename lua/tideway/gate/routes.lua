@@ -1,0 +1,48 @@
+-- SPDX-License-Identifier: BSD-3-Clause
+-- Names that functions give to msg:route as constants, read in their bytecode: one that no function has would be a
+-- fault with each message.
+
+local bit = require "bit"
+local util = require "jit.util"
+local vmdef = require "jit.vmdef"
+
+local M = {}
+local band, rshift = bit.band, bit.rshift
+local METHODS = { "message", "response", "data" }
+
+local function opcode(ins)
+   local at = band(ins, 0xff) * 6
+   return vmdef.bcnames:sub(at + 1, at + 6)
+end
+
+-- msg:route "name": TGETS base, msg, "route"; KSTR base + 3, "name". msg is the first parameter, and so slot 0.
+local function named(fn, pc)
+   local ins, following = util.funcbc(fn, pc), util.funcbc(fn, pc + 1)
+   if not following or opcode(ins) ~= "TGETS " or rshift(ins, 24) ~= 0 or opcode(following) ~= "KSTR  "
+      or util.funck(fn, -band(rshift(ins, 16), 0xff) - 1) ~= "route"
+      or band(rshift(following, 8), 0xff) ~= band(rshift(ins, 8), 0xff) + 3 then
+      return nil
+   end
+   return util.funck(fn, -rshift(following, 16) - 1)
+end
+
+--- The first name that a function routes to and that is not among these.
+---@param nf tideway.nf.instance
+---@param names string[] functions aside
+---@return string? name
+---@return string? where the position of the call
+function M.unknown(nf, names)
+   local known = {}
+   for _, name in ipairs(names) do known[name] = true end
+   for _, method in ipairs(METHODS) do
+      local fn = nf[method]
+      local info = type(fn) == "function" and util.funcinfo(fn)
+      for pc = 1, info and info.bytecodes and info.bytecodes - 1 or 0 do
+         local name = named(fn, pc)
+         if name and not known[name] then return name, util.funcinfo(fn, pc).loc end
+      end
+   end
+   return nil
+end
+
+return M
