@@ -135,6 +135,8 @@ struct tw_msg {
 
 	/* the body */
 	uint64_t body_len; /* bytes; UINT64_MAX: not known yet */
+	struct tw_text
+		trailers; /* lines of fields behind it, once it is whole; data: with the last */
 	uint32_t n_body;
 	uint32_t spare;
 	struct tw_body_block body[TW_BODY_BLOCKS_MAX];

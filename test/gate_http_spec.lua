@@ -382,8 +382,8 @@ describe("heads that are written", function()
          "Content-Length: 3\r\nAccept: */*\r\n", "abc"))
       assert.equal("POST /path HTTP/1.1\r\nHost: h\r\nAccept: */*\r\nContent-Length: 3\r\n\r\n",
          write(message, { framing = C.TW_HTTP_LENGTH, length = 3 }))
-      assert.equal("POST /path HTTP/1.1\r\nHost: h\r\nAccept: */*\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
-         write(message, { framing = C.TW_HTTP_CHUNKED, close = 1 }))
+      assert.equal("POST /path HTTP/1.1\r\nHost: h\r\nTrailer: x\r\nAccept: */*\r\nTransfer-Encoding: chunked\r\n" ..
+         "Connection: close\r\n\r\n", write(message, { framing = C.TW_HTTP_CHUNKED, close = 1 }))
       assert.equal("POST /path HTTP/1.1\r\nAccept: */*\r\nHost: other:81\r\nVia: 1.1 x\r\n\r\n",
          write(message, { host = "other:81", extra = "Via: 1.1 x\r\n" }))
       assert.equal("POST /path HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nAccept: */*\r\nConnection: upgrade\r\n\r\n", write(message, { upgrade = 1 }))

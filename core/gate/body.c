@@ -3,6 +3,8 @@
  * that who sends faster than the other takes must wait. */
 #include "gate/flow.h"
 
+#include <stdlib.h>
+
 /* Callbacks call each other: room() puts, ready() takes. None is entered twice: what happens
  * meanwhile is noted, and it is called once more. Any of them may end the exchange, and with it the
  * body; so the notes are kept on the stack, and body_clear() writes there. */
@@ -186,5 +188,6 @@ void body_clear(struct exchange *x, struct body *body)
 	for (f = frames; f; f = f->outer)
 		if (f->body == body)
 			f->gone = true;
+	free(body->trailers);
 	*body = (struct body){ 0 };
 }

@@ -165,6 +165,7 @@ static void work_end(struct client *c)
 		exchange_client_gone(w->x);
 	w->x = NULL;
 	client_write_free(w);
+	http_in_end(&w->in);
 	if (w->service) {
 		client_block_free(c);
 		client_take_rest(c);
@@ -240,6 +241,9 @@ static void timed_out(struct client *c)
 		client_close(c);
 		return;
 	}
+	/* A gate thread that had no CPU for long is late: what came meanwhile is answered. */
+	if (c->state == CLIENT_IDLE && (!client_read_head(c) || c->state != CLIENT_IDLE))
+		return;
 	if (w && w->waits) {
 		w->waits = false;
 		client_deadline(c, w->blocked ? c->listener->spec.send_ms : 0);
@@ -423,6 +427,7 @@ bool client_next(struct client *c)
 	if (w->here.at < w->here.end) { /* the next request was sent along */
 		struct work before = *w;
 
+		http_in_end(&w->in);
 		memset(w, 0, offsetof(struct work, small));
 		w->client = c;
 		w->service = before.service;

@@ -69,6 +69,7 @@ static bool body_over(struct client *c)
 	struct work *w = c->work;
 
 	w->body_done = true;
+	w->x->in.trailers = http_in_trailers(&w->in);
 	if (w->here.at < w->here.end && !client_carry(c, true))
 		return client_answer(c, 503, "no memory for the request");
 	if (w->holds) {

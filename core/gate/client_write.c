@@ -139,6 +139,12 @@ static bool segment(struct work *w)
 		w->post = w->finished ? (there ? "\r\n0\r\n\r\n" : "0\r\n\r\n")
 		                      : (there ? "\r\n" : "");
 		w->post_len = (uint32_t)strlen(w->post);
+		if (w->finished && out->trailers) {
+			uint32_t from = there ? 0 : HTTP_TRAILERS_ALONE;
+
+			w->post = out->trailers->text + from;
+			w->post_len = out->trailers->len - from;
+		}
 		return true;
 	case HTTP_UNTIL_CLOSE:
 		w->payload = (uint32_t)there;
@@ -178,6 +184,8 @@ static void choose_framing(struct client *c, struct http_out *out, unsigned stat
 		out->length = out->says_length ? x->out_len : 0;
 	} else if (!x->body_back) {
 		out->framing = HTTP_LENGTH;
+	} else if (x->out.trailers && w->in.version) {
+		out->framing = HTTP_CHUNKED;
 	} else if (x->out_len != UINT64_MAX || (x->out.ended && !x->out.broken)) {
 		out->framing = HTTP_LENGTH;
 		out->length = x->out_len != UINT64_MAX ? x->out_len : body_there(&x->out);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* data.c - bodies and streams that go through functions piece by piece: each piece is a message of
  * its own, one at a time per direction, so that their order is kept and memory bounded. */
+#include "gate/http.h"
 #include "gate/lane.h"
 
 #include <errno.h>
@@ -92,7 +93,10 @@ static int make(struct flow *f, int way, struct body_piece *piece, bool last)
 	struct data *d = f->way[way].data;
 	struct tw_pool *pool = lane->service->pool;
 	bool copy = piece->len && piece->len <= FLOW_COPY_MAX;
-	tw_handle handle = tw_pool_new(pool, sizeof(struct tw_msg) + (copy ? piece->len : 0),
+	const struct http_trailers *trailers = last ? flow_body(f, way)->trailers : NULL;
+	tw_handle handle = tw_pool_new(pool,
+	                               sizeof(struct tw_msg) + (copy ? piece->len : 0) +
+	                                       (trailers ? trailers->len : 0),
 	                               lane->gate->id);
 	const char *from = piece->len ? tw_pool_block(pool, piece->handle, NULL) : NULL;
 	struct tw_msg *msg;
@@ -121,6 +125,8 @@ static int make(struct flow *f, int way, struct body_piece *piece, bool last)
 		msg->body[0] = (struct tw_body_block){ piece->handle, piece->at, piece->len };
 	}
 	msg->n_body = from ? 1 : 0;
+	if (trailers)
+		trailers_put(msg, size, trailers);
 	flow_mend(f, msg, size, handle, TW_MSG_DATA);
 	d->out.handle = handle;
 	d->out.retried = false;

@@ -133,6 +133,7 @@ static void facts(struct flow *f, struct tw_msg *msg)
 	f->client_key = address_key(msg);
 	msg->asked = msg->target;
 	msg->asked_host = msg->host;
+	msg->trailers = (struct tw_text){ 0, 0 };
 	msg->retries = 0;
 	msg->stage = 0;
 	msg->flags &= ~(uint32_t)(TW_MSG_EDITED | TW_MSG_NO_BODY | TW_MSG_BACKWARD);

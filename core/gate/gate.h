@@ -125,8 +125,9 @@ struct body {
 	uint64_t came; /* bytes that the producer has ever put in */
 	uint64_t went; /* that the consumer has used or taken; others, where functions changed them
 	                */
-	bool ended;    /* the producer has put in the last byte */
-	bool broken;   /* the producer will not, or the consumer takes no more */
+	struct http_trailers *trailers; /* NULL: none; known when it has ended */
+	bool ended;                     /* the producer has put in the last byte */
+	bool broken;                    /* the producer will not, or the consumer takes no more */
 	/* Called by body_put(), body_end(), body_break() / body_take(); may be NULL. Not
 	 * re-entered. */
 	void (*ready)(struct body *body);

@@ -3,6 +3,7 @@
 #include "gate/lane.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define TAIL_LEAST (64u << 10)
@@ -152,6 +153,20 @@ static void name_body(struct flow *f, int way)
 	msg->flags |= TW_MSG_WHOLE;
 }
 
+/* Room for them in the block is not promised: without it they are lost. */
+static void name_trailers(struct flow *f, int way)
+{
+	struct body *body = flow_body(f, way);
+	tw_handle self = way == WAY_IN ? f->x.request : f->x.response;
+	uint32_t size = 0;
+	struct tw_msg *msg = tw_pool_block(f->lane->service->pool, self, &size);
+
+	if (body->trailers && !trailers_put(msg, size, body->trailers)) {
+		free(body->trailers);
+		body->trailers = NULL;
+	}
+}
+
 static void gather_ready(struct body *body)
 {
 	struct flow *f = body->consumer;
@@ -185,6 +200,7 @@ static void gather_ready(struct body *body)
 		return;
 	body->ready = NULL;
 	name_body(f, way);
+	name_trailers(f, way);
 	flow_gathered(f, way);
 }
 

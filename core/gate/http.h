@@ -18,9 +18,8 @@ enum http_event {
 	HTTP_GOT_HEAD,       /* the head is whole: the fields of the message are set */
 	HTTP_GOT_BODY, /* a piece of the body: `piece_at`, `piece_len`, offsets in the block that
 	              was fed */
-	HTTP_GOT_END, /* the message is whole; trailers are left out. What follows is the next one's
-	               */
-	HTTP_BAD,     /* `status` and `why` say what; the connection cannot go on */
+	HTTP_GOT_END,  /* the message is whole. What follows is the next one's */
+	HTTP_BAD,      /* `status` and `why` say what; the connection cannot go on */
 };
 
 /* Limits of a message that no configuration asks for. */
@@ -30,6 +29,16 @@ enum {
 	HTTP_CHUNK_EXTRA_MAX = 16384, /* extensions and trailers of a message */
 	HTTP_CONNECTION_TOKENS = 64,
 };
+
+/* Fields behind a chunked body, as they are sent on: the end of the last chunk, the last chunk, the
+ * fields line by line, an empty line. */
+struct http_trailers {
+	uint32_t len, room;
+	char text[];
+};
+#define HTTP_TRAILERS_FRONT "\r\n0\r\n"
+#define HTTP_TRAILERS_AT 5u    /* the first field */
+#define HTTP_TRAILERS_ALONE 2u /* behind no chunk */
 
 struct http_in {
 	http_parser parser; /* of the head; bodies are framed by http_chunk.c and by counting */
@@ -46,6 +55,8 @@ struct http_in {
 	uint32_t piece_at, piece_len;
 	const char *why;
 	struct tw_msg *msg;
+	struct http_trailers *trailers; /* so far */
+	bool trailers_lost;             /* no memory */
 	/* the reader's own */
 	uint8_t state; /* enum in http_in.h */
 	uint8_t last;  /* which part of a header came last */
@@ -53,7 +64,7 @@ struct http_in {
 	uint16_t n_headers;
 	uint32_t start;    /* offset of the head's first byte */
 	uint32_t last_end; /* where the part that came last ended */
-	uint32_t line;     /* bytes of the line of a chunk or trailer so far */
+	uint32_t line;     /* bytes of the line of a chunk so far; where a trailer began */
 	uint32_t extra;    /* bytes of extensions and trailers so far */
 	uint64_t left;     /* of the body, or of this chunk */
 };
@@ -77,6 +88,12 @@ enum http_event http_in_read(struct http_in *in, void *block, uint32_t size, uin
  * HTTP_WANTS_MORE when none has begun. */
 enum http_event http_in_closed(struct http_in *in);
 void http_in_moved(struct http_in *in, void *block);
+/* At HTTP_GOT_END: the fields behind the body that may be sent on, the caller's to free(); NULL:
+ * none.
+ */
+struct http_trailers *http_in_trailers(struct http_in *in);
+/* Nothing is kept: before the memory goes, or another message begins. */
+void http_in_end(struct http_in *in);
 /* The message is whole, and no byte is needed to say so: HTTP_GOT_END is next. */
 bool http_in_over(const struct http_in *in);
 

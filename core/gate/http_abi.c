@@ -35,8 +35,10 @@ struct tw_http *tw_http_new(uint32_t size)
 
 void tw_http_free(struct tw_http *http)
 {
-	if (http)
+	if (http) {
+		http_in_end(&http->in);
 		free(http->block);
+	}
 	free(http);
 }
 
@@ -49,6 +51,7 @@ void tw_http_begin(struct tw_http *http, bool response, bool head, uint32_t head
 	http->at = HTTP_BYTES_AT;
 	http->end = HTTP_BYTES_AT + left;
 	http->head_done = false;
+	http_in_end(&http->in);
 	http_in_begin(&http->in, response, head, head_limit);
 }
 

@@ -53,8 +53,8 @@ static const char *size_byte(struct http_in *in, uint8_t byte)
 	}
 }
 
-/* Trailers: well-formed, bounded, and left out (RFC 9112 7.1.2 allows that). */
-static const char *trailer_byte(struct http_in *in, uint8_t byte)
+/* Trailers: well-formed and bounded (RFC 9112 7.1.2). */
+static const char *trailer_state(struct http_in *in, uint8_t byte)
 {
 	if (++in->extra > HTTP_CHUNK_EXTRA_MAX)
 		return "the trailers are too long";
@@ -84,6 +84,15 @@ static const char *trailer_byte(struct http_in *in, uint8_t byte)
 		in->state = in->state == IN_LAST_LF ? IN_DONE : IN_TRAILER;
 		return NULL;
 	}
+}
+
+static const char *trailer_byte(struct http_in *in, uint8_t byte)
+{
+	const char *why = trailer_state(in, byte);
+
+	if (!why && in->state != IN_LAST_LF && in->state != IN_DONE)
+		http_trailer_byte(in, byte);
+	return why;
 }
 
 static enum http_event data(struct http_in *in, uint32_t *at, uint32_t end)

@@ -49,6 +49,8 @@ struct http_head {
 	} field[TW_HEADERS_MAX];
 };
 
+/* A byte of a trailer, line feeds too (http_trailer.c). */
+void http_trailer_byte(struct http_in *in, uint8_t byte);
 /* Which bytes a token may have (RFC 9110 5.6.2); and a whole one, of at least one byte. */
 extern const uint8_t http_token_byte[256];
 bool http_is_token(const char *text, uint32_t len);

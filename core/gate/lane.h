@@ -127,7 +127,7 @@ struct lane {
 
 /* A body that has begun finds no block. Without this every block that comes free would go to a new
  * request, of which there are always more, and nothing would ever be done. */
-#define LANE_SHORT_NS 50000000u
+#define LANE_SHORT_NS 20000000u
 
 static inline void lane_short(struct service *service, const struct gate *gate)
 {
@@ -251,6 +251,8 @@ int pieces_from(struct lane *lane, struct tw_msg *msg, uint32_t size, tw_handle 
                 bool self_frees, const struct body_piece *lent, uint32_t n_lent, struct pieces *to);
 struct pieces *pieces_new(void);
 void pieces_free(struct lane *lane, struct pieces *pieces);
+/* Names them in the message, in its free room; false: there is none. */
+bool trailers_put(struct tw_msg *msg, uint32_t size, const struct http_trailers *trailers);
 void pieces_add(struct pieces *to, const struct body_piece *piece);
 /* Its block, when it frees one. */
 void piece_free(struct lane *lane, const struct body_piece *piece);

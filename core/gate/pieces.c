@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* pieces.c - what functions say of bodies: the pieces that a message names, each checked, whose
  * their blocks are, and who frees them. */
+#include "gate/http.h"
 #include "gate/lane.h"
 
 #include <errno.h>
@@ -162,6 +163,27 @@ void gather_forget(struct lane *lane, tw_handle handle)
 	}
 }
 
+bool trailers_put(struct tw_msg *msg, uint32_t size, const struct http_trailers *trailers)
+{
+	uint32_t at = ONCE(msg->used), len = trailers->len - HTTP_TRAILERS_AT - 2;
+
+	if (at > size || size - at < len)
+		return false;
+	memcpy((char *)msg + at, trailers->text + HTTP_TRAILERS_AT, len);
+	msg->trailers = (struct tw_text){ at, len };
+	msg->used = at + len;
+	return true;
+}
+
+/* A function that sets the body sets it without them: they may be sums of what was there. */
+static void adopt_trailers(struct body *body, const struct tw_msg *msg)
+{
+	if (ONCE(msg->trailers.len))
+		return;
+	free(body->trailers);
+	body->trailers = NULL;
+}
+
 int gather_adopt(struct flow *f, int way, struct tw_msg *msg, uint32_t size, tw_handle self)
 {
 	struct lane *lane = f->lane;
@@ -185,6 +207,7 @@ int gather_adopt(struct flow *f, int way, struct tw_msg *msg, uint32_t size, tw_
 	free(old); /* its blocks are in the new one, or freed */
 	w->whole = new;
 	w->rest = false;
+	adopt_trailers(flow_body(f, way), msg);
 	*len = new->bytes;
 	if (way == WAY_IN)
 		f->x.body_expected = !(flags & TW_MSG_NO_BODY);

@@ -19,6 +19,7 @@
 
 void read_begin(struct upstream *up)
 {
+	http_in_end(&up->in);
 	http_in_begin(&up->in, true, up->head, HEAD_LIMIT);
 	up->reading = up->began = up->answered = up->paused = up->ended = up->starved = false;
 	up->interim = 0;
@@ -94,7 +95,7 @@ static void fill_message(struct upstream *up)
 	msg->group = 0;
 	msg->key = 0;
 	msg->answer = 0;
-	msg->why = (struct tw_text){ 0, 0 };
+	msg->why = msg->trailers = (struct tw_text){ 0, 0 };
 	memset(msg->value, 0, sizeof(msg->value));
 }
 
@@ -166,6 +167,7 @@ static bool answer(struct upstream *up)
 	if (up->dead)
 		return false;
 	if (event == HTTP_GOT_END) {
+		x->out.trailers = http_in_trailers(&up->in);
 		upstream_done(up, reusable);
 		body_end(&x->out);
 		flow_answered(x);
@@ -231,6 +233,7 @@ static void finish(struct upstream *up, bool reusable)
 {
 	struct exchange *x = up->x;
 
+	x->out.trailers = http_in_trailers(&up->in);
 	upstream_done(up, reusable);
 	body_end(&x->out);
 }

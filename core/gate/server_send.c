@@ -79,6 +79,8 @@ static void choose_framing(struct upstream *up, struct http_out *out)
 	up->body_left = 0;
 	if (x->upgrade || (!x->body_expected && !x->in.count))
 		out->framing = HTTP_NO_BODY;
+	else if (x->in.trailers)
+		out->framing = HTTP_CHUNKED;
 	else if (x->in.ended)
 		out->framing = HTTP_LENGTH, up->body_left = body_there(&x->in);
 	else if (x->in_len && x->in_len != UINT64_MAX)
@@ -182,15 +184,17 @@ static void add_chunk_head(struct upstream *up, uint64_t len)
 	up->pre_len += (uint32_t)http_write_chunk(len, to);
 }
 
-static void set_post(struct upstream *up, const char *text)
+static void set_post(struct upstream *up, const char *text, uint32_t len)
 {
+	up->post = text;
 	up->post_at = 0;
-	up->post_len = (uint32_t)strlen(text);
-	memcpy(up->post, text, up->post_len);
+	up->post_len = len;
 }
 
 static void fill_chunk(struct upstream *up, uint64_t there)
 {
+	const struct http_trailers *trailers = up->x->in.trailers;
+
 	/* Behind a head that is still on its way there is room only in the scratch. */
 	if (up->pre_at < up->pre_len && up->pre != scratch)
 		return;
@@ -198,7 +202,15 @@ static void fill_chunk(struct upstream *up, uint64_t there)
 	if (there) {
 		add_chunk_head(up, there);
 		up->data_left = there;
-		set_post(up, up->finish ? "\r\n0\r\n\r\n" : "\r\n");
+		if (up->finish && !trailers)
+			set_post(up, "\r\n0\r\n\r\n", 7);
+		else if (!up->finish)
+			set_post(up, "\r\n", 2);
+		else
+			set_post(up, trailers->text, trailers->len);
+	} else if (up->finish && trailers) {
+		set_post(up, trailers->text + HTTP_TRAILERS_ALONE,
+		         trailers->len - HTTP_TRAILERS_ALONE);
 	} else if (up->finish) {
 		add_chunk_head(up, 0);
 	}
@@ -270,7 +282,8 @@ static ssize_t gather(struct upstream *up, struct iovec *iov, unsigned *n)
 		skip = 0;
 	}
 	if (up->post_at < up->post_len)
-		iov[(*n)++] = (struct iovec){ up->post + up->post_at, up->post_len - up->post_at };
+		iov[(*n)++] = (struct iovec){ (char *)up->post + up->post_at,
+			                      up->post_len - up->post_at };
 	for (i = 0; i < *n; i++)
 		sum += (ssize_t)iov[i].iov_len;
 	return sum;

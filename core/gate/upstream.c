@@ -34,6 +34,7 @@ static struct upstream *up_new(void)
 
 static void up_free(struct upstream *up)
 {
+	http_in_end(&up->in);
 	if (n_spare >= SPARE_MAX) {
 		free(up);
 		return;

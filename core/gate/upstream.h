@@ -191,9 +191,9 @@ struct upstream {
 	uint64_t data_left; /* of the batch under way: from x->in */
 	char *pre;          /* before it */
 	uint32_t pre_len, pre_at;
-	char small[32]; /* a chunk's head */
-	char *spill;    /* rest of the head that the kernel did not take */
-	char post[8];   /* behind it */
+	char small[32];   /* a chunk's head */
+	char *spill;      /* rest of the head that the kernel did not take */
+	const char *post; /* behind it */
 	uint32_t post_len, post_at;
 
 	/* reading (server_read.c) */

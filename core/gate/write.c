@@ -108,7 +108,7 @@ static void status_line(struct writer *w, const struct tw_msg *msg)
 
 /* ---- fields ---- */
 
-enum kind { KEPT, LEFT_OUT, HOST, LENGTH, UPGRADE, DATE };
+enum kind { KEPT, LEFT_OUT, HOST, LENGTH, UPGRADE, DATE, TRAILER };
 
 /* By the name as it was copied: a token. */
 static enum kind kind_of(const char *name, uint32_t len, bool response)
@@ -125,7 +125,7 @@ static enum kind kind_of(const char *name, uint32_t len, bool response)
 	case 7:
 		if (http_same(name, 7, "upgrade"))
 			return UPGRADE;
-		return http_same(name, 7, "trailer") ? LEFT_OUT : KEPT;
+		return http_same(name, 7, "trailer") ? TRAILER : KEPT;
 	case 14:
 		return http_same(name, 14, "content-length") ? LENGTH : KEPT;
 	case 10:
@@ -158,6 +158,8 @@ static bool stays(struct writer *w, enum kind kind, const struct http_out *out, 
 	switch (kind) {
 	case LEFT_OUT:
 		return false;
+	case TRAILER:
+		return out->framing == HTTP_CHUNKED;
 	case UPGRADE:
 		return out->upgrade;
 	case HOST:

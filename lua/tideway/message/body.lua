@@ -203,6 +203,7 @@ function M.set_body(self, text)
       :format(type(text))) end
    local m = v.m
    write(self, text or "")
+   m.trailers.at, m.trailers.len = 0, 0
    local flags = bit.bor(m.flags, C.TW_MSG_WHOLE, C.TW_MSG_EDITED)
    flags = bit.band(flags, bit.bnot(bit.bor(C.TW_MSG_CHUNKED, C.TW_MSG_BODY, C.TW_MSG_NO_BODY)))
    m.flags = bit.bor(flags, m.n_body > 0 and C.TW_MSG_BODY or C.TW_MSG_NO_BODY)

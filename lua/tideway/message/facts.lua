@@ -67,8 +67,19 @@ function get.last(self) return bit.band(view(self).flags, C.TW_MSG_LAST) ~= 0 en
 function get.upgrade(self) return bit.band(view(self).flags, C.TW_MSG_UPGRADE) ~= 0 end
 function get.has_body(self) return bit.band(view(self).flags, C.TW_MSG_BODY) ~= 0 end
 
-local NO_TRAILERS = setmetatable({}, { __newindex = function() raise "msg.trailers cannot be written to" end })
-function get.trailers() return NO_TRAILERS end
+local FIXED = { __newindex = function() raise "msg.trailers cannot be written to" end }
+
+--- Fields behind a chunked body (RFC 9110 6.5), by name in lower case; those of one name joined by ", ".
+function get.trailers(self)
+   local text, fields = view(self).trailers, {}
+   if text.len > 0 then
+      for name, value in block.bytes(self.v, text.at, text.len):gmatch "([^:\r\n]+):[ \t]*([^\r\n]-)[ \t]*\r\n" do
+         name = name:lower()
+         fields[name] = fields[name] and fields[name] .. ", " .. value or value
+      end
+   end
+   return setmetatable(fields, FIXED)
+end
 
 -- ---- numbers that functions leave for each other ----
 

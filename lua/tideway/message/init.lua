@@ -37,7 +37,7 @@ local NONE = ffi.new "uint64_t"
 ---@field body string? nil: it does not come this way (see `body = "whole"`)
 ---@field bytes string of data and datagrams
 ---@field has_body boolean
----@field trailers table always empty: the gate leaves trailers out
+---@field trailers table<string, string> fields behind a chunked body, once it is whole; data: with the last piece
 ---@field peer string address of the client
 ---@field peer_port integer
 ---@field local_address string
