@@ -6,8 +6,10 @@ local gateway = require "test.support.gateway"
 local instances = require "test.support.instance"
 local labs = require "test.support.lab"
 local posix = require "tideway.posix"
+local process = require "tideway.posix.process"
 local privilege = require "tideway.privilege"
 local shell = require "test.shell"
+local upstream = require "test.support.upstream"
 
 local TRANSPORTS = { "inline", "sk_msg", "rings" }
 
@@ -311,6 +313,30 @@ describe("a chain behind a listener, live:", function()
          end
       end
       assert.equal(0, results[1].hop.switches)
+   end)
+
+   live("answers requests that came in time when it is late itself", function()
+      start("inline", function(listen)
+         return ([[
+local tw = require "tideway"
+tw.options { gates = 1 }
+tw.chain("web", tw.listen("web", "http://127.0.0.1:%d", { idle = 1 }), function(msg) return msg:respond(200, nil, "x") end)
+   :pin { worker = "inline" }
+]]):format(listen)
+      end)
+      local clients, GET = {}, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+      for i = 1, 200 do clients[i] = upstream.client(port) end
+      for _, c in ipairs(clients) do c:send(GET) end
+      for _, c in ipairs(clients) do assert.equal(200, c:response().status) end
+      process.terminate(instance.pid, 19) -- SIGSTOP
+      for _, c in ipairs(clients) do c:send(GET) end
+      posix.poll({}, 1500)
+      process.terminate(instance.pid, 18) -- SIGCONT
+      for _, c in ipairs(clients) do
+         local r = c:response()
+         assert.equal(200, r and r.status)
+         c:close()
+      end
    end)
 
    live("goes on answering when bodies that are to be whole do not fit into its pool together", function()
