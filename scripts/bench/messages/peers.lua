@@ -93,11 +93,15 @@ local function connections_for(rate, of)
    return n
 end
 
+local maxima = {} -- by functions
+
 --- Tideway under a part of the load that its sk_msg transport serves at most: `share`, and what M.tideway takes. What
 --- counts is the CPU time that it uses.
 function M.offered(o)
-   local most = maximum { name = o.name, port = o.port + 50, url = o.url:gsub(":%d+", ":" .. o.port + 50),
+   local port = o.port + 50
+   local most = maxima[o.functions] or maximum { name = o.name, port = port, url = o.url:gsub(":%d+", ":" .. port),
       connections = 64, transport = "sk_msg", functions = o.functions }
+   maxima[o.functions] = most -- the same load for all of them
    local inner
    local function asked_by(connections)
       return M.tideway {
