@@ -112,7 +112,7 @@ describe("a chain behind a listener, live:", function()
       live("loses no request when a function is killed under load, on " .. transport, function()
          start(transport)
          -- Pollers that have more to do than there are CPUs keep others waiting for seconds, also who is to be started.
-         local load = labs.spawn(("wrk -t 1 -c %d -d 300 %s/hello"):format(transport == "rings" and 4 or 16, url))
+         local load = labs.spawn(("wrk -t 1 -c %d -d 300 --timeout 30s %s/hello"):format(transport == "rings" and 4 or 16, url))
          local last
          for _ = 1, 3 do
             posix.poll({}, 300)
