@@ -131,7 +131,10 @@ struct lane {
 
 static inline void lane_short(struct service *service, const struct gate *gate)
 {
-	service->lane[gate->id]->short_until = gate->now + LANE_SHORT_NS;
+	struct lane *lane = service->lane[gate->id];
+
+	if (lane) /* a fetch can outlive it for a moment */
+		lane->short_until = gate->now + LANE_SHORT_NS;
 }
 
 static inline struct flow *flow_of(struct exchange *x)

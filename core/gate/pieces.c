@@ -29,6 +29,7 @@ void pieces_free(struct lane *lane, struct pieces *pieces)
 		piece_free(lane, &pieces->piece[pieces->next]);
 	free(pieces);
 }
+
 void pieces_add(struct pieces *to, const struct body_piece *piece)
 {
 	to->piece[to->n++] = *piece;
