@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -31,15 +32,21 @@ static struct tw_stats *stats;
 static char stats_path[256];
 static pthread_mutex_t reason_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* Map the counters: a file when path is given, private memory otherwise. */
+/*
+ * Map the counters: a file when path is given, private memory otherwise. The header that the file
+ * may have stays while the rest becomes zero: at no time is it a file that says nothing of its
+ * owner.
+ */
 static struct tw_stats *map(const char *path)
 {
 	int fd = -1, flags = MAP_SHARED | MAP_ANONYMOUS;
 	void *mem;
 
 	if (path) {
-		fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-		if (fd < 0 || ftruncate(fd, sizeof(*stats)) < 0) {
+		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+		if (fd < 0 ||
+		    ftruncate(fd, offsetof(struct tw_stats, pid) + sizeof(stats->pid)) < 0 ||
+		    ftruncate(fd, sizeof(*stats)) < 0) {
 			int err = errno;
 
 			if (fd >= 0)

@@ -272,10 +272,16 @@ describe("the run directory", function()
       assert.equal("edge", name)
    end)
 
-   it("takes over an empty directory, when nobody can be about to fill it", function()
-      os.execute(("mkdir -p %s/new %s/old && touch -d '1 minute ago' %s/old"):format(dir, dir, dir))
-      assert.equal("new-2", select(2, rundir.claim "new"))
-      assert.equal("old", select(2, rundir.claim "old"))
+   it("takes over an empty directory", function() -- of an instance that was killed while it ended
+      assert.equal(0, shell.run(("mkdir -p %s/empty"):format(dir)).code)
+      assert.equal("empty", select(2, rundir.claim("empty", true)))
+   end)
+
+   it("removes what an instance left that was killed while it claimed a name", function()
+      local dead = shell.run("sh -c 'echo $$'").out:match "%d+"
+      shell.write(("%s/.claim-%s/stats"):format(dir, dead), "tide")
+      rundir.claim "edge"
+      assert.equal("edge\n", shell.run("ls -A " .. dir).out)
    end)
 
    it("leaves a directory alone that is not an instance's", function()

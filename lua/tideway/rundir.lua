@@ -100,38 +100,43 @@ function M.remove(instance)
    lfs.rmdir(instance.dir)
 end
 
--- A directory as claim() finds it: "free" (does not exist), "dead" (its instance is gone),
--- "taken" (it runs, starts at this moment, or is not an instance's directory at all).
+-- What a directory is to claim(): "free" (does not exist, or nothing is in it: rename() takes its
+-- place), "dead" (its instance is gone), "taken" (it runs, or is not an instance's directory at all).
 local function state(dir)
-   local found = lfs.attributes(dir)
+   local found = lfs.attributes(dir, "mode")
    if not found then return "free" end
-   if found.mode ~= "directory" then return "taken" end
-   if lfs.attributes(dir .. "/stats", "mode") == "file" then
-      local pid = read_header(dir .. "/stats")
-      if pid then return posix.alive(pid) and pid ~= posix.getpid() and "taken" or "dead" end
-   else -- an empty one is what is left of an instance that was killed when it had just made it
-      for name in lfs.dir(dir) do
-         if name ~= "." and name ~= ".." then return "taken" end
-      end
+   if found ~= "directory" then return "taken" end
+   local pid = read_header(dir .. "/stats")
+   if pid then return posix.alive(pid) and pid ~= posix.getpid() and "taken" or "dead" end
+   for name in lfs.dir(dir) do
+      if name ~= "." and name ~= ".." then return "taken" end
    end
-   local age = os.time() - found.modification
-   return age < 2 and "taken" or "dead"
+   return "free"
 end
 
--- The header alone says whose the directory is until the counters themselves are mapped.
-local function write_header(dir)
-   local f = io.open(dir .. "/stats", "wb")
-   if not f then return end
-   local words = ffi.new("uint32_t[2]", 0, posix.getpid())
-   f:write("tideway\0", ffi.string(words, 8))
-   f:close()
+-- A directory of this process with its header in it, under a name that no instance has: whenever we are
+-- killed, a directory under an instance's name has a header that says whose it is.
+local STAGED = "^%.claim%-(%d+)$"
+local function stage(base)
+   local dir = ("%s/.claim-%d"):format(base, posix.getpid())
+   local ok, err = lfs.mkdir(dir)
+   if not ok and not lfs.attributes(dir) then return nil, err end
+   local file
+   file, err = io.open(dir .. "/stats", "wb")
+   if not file then return nil, err end
+   file:write("tideway\0", ffi.string(ffi.new("uint32_t[2]", 0, posix.getpid()), 8))
+   file:close()
+   return dir
 end
 
 -- What killed instances left behind, under any name.
 local function sweep(base)
    for name in lfs.dir(base) do
       local dir = base .. "/" .. name
-      if name:sub(1, 1) ~= "." and lfs.attributes(dir, "mode") == "directory" and state(dir) == "dead" then
+      local staged = name:match(STAGED)
+      if staged and not posix.alive(tonumber(staged)) then
+         M.remove { dir = dir }
+      elseif name:sub(1, 1) ~= "." and lfs.attributes(dir, "mode") == "directory" and state(dir) == "dead" then
          M.remove { dir = dir }
       end
    end
@@ -154,20 +159,20 @@ function M.claim(name, exact)
       return nil, ("%s belongs to somebody else; remove it, or set TIDEWAY_RUN_DIR"):format(base)
    end
    sweep(base)
+   local staged, why = stage(base)
+   if not staged then return nil, ("cannot make a directory in %s: %s; set TIDEWAY_RUN_DIR"):format(base, why) end
    for n = 1, 1000 do
       local got = n == 1 and name or name .. "-" .. n
       local dir = base .. "/" .. got
-      if state(dir) == "dead" then M.remove { dir = dir } end
-      local ok, err = lfs.mkdir(dir) -- of two that race for a name, one makes it
-      if ok then
-         write_header(dir)
-         return dir, got
-      elseif not lfs.attributes(dir) then
-         return nil, ("cannot make %s: %s; set TIDEWAY_RUN_DIR"):format(dir, err)
-      elseif exact then
+      local is = state(dir)
+      if is == "dead" then M.remove { dir = dir } end
+      if is ~= "taken" and os.rename(staged, dir) then return dir, got end -- of two that race, one gets it
+      if exact then
+         M.remove { dir = staged }
          return nil, ("the instance name %q is taken (%s); choose another --name"):format(got, dir)
       end
    end
+   M.remove { dir = staged }
    return nil, ("no free instance name %s-N in %s"):format(name, base)
 end
 
