@@ -13,10 +13,12 @@
 #include "bpf.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -190,6 +192,22 @@ static int signals(void)
 	return signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+/* Without a terminal and its signals, but in the engine's session. With one of their own, workers
+ * would be a group of their own to the scheduler (autogroup, sched(7)): a gate thread that yields
+ * for them goes on itself then, until it has used up a slice, and they wait for seconds beside it.
+ */
+static void leave_terminal(void)
+{
+	int tty;
+
+	setpgid(0, 0);
+	tty = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (tty < 0)
+		return; /* there is none */
+	ioctl(tty, TIOCNOTTY);
+	close(tty);
+}
+
 /* An engine that is killed closes its end of the socket; the signal is for the case that a child
  * of it, or a debugger, holds that end. */
 static int settle(void)
@@ -199,7 +217,7 @@ static int settle(void)
 	engine = getppid();
 	prctl(PR_SET_NAME, TW_HELPER_NAME);
 	close_range(TW_HELPER_SOCKET + 1, ~0u, 0);
-	setsid();
+	leave_terminal();
 	if (chdir("/") < 0)
 		return -errno;
 	setrlimit(RLIMIT_CORE, &no_core);

@@ -263,6 +263,41 @@ describe("a chain behind a listener, live:", function()
       ends_well()
    end)
 
+   -- A session of their own would make them a group of their own to the scheduler, and yielding to them would be vain.
+   live("keeps its processes in its session, but not at its terminal", function()
+      local dir = shell.directory()
+      port = gateway.port()
+      shell.write(dir .. "/s.lua", SCRIPT:format(port, origin.port, "rings"))
+      local terminal = labs.spawn(("script -qefc 'TIDEWAY_RUN_DIR=%s %s run --name spec %s/s.lua' /dev/null"):format(dir,
+         shell.binary, dir))
+      assert.truthy(terminal:says("ready:", 60), terminal:read "out")
+      local function processes()
+         local list = {}
+         for line in shell.run("ps -eo comm:20,sid,pgid,tty --no-headers").out:gmatch "[^\n]+" do
+            local comm, session, group, tty = line:match "^(%S+)%s+(%d+)%s+(%d+)%s+(%S+)"
+            list[#list + 1] = { comm = comm, session = session, group = group, tty = tty }
+         end
+         return list
+      end
+      local pid = require("tideway.json").decode(shell.tideway("ls --json", "TIDEWAY_RUN_DIR=" .. dir).out)[1].pid
+      local engine, seen = shell.run(("ps -o sid=,pgid=,tty= -p %d"):format(pid)).out, {}
+      local session, group, tty = engine:match "(%d+)%s+(%d+)%s+(%S+)"
+      assert.is_not.equal("?", tty)
+      for _, p in ipairs(processes()) do
+         if p.session == session and p.comm:find "^tideway%-" then
+            seen[p.comm] = (seen[p.comm] or 0) + 1
+            assert.equal("?", p.tty, p.comm)
+            assert.is_not.equal(group, p.group, p.comm)
+         end
+      end
+      os.execute("kill " .. pid)
+      assert.equal(0, terminal:wait(30), terminal:read "out")
+      terminal:stop()
+      shell.remove(dir)
+      assert.equal(3, seen["tideway-worker"]) -- hello, tag, the one behind the route
+      assert.equal(1, seen["tideway-helper"])
+   end)
+
    live("shows itself to top, metrics, graph and call", function()
       start "sk_msg"
       for _ = 1, 3 do gateway.curl(url .. "/tag") end
