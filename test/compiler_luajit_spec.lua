@@ -314,13 +314,21 @@ describe("LuaJIT printer", function()
       local b = lcore_ir.burst(random.frames(8))
       lcore_ir.fill(b)
       local run = lcore_ir.lua(program, {}, b.burst)
-      for _ = 1, 500 do run(8) end
-      collectgarbage()
-      collectgarbage "stop"
-      local before = collectgarbage "count"
-      for _ = 1, 1000 do run(8) end
-      local grown = collectgarbage "count" - before
-      collectgarbage "restart"
+      local function grown_by(runs)
+         collectgarbage()
+         collectgarbage "stop"
+         local before = collectgarbage "count"
+         for _ = 1, runs do run(8) end
+         local grown = collectgarbage "count" - before
+         collectgarbage "restart"
+         return grown
+      end
+      -- After what came before, LuaJIT may put a trace off, at random, and longer each time.
+      local tries = 0
+      repeat
+         tries = tries + 1
+      until grown_by(500) < 1 or tries == 200
+      local grown = grown_by(1000)
       assert.is_true(grown < 20, grown .. " kB for 8000 packets")
    end)
 

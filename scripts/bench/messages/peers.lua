@@ -80,15 +80,17 @@ end
 local EACH = 100 -- requests a second of a connection that waits between them, at most
 local TRIES, CLOSE = 5, 0.03
 
--- Connections by which a chain is asked `rate` times a second. How long an answer takes adds to what they wait.
+-- Connections by which a chain is asked `rate` times a second. How long an answer takes adds to what they wait; one
+-- that takes longer than they wait is the chain's fault, and more connections do not help it.
 local function connections_for(rate, of)
    local n = math.max(1, math.floor(rate / EACH + 0.5))
+   local most = 2 * n
    for _ = 1, TRIES do
       local sample, err = of(n):measure(1)
       if not sample then return nil, err end
       local share = sample.extras.rate / rate
       if math.abs(share - 1) < CLOSE then break end
-      n = math.max(1, math.floor(n / share + 0.5))
+      n = math.max(1, math.min(most, math.floor(n / share + 0.5)))
    end
    return n
 end
