@@ -97,6 +97,17 @@ describe("tideway ls", function()
       for name in lfs.dir(run_dir) do assert.is_truthy(name:find "^%.+$", name) end
    end)
 
+   it("leaves nothing when the engine fails as the last thing before it serves", function()
+      local dir = shell.directory()
+      finally(function() shell.remove(dir) end)
+      shell.write(dir .. "/s.lua", instances.IDLE .. [[
+         require("tideway.privilege").drop = function() error("there is no giving up", 0) end]])
+      local r = tideway(("run --name fails %s/s.lua"):format(dir))
+      assert.equal(1, r.code, r.out)
+      has(r.err, "there is no giving up")
+      for name in lfs.dir(run_dir) do assert.is_truthy(name:find "^%.+$", name) end
+   end)
+
    it("tells who has no role what is missing", function()
       if posix.geteuid() ~= 0 or not shell.has "setpriv" then return pending "needs root and setpriv" end
       start "closed"

@@ -284,6 +284,32 @@ describe("the run directory", function()
       assert.equal("edge\n", shell.run("ls -A " .. dir).out)
    end)
 
+   it("is the one of each of many that claim, are killed and clean up at the same time", function()
+      local script = dir:match "^(.*)/base$" .. "/claim.lua"
+      shell.write(script, ([[
+         local rundir, posix, ffi = require "tideway.rundir", require "tideway.posix", require "ffi"
+         local dead = ffi.string(ffi.new("uint32_t[2]", 1, %s), 8)
+         for i = 1, 200 do
+            local dir, err = rundir.claim "edge"
+            assert(dir, err)
+            local own = posix.slurp(dir .. "/stats")
+            if i %% 3 == 0 then posix.poll({}, 1) end
+            rundir.instances()
+            assert(own and own == posix.slurp(dir .. "/stats"), "somebody took " .. dir)
+            if i %% 4 == 0 then
+               rundir.remove { dir = dir } -- it ends
+            else
+               local file = assert(io.open(dir .. "/stats", "r+")) -- it is killed
+               file:write("tideway\0", dead)
+               file:close()
+            end
+         end
+         print "all were mine"]]):format(shell.run("sh -c 'echo $$'").out:match "%d+"))
+      local one = ("env TIDEWAY_RUN_DIR=%s %s check %s 2>&1 & "):format(dir, shell.binary, script)
+      local out = shell.run(one:rep(4) .. "wait").out
+      assert.equal(4, select(2, out:gsub("all were mine", "")), out)
+   end)
+
    it("leaves a directory alone that is not an instance's", function()
       shell.write(dir .. "/lab/state", "x")
       local _, name = rundir.claim "lab"

@@ -17,6 +17,7 @@ struct tw_posix_timespec { int64_t sec, nsec; };
 struct tw_posix_rlimit { uint64_t soft, hard; };
 int tw_posix_open(const char *path, int flags, ...) __asm__("open");
 int tw_posix_close(int fd) __asm__("close");
+int tw_posix_flock(int fd, int what) __asm__("flock");
 long tw_posix_read(int fd, void *buf, size_t count) __asm__("read");
 long tw_posix_readlink(const char *path, char *buf, size_t size) __asm__("readlink");
 void *tw_posix_mmap(void *addr, size_t len, int prot, int flags, int fd, long off) __asm__("mmap");
@@ -308,6 +309,26 @@ end
 --- Close a descriptor.
 ---@param fd integer
 function M.close(fd) C.tw_posix_close(fd) end
+
+local LOCK_EX_NB = 2 + 4
+
+--- Hold a file or directory against others that hold it in the same way, flock(2).
+---@param path string
+---@param milliseconds integer how long to wait for who has it
+---@return integer? fd closed, it is given back; nil: not in time, or there is none
+function M.hold(path, milliseconds)
+   local fd = C.tw_posix_open(path, O_RDONLY + O_CLOEXEC)
+   if fd < 0 then return nil end
+   local late = M.now() + milliseconds * 1e6
+   while C.tw_posix_flock(fd, LOCK_EX_NB) ~= 0 do
+      if M.now() > late then
+         M.close(fd)
+         return nil
+      end
+      C.tw_posix_poll(nil, 0, 5)
+   end
+   return fd
+end
 
 --- Up to `count` bytes from a descriptor; "" at its end.
 ---@param fd integer

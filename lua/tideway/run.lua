@@ -215,6 +215,8 @@ function M.run(path, args, opts)
    -- Before there are other threads, which would get the signal instead.
    local hangup, restore = posix.signal_fd { SIGHUP }
    local code = run(path, args, opts, hangup)
+   metrics.stop() -- also of one that never came to serve: nothing but the counters may be left in its directory
+   control.stop()
    engine.close()
    restore()
    C.tw_stats_close()

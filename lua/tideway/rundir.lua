@@ -58,6 +58,16 @@ end
 ---@field alive boolean
 ---@field started number modification time of the directory, seconds
 
+-- What is in a directory; nothing when it is gone: others end, and clean up, at any time.
+local function entries(dir)
+   local list, ok, iterator, handle = {}, pcall(lfs.dir, dir)
+   if not ok then return list end
+   for name in iterator, handle do
+      if name ~= "." and name ~= ".." then list[#list + 1] = name end
+   end
+   return list
+end
+
 -- Anybody can make a directory of this name in /tmp, and pretend to be our engine in it.
 local function somebody_elses(base)
    local found = base:find "^/tmp/tideway%-%d+$" and lfs.symlinkattributes(base)
@@ -70,15 +80,16 @@ function M.instances()
    local list = {}
    for _, base in ipairs(M.bases()) do
       if lfs.attributes(base, "mode") == "directory" and not somebody_elses(base) then
-         for name in lfs.dir(base) do
+         for _, name in ipairs(entries(base)) do
             local dir = base .. "/" .. name
             local stats = dir .. "/stats"
-            if name:sub(1, 1) ~= "." and lfs.attributes(stats, "mode") == "file" then
+            local started = lfs.attributes(dir, "modification")
+            if name:sub(1, 1) ~= "." and started and lfs.attributes(stats, "mode") == "file" then
                local pid, abi = read_header(stats)
                list[#list + 1] = {
                   name = name, dir = dir, stats = stats, pid = pid or 0, abi = abi or 0,
                   alive = pid ~= nil and posix.alive(pid),
-                  started = lfs.attributes(dir, "modification"),
+                  started = started,
                }
             end
          end
@@ -94,9 +105,7 @@ end
 --- Remove what a dead instance left.
 ---@param instance tideway.instance
 function M.remove(instance)
-   for entry in lfs.dir(instance.dir) do
-      if entry ~= "." and entry ~= ".." then os.remove(instance.dir .. "/" .. entry) end
-   end
+   for _, entry in ipairs(entries(instance.dir)) do os.remove(instance.dir .. "/" .. entry) end
    lfs.rmdir(instance.dir)
 end
 
@@ -108,10 +117,7 @@ local function state(dir)
    if found ~= "directory" then return "taken" end
    local pid = read_header(dir .. "/stats")
    if pid then return posix.alive(pid) and pid ~= posix.getpid() and "taken" or "dead" end
-   for name in lfs.dir(dir) do
-      if name ~= "." and name ~= ".." then return "taken" end
-   end
-   return "free"
+   return #entries(dir) > 0 and "taken" or "free"
 end
 
 -- A directory of this process with its header in it, under a name that no instance has: whenever we are
@@ -131,7 +137,7 @@ end
 
 -- What killed instances left behind, under any name.
 local function sweep(base)
-   for name in lfs.dir(base) do
+   for _, name in ipairs(entries(base)) do
       local dir = base .. "/" .. name
       local staged = name:match(STAGED)
       if staged and not posix.alive(tonumber(staged)) then
@@ -142,22 +148,7 @@ local function sweep(base)
    end
 end
 
---- Make the directory of an instance; what dead ones left is removed first.
---- A name that runs already becomes name-2, name-3, ... unless it was asked for by name.
----@param name string
----@param exact? boolean fail instead of choosing another name
----@return string? dir
----@return string name_or_error the name that was got
-function M.claim(name, exact)
-   name = name:gsub("[^%w%._%-]", "_"):gsub("^%.", "_"):sub(1, 40)
-   local base = M.base()
-   if lfs.attributes(base, "mode") ~= "directory" then
-      local ok, err = lfs.mkdir(base)
-      if not ok then return nil, ("cannot make %s: %s; set TIDEWAY_RUN_DIR"):format(base, err) end
-   end
-   if somebody_elses(base) then
-      return nil, ("%s belongs to somebody else; remove it, or set TIDEWAY_RUN_DIR"):format(base)
-   end
+local function claim(base, name, exact)
    sweep(base)
    local staged, why = stage(base)
    if not staged then return nil, ("cannot make a directory in %s: %s; set TIDEWAY_RUN_DIR"):format(base, why) end
@@ -174,6 +165,34 @@ function M.claim(name, exact)
    end
    M.remove { dir = staged }
    return nil, ("no free instance name %s-N in %s"):format(name, base)
+end
+
+local PATIENCE_MS = 2000
+
+--- Make the directory of an instance; what dead ones left is removed first.
+--- A name that runs already becomes name-2, name-3, ... unless it was asked for by name.
+---@param name string
+---@param exact? boolean fail instead of choosing another name
+---@return string? dir
+---@return string name_or_error the name that was got
+function M.claim(name, exact)
+   name = name:gsub("[^%w%._%-]", "_"):gsub("^%.", "_"):sub(1, 40)
+   local base = M.base()
+   if lfs.attributes(base, "mode") ~= "directory" then
+      local ok, err = lfs.mkdir(base)
+      if not ok and lfs.attributes(base, "mode") ~= "directory" then
+         return nil, ("cannot make %s: %s; set TIDEWAY_RUN_DIR"):format(base, err)
+      end
+   end
+   if somebody_elses(base) then
+      return nil, ("%s belongs to somebody else; remove it, or set TIDEWAY_RUN_DIR"):format(base)
+   end
+   -- One at a time: a name that one of two finds dead may be the other one's when it is removed. Not for ever: whoever
+   -- may read the directory can hold it.
+   local held = posix.hold(base, PATIENCE_MS)
+   local dir, got = claim(base, name, exact)
+   if held then posix.close(held) end
+   return dir, got
 end
 
 return M
