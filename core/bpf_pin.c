@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -25,18 +26,47 @@ int tw_bpf_open_path(const char *path)
 	return fd >= 0 ? fd : tw_fail(errno, "%s: %s", path, strerror(errno));
 }
 
-int tw_bpf_mount(const char *path)
+#define HOLD_MS 2000
+
+static bool mounted(const char *path)
 {
 	struct statfs fs;
 
-	if (statfs(path, &fs) == 0 && fs.f_type == BPF_FS_MAGIC)
+	return statfs(path, &fs) == 0 && fs.f_type == BPF_FS_MAGIC;
+}
+
+/* Of two that mount at the same time, one would hide what the other one pins. Whoever else may open
+ * the directory cannot hold us up for long. */
+static int hold(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	for (int i = 0; fd >= 0 && i < HOLD_MS; i++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+			break;
+		usleep(1000);
+	}
+	return fd;
+}
+
+int tw_bpf_mount(const char *path)
+{
+	int fd, rc = 0;
+
+	if (mounted(path))
 		return 0;
-	if (mount("bpf", path, "bpf", 0, "mode=0700") < 0)
-		return tw_fail(errno,
-		               "bpffs is not mounted at %s and cannot be: %s; as root: mount -t "
-		               "bpf bpf %s",
-		               path, strerror(errno), path);
-	return 1;
+	fd = hold(path);
+	if (!mounted(path)) {
+		rc = 1;
+		if (mount("bpf", path, "bpf", 0, "mode=0700") < 0)
+			rc = tw_fail(errno,
+			             "bpffs is not mounted at %s and cannot be: %s; as root: mount "
+			             "-t bpf bpf %s",
+			             path, strerror(errno), path);
+	}
+	if (fd >= 0)
+		close(fd);
+	return rc;
 }
 
 /* The directories of a path, those that are missing. */
@@ -52,14 +82,21 @@ static int make_directories(const char *path)
 	return 0;
 }
 
+/* Others that unpin at the same time remove directories while they are empty: ours, too, before
+ * there is something in it. */
+#define PIN_TRIES 100
+
 int tw_bpf_pin(int object, const char *path)
 {
-	int rc = make_directories(path);
+	int rc = -ENOENT;
 
-	if (rc < 0)
-		return rc;
-	rc = bpf_obj_pin(object, path);
-
+	for (int i = 0; rc == -ENOENT && i < PIN_TRIES; i++) {
+		rc = make_directories(path);
+		if (rc == 0)
+			rc = bpf_obj_pin(object, path);
+		else if (rc != -ENOENT)
+			return rc;
+	}
 	return rc < 0 ? tw_fail(-rc, "%s cannot be pinned: %s", path, strerror(-rc)) : 0;
 }
 

@@ -328,6 +328,24 @@ describe("BPF maps", function()
          refused { kind = "percpu_hash", key = "u32", value = "u32", entries = 1, lock = true })
    end)
 
+   live("pins come and go in several processes at once", function()
+      local dir = shell.directory()
+      finally(function() shell.remove(dir) end)
+      shell.write(dir .. "/pins.lua", [[
+         local bpf, pin = require "tideway.bpf", require "tideway.bpf.pin"
+         local map = assert(bpf.map.new { kind = "array", value = "u32", entries = 1, name = "pinned" })
+         for _ = 1, 1000 do
+            local path = pin.path(("spec-pins-%d-%s"):format(require("tideway.posix").getpid(), ...), "map", "m")
+            assert(pin.pin(map.fd, path))
+            assert(pin.unpin(path))
+         end
+         print "all pinned"]])
+      local commands = {}
+      for i = 1, 3 do commands[i] = ("%s check %s/pins.lua %d 2>&1 &"):format(shell.binary, dir, i) end
+      local out = shell.run(table.concat(commands, "\n") .. "\nwait").out
+      assert.equal(3, select(2, out:gsub("all pinned", "")), out)
+   end)
+
    live("a freed map says so", function()
       local m = new { kind = "hash", key = "u32", value = "u32", entries = 1 }
       local fd = m.fd
