@@ -17,8 +17,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define ANSWER_MS 2000
-#define STOP_MS 10000 /* it has files to remove, on a machine that may be busy */
+#define ANSWER_MS 20000 /* a busy machine may not run it for seconds */
+#define STOP_MS 10000   /* it has files to remove, on a machine that may be busy */
 
 struct tw_helper_job {
 	struct tw_helper_job *next;

@@ -18,7 +18,7 @@
 
 #include <linux/capability.h>
 
-#define THREADS_MS 2000
+#define THREADS_MS 20000
 
 /* ---- capabilities: the kernel keeps them by thread ---- */
 
