@@ -98,10 +98,11 @@ static void came(int fd)
 	call_answers();
 	w = expected(&who);
 	if (!w) {
-		close(fd);
+		/* First of all counted: who sees that he was sent away may look at once. */
 		if (strangers++ < 10)
 			tw_log("process %d of user %u wants to be a worker and is none: refused",
 			       who.pid, who.uid);
+		close(fd);
 		return;
 	}
 	w->sock = fd;
