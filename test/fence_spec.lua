@@ -60,7 +60,7 @@ end
 describe("fence", function()
    local rig
 
-   before_each(function() rig = Rig.new { ports = { "a", "b" } } end)
+   before_each(function() rig = Rig.new { ports = { "a", "b" }, stall_ms = 10 } end)
    after_each(function() if rig then rig:close() end end)
 
    for name, fault in pairs(faults) do
@@ -176,7 +176,7 @@ describe("fence", function()
       end
       local before
       for round = 1, 12 do
-         if round > 1 then rig = Rig.new { ports = { "a", "b" } } end
+         if round > 1 then rig = Rig.new { ports = { "a", "b" }, stall_ms = 10 } end
          rig:chain("c", rig.a, bad_nf(faults["loops for ever, compiled"].act, "drop"), rig.b)
          rig:start()
          rig:send(rig.a, poison)
@@ -207,7 +207,7 @@ describe("fence, two lcores", function()
          assert(c:inject(good))
          if d:collect() then got = got + 1 end
       end
-      local deadline = tw.now() + 2e9
+      local deadline = tw.now() + 60e9
       while got < sent and tw.now() < deadline do if d:collect() then got = got + 1 end end
       while #engine.log() == 0 and tw.now() < deadline do abi.C.tw_sleep_ms(1) end
       abi.C.tw_engine_stop()

@@ -115,8 +115,7 @@ end
 function M.start(names)
    local ports, all = {}, {}
    local options = abi.C.tw_options()
-   local stall_ms, vm_memory_mb = options.stall_ms, options.vm_memory_mb
-   options.stall_ms = 500 -- compiling what nobody calls in one burst takes long, in a sanitizer's build longer
+   local vm_memory_mb = options.vm_memory_mb
    options.vm_memory_mb = 256 -- 16 chains in one VM, and traces of thousands of calls
    for _, name in ipairs(names or M.names) do
       for _, full in ipairs { name, name .. "+guard" } do
@@ -124,9 +123,10 @@ function M.start(names)
          ports[#ports + 1], ports[#ports + 2] = full .. ".lan", full .. ".wan"
       end
    end
-   local r = rig.new { ports = ports }
+   -- Compiling what nobody calls in one burst takes long, in a sanitizer's build longer.
+   local r = rig.new { ports = ports, stall_ms = 500 }
    local self = setmetatable({
-      rig = r, target = {}, names = {}, empty = 0, stall_ms = stall_ms, vm_memory_mb = vm_memory_mb,
+      rig = r, target = {}, names = {}, empty = 0, vm_memory_mb = vm_memory_mb,
    }, Targets)
    for i, entry in ipairs(all) do
       local target = {
@@ -221,7 +221,7 @@ end
 --- Stop; raises when the counters do not add up.
 function Targets:close()
    local options = abi.C.tw_options()
-   options.stall_ms, options.vm_memory_mb = self.stall_ms, self.vm_memory_mb
+   options.vm_memory_mb = self.vm_memory_mb
    return self.rig:close()
 end
 
