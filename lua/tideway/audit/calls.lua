@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- System calls of processes, counted by strace: which, and on what kind of socket.
 
+local descriptor = require "tideway.posix.descriptor"
 local posix = require "tideway.posix"
 local process = require "tideway.posix.process"
 
@@ -67,6 +68,19 @@ function M.parse(text)
    return threads
 end
 
+-- Have all threads of these processes a tracer?
+local function traced(pids)
+   for _, pid in ipairs(pids) do
+      for _, tid in ipairs(descriptor.threads(pid)) do
+         local status = posix.slurp(("/proc/%d/task/%d/status"):format(pid, tid))
+         if status and status:match "TracerPid:%s*(%d+)" == "0" then return false end
+      end
+   end
+   return true
+end
+
+local ATTACH_MS, LOOK_MS = 20000, 20
+
 --- Count the calls of processes while fn runs; raises what it raises.
 ---@param pids integer[]
 ---@param fn fun()
@@ -81,7 +95,11 @@ function M.during(pids, fn)
    end
    local pid, err = process.spawn(argv, { output = said })
    if not pid then return nil, err end
-   posix.poll({}, 500) -- until it is attached
+   for _ = 1, ATTACH_MS / LOOK_MS do
+      if process.ended(pid) or traced(pids) then break end
+      posix.poll({}, LOOK_MS)
+   end
+   posix.poll({}, 200) -- until they run on
    local ok, problem = pcall(fn)
    process.terminate(pid, process.SIGINT)
    process.ended(pid, true)

@@ -8,7 +8,7 @@
 local calls = require "tideway.audit.calls"
 local clients = require "tideway.audit.client"
 local control = require "tideway.control.client"
-local lfs = require "lfs"
+local descriptor = require "tideway.posix.descriptor"
 local net = require "tideway.posix.net"
 local posix = require "tideway.posix"
 local process = require "tideway.posix.process"
@@ -128,15 +128,6 @@ end
 
 -- ---- measuring ----
 
-local function tasks_of(pid)
-   local list = {}
-   local ok, iterator, state = pcall(lfs.dir, ("/proc/%d/task"):format(pid))
-   for tid in (ok and iterator or function() end), state do
-      if tid:find "^%d+$" then list[#list + 1] = tonumber(tid) end
-   end
-   return list
-end
-
 local function task(pid, tid)
    local status = posix.slurp(("/proc/%d/task/%d/status"):format(pid, tid)) or ""
    local sched = posix.slurp(("/proc/%d/task/%d/schedstat"):format(pid, tid)) or ""
@@ -163,13 +154,13 @@ end
 -- The processes and threads that work on messages: the gate's threads, and each instance.
 local function parts_of(engine, service)
    local parts = {}
-   for _, tid in ipairs(tasks_of(engine.pid)) do
+   for _, tid in ipairs(descriptor.threads(engine.pid)) do
       local name = task(engine.pid, tid).name
       if name:find "gate" then parts[#parts + 1] = { what = "gate", pid = engine.pid, tid = tid } end
    end
    for _, f in ipairs(service.functions) do
       for _, instance in ipairs(f.instances) do
-         for _, tid in ipairs(tasks_of(instance.pid)) do
+         for _, tid in ipairs(descriptor.threads(instance.pid)) do
             parts[#parts + 1] = { what = f.name, pid = instance.pid, tid = tid }
          end
       end

@@ -35,6 +35,11 @@ end
 ---@return integer[]
 function M.processes() return numbers "/proc" end
 
+--- The threads of a process, by number.
+---@param pid integer
+---@return integer[] tids none when it has ended
+function M.threads(pid) return numbers(("/proc/%d/task"):format(pid)) end
+
 --- The inodes of the sockets that a process has open.
 ---@param pid integer
 ---@return table<integer, integer> descriptors by inode; empty when we may not look
