@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Routes to functions that do not exist: those that a script names are refused when it is loaded, others while it runs.
+-- Routes to functions, and upstream groups, that do not exist: those that a script names are refused when it is loaded,
+-- others while it runs.
 
 local tw = require "tideway"
 local flow = require "test.support.flow"
@@ -63,6 +64,85 @@ describe("a route that a script names", function()
    end)
 end)
 
+describe("an upstream group that a script names", function()
+   before_each(model.reset)
+   after_each(model.reset)
+
+   local files
+
+   local function declare(nf)
+      files = tw.upstream("files", { servers = { "127.0.0.1:28012" } })
+      tw.upstream("app", { servers = { "127.0.0.1:28013" } })
+      return tw.chain("web", tw.listen("web", "http://127.0.0.1:28011"), nf)
+   end
+
+   local function refused(nf, name, what)
+      model.reset()
+      declare(nf)
+      local ok, err = pcall(validate.check)
+      assert.is_false(ok)
+      assert.truthy(err:find(('chain web: NF %s sends to upstream group "%s", which is not declared; tw.upstream("%s", '
+         .. "{ servers = ... }) declares it; %s"):format(name, what[1], what[1], what[2]), 1, true), err)
+      return tonumber(err:match "gate_route_spec.lua:(%d+): ")
+   end
+
+   it("is refused when it is not declared: parameters of the library's NFs", function()
+      local line = refused(tw.nf.reverse_proxy { upstream = "nope" }, "reverse_proxy", { "nope", "there are: files, app" })
+      assert.equal(debug.getinfo(1, "l").currentline - 1, line)
+      refused(tw.nf.reverse_proxy { upstream = "app", routes = { { path = "/a", upstream = "app" },
+         { path = "/b", upstream = "fils" } } }, "reverse_proxy", { "fils", "did you mean files?" })
+      refused(tw.nf.l4_proxy { upstream = "nope" }, "l4_proxy", { "nope", "there are" })
+      model.reset()
+      declare(tw.nf.l4_proxy { upstream = "app" }):route("other", tw.nf.reverse_proxy { upstream = "nope" })
+      assert.matches('NF other sends to upstream group "nope"', select(2, pcall(validate.check)))
+   end)
+
+   it("is refused when it is not declared: constants in functions, and what NFs say of themselves", function()
+      local line = refused(function(msg)
+         if msg.path == "/" then return end
+         return msg:upstream("nope", msg.peer)
+      end, "function1", { "nope", "there are: files, app" })
+      assert.equal(debug.getinfo(1, "l").currentline - 2, line)
+      refused(function(msg)
+         local answer = msg:fetch { upstream = "nope", path = msg.path, method = "GET" }
+         return msg:respond(answer.status)
+      end, "function1", { "nope", "there are" })
+      local nf = tw.nf("own", function(cfg) return { upstreams = cfg, message = function() end } end)
+      refused(nf { "app", "nope" }, "own", { "nope", "there are" })
+      assert.has_error(function() nf { 5 } end)
+      assert.matches("upstreams is a list of groups", select(2, pcall(tw.nf("own", function()
+         return { upstreams = "app", message = function() end }
+      end), {})))
+   end)
+
+   it("is refused when it was taken away", function()
+      local gone = tw.upstream("gone", { servers = { "127.0.0.1:28014" } })
+      refused(tw.nf.reverse_proxy { upstream = gone }, "reverse_proxy", { "gone", "there are: files, app" })
+      model.reset()
+      declare(function() end)
+      local chain = model.services[1]
+      chain:replace(1, tw.nf.l4_proxy { upstream = files })
+      validate.check()
+      files:delete()
+      assert.matches('sends to upstream group "files", which is not declared', select(2, pcall(validate.check)))
+   end)
+
+   it("passes when it is there, when it is declared later, and when a function chooses it", function()
+      local late = "files"
+      tw.chain("late", tw.listen("late", "http://127.0.0.1:28015"), tw.nf.reverse_proxy { upstream = "app",
+         routes = { { path = "/a", upstream = "files" } } }, function(msg)
+         if msg.path == "/b" then return msg:upstream(late) end
+         if msg.path == "/c" then return msg:upstream "app" end
+         local answer = msg:fetch { upstream = late, path = "/nope" }
+         if not answer then return msg:upstream(msg.path) end
+      end)
+      declare(tw.nf.l4_proxy {})
+      validate.check()
+      model.services[1]:insert(tw.nf.reverse_proxy { upstream = files }, { at = 1 })
+      validate.check()
+   end)
+end)
+
 for _, transport in ipairs { "inline", "sk_msg", "rings" } do
    describe("a route that leads nowhere, by " .. transport, function()
       local service
@@ -84,6 +164,15 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          assert.equal(3, tonumber(flow.counter "faults"))
          local board = transport == "inline" and stats.inline_board[0] or flow.info(service.workers[1]).board
          assert.equal(3, tonumber(board.faults))
+      end)
+
+      it("to a group is a fault as well, and the next one goes on", function()
+         service = flow.start({
+            { message = function(msg) return msg:upstream(msg.path:sub(2)) end },
+         }, { transport = transport, group = -1, request_ms = 60000 })
+         for _ = 1, 3 do assert.equal(502, flow.get("/nope").status) end
+         service:settle()
+         assert.equal(3, tonumber(flow.counter "faults"))
       end)
 
       it("is none that the functions of a chain can make", function()

@@ -35,6 +35,7 @@ local MESSAGE_WORDS = {
 ---@field response_body? "whole" the same for response()
 ---@field sticky? "connection"|"exchange" which messages go to the same instance
 ---@field readonly? boolean its instances cannot write to messages
+---@field upstreams? (string|tideway.upstream)[] groups that it sends to; one that is not declared is refused
 ---@field on_fault "drop"|"bypass"|"fail"|"retry" of packets the first two, of messages the last three
 local Instance = {}
 Instance.__index = Instance
@@ -84,6 +85,19 @@ local function check_words(name, value, level)
    end
 end
 
+local function check_upstreams(name, value, level)
+   if value.upstreams == nil then return end
+   if type(value.upstreams) ~= "table" then
+      error(("NF %q: upstreams is a list of groups, not %s"):format(name, tostring(value.upstreams)), level + 1)
+   end
+   for _, group in ipairs(value.upstreams) do
+      if type(group) ~= "string" and (type(group) ~= "table" or type(rawget(group, "name")) ~= "string") then
+         error(("NF %q: upstreams is a list of groups (tw.upstream) or their names, and %s is in it"):format(name,
+            tostring(group)), level + 1)
+      end
+   end
+end
+
 --- Make an instance from what a constructor returned.
 ---@param name string
 ---@param value table|function functions by name; a function is `packet` alone
@@ -109,6 +123,7 @@ function M.instance(name, value, level)
          :format(name), level + 1)
    end
    check_words(name, value, level + 1)
+   check_upstreams(name, value, level + 1)
    value.name, value.on_fault, value.where = name, policy_of(name, value, level + 1), value.where or position(main)
    return setmetatable(value, Instance)
 end

@@ -59,17 +59,37 @@ local function check_groups()
    end
 end
 
+-- Groups that functions send to, as far as they are known before a message comes: what an NF says of itself, and
+-- constants in its code. Others are looked for with each message.
+local function check_upstreams(service, nf, name)
+   local index, names = {}, {}
+   for i, group in ipairs(model.groups) do index[group.name], names[i] = group.index, group.name end
+   local function missing(where, group)
+      fail(where, "chain %s: NF %s sends to upstream group %q, which is not declared; tw.upstream(%q, { servers = "
+         .. "... }) declares it%s", service.name, name, group, group, nearest.hint(group, names))
+   end
+   for _, group in ipairs(nf.upstreams or {}) do
+      local text = type(group) == "table" and rawget(group, "name") or group
+      if not index[text] or group ~= text and index[text] ~= rawget(group, "index") then
+         missing(nf.made_at or service.where, text)
+      end
+   end
+   local unknown, where = routes.unknown(nf, "upstream", names)
+   if unknown then missing(where, unknown) end
+end
+
 local ONLY_HTTP = { "response", "body", "response_body" }
 
 local function check_functions(service)
    local protocol = service.sources[1].protocol
    for i, nf in ipairs(service.stages) do
       local name = service.stage_names[i]
-      local unknown, where = routes.unknown(nf, service.aside)
+      local unknown, where = routes.unknown(nf, "route", service.aside)
       if unknown then
          fail(where, "chain %s: NF %s routes to %q, and the chain has no such function aside%s", service.name, name,
             unknown, nearest.hint(unknown, service.aside))
       end
+      check_upstreams(service, nf, name)
       if protocol ~= "http" then
          for _, word in ipairs(ONLY_HTTP) do
             if nf[word] and not (nf.message or nf.data) then

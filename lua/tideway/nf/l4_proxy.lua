@@ -39,6 +39,7 @@ return tw.nf("l4_proxy", function(cfg)
 
    return {
       name = "l4_proxy",
+      upstreams = { cfg.upstream },
       message = function(msg)
          local peer = msg.peer
          counts:incr("connections", 1, 0)

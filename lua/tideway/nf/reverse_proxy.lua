@@ -144,8 +144,10 @@ return tw.nf("reverse_proxy", function(cfg)
    for i, given in ipairs(cfg.routes) do routes[i] = route_of(i, given) end
    local own = cfg.upstream ~= nil and target_of(cfg) or false
    if not own and #routes == 0 then error("reverse_proxy: upstream is missing", 0) end
-   local mends = own and changes(own)
-   for _, route in ipairs(routes) do mends = mends or changes(route) end
+   local mends, groups = own and changes(own), { own and own.upstream or nil }
+   for _, route in ipairs(routes) do
+      mends, groups[#groups + 1] = mends or changes(route), route.upstream
+   end
 
    local function response(msg)
       local kept = msg.state
@@ -174,5 +176,6 @@ return tw.nf("reverse_proxy", function(cfg)
       response = mends and cfg.redirects and response or nil,
       sticky = mends and cfg.redirects and "exchange" or nil,
       on_fault = "fail",
+      upstreams = groups,
    }
 end, { pure = true })
