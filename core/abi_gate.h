@@ -25,6 +25,11 @@ enum tw_listener_protocol {
 	TW_LISTEN_UDP,      /* datagrams */
 };
 
+enum {
+	TW_HOST_LEN = 264,     /* "name:port", NUL included; a name has at most 253 bytes */
+	TW_RESOLVE_LEN = 4096, /* the addresses of one */
+};
+
 /* An address of IPv4 or IPv6; bytes in network order, IPv4 in the first four. */
 struct tw_endpoint_address {
 	uint8_t family; /* 4, 6 */
@@ -63,8 +68,8 @@ enum tw_balance {
 struct tw_server_spec {
 	char name[TW_NAME_LEN]; /* "10.0.0.1:80" */
 	struct tw_endpoint_address address;
-	uint32_t weight; /* 0: takes no new requests (drained) */
-	uint32_t spare;
+	uint32_t weight;        /* 0: takes no new requests (drained) */
+	char host[TW_HOST_LEN]; /* Host where nobody says another; empty: the name above */
 };
 
 struct tw_group_spec {
@@ -85,7 +90,7 @@ struct tw_group_spec {
 	uint32_t check_status; /* expected, 0: any 2xx or 3xx */
 	uint32_t proxy;        /* 0, 1 or 2: sends a PROXY protocol header of that version */
 	char check_path[256];  /* HTTP; empty: a connection that is accepted is enough */
-	char host[256];        /* Host of checks; empty: the server's name */
+	char host[256];        /* Host of checks; empty: the server's */
 	struct tw_server_spec server[TW_SERVERS_MAX];
 };
 
@@ -149,6 +154,9 @@ int tw_gate_listener(uint32_t index, const struct tw_listener_spec *spec);
 int tw_gate_service_remove(uint32_t index, uint32_t drain_ms);
 int tw_gate_group_remove(uint32_t index);
 int tw_gate_listener_remove(uint32_t index, uint32_t drain_ms);
+/* The addresses of a host as the C library finds them (/etc/hosts, DNS), in no order: texts, a line
+ * feed behind each. Waits for at most so long; also before gates are started. */
+int tw_gate_resolve(const char *host, uint32_t ms, char *text, uint32_t size);
 /* Functions of a service that run in the gate threads: what transfer.lua packed. */
 int tw_gate_inline(uint32_t service, const char *blob, size_t len);
 

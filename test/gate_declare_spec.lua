@@ -60,7 +60,7 @@ describe("declarations of the gate", function()
             ["0.0.0.0:80"] = 'does not say what is spoken there; write "http://0.0.0.0:80"',
             ["https://0.0.0.0:443"] = "TLS is not there yet",
             ["ftp://0.0.0.0:21"] = 'no protocol "ftp"; there are http, tcp and udp',
-            ["http://example.org:80"] = "is a name, and names are not resolved",
+            ["http://example.org:80"] = "is a name, and names are resolved for servers only",
             ["http://0.0.0.0"] = "has no port",
             ["http://0.0.0.0:0"] = "0 is no port",
             ["http://0.0.0.0:65536"] = "65536 is no port",
@@ -128,7 +128,7 @@ describe("declarations of the gate", function()
          refused("servers is a list", function() app {} end)
          refused("servers is a list", function() app { servers = {} } end)
          refused("its options are a table", function() tw.upstream("app") end)
-         refused("names are not resolved", function() app { servers = { "backend:80" } } end)
+         refused('"back end" is no name of a host', function() app { servers = { "back end:80" } } end)
          refused("has no port", function() app { servers = { "10.0.0.1" } } end)
          refused('server 10.0.0.1:80: there is no option "weigth"; did you mean weight', function()
             app { servers = { { "10.0.0.1:80", weigth = 2 } } }

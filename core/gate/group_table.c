@@ -29,6 +29,11 @@ void server_shared_unref(struct server_shared *shared)
 	}
 }
 
+static const char *host_of(const struct tw_server_spec *server)
+{
+	return server->host[0] ? server->host : server->name;
+}
+
 static struct server_shared *shared_new(const struct tw_group_spec *spec,
                                         const struct tw_server_spec *server)
 {
@@ -41,6 +46,7 @@ static struct server_shared *shared_new(const struct tw_group_spec *spec,
 	pthread_mutex_init(&shared->lock, NULL);
 	shared->address = server->address;
 	snprintf(shared->name, sizeof(shared->name), "%s", server->name);
+	snprintf(shared->host, sizeof(shared->host), "%s", host_of(server));
 	snprintf(shared->group, sizeof(shared->group), "%s", spec->name);
 	return shared;
 }
@@ -132,8 +138,10 @@ static void complete(struct tw_group_spec *spec)
 	spec->name[sizeof(spec->name) - 1] = 0;
 	spec->check_path[sizeof(spec->check_path) - 1] = 0;
 	spec->host[sizeof(spec->host) - 1] = 0;
-	for (i = 0; i < spec->n_servers && i < TW_SERVERS_MAX; i++)
+	for (i = 0; i < spec->n_servers && i < TW_SERVERS_MAX; i++) {
 		spec->server[i].name[sizeof(spec->server[i].name) - 1] = 0;
+		spec->server[i].host[sizeof(spec->server[i].host) - 1] = 0;
+	}
 	spec->connect_ms = or_else(spec->connect_ms, 5000);
 	spec->response_ms = or_else(spec->response_ms, 60000);
 	spec->idle_ms = or_else(spec->idle_ms, 60000);
@@ -143,6 +151,12 @@ static void complete(struct tw_group_spec *spec)
 	spec->fall = or_else(spec->fall, 1);
 	if (spec->check_ms && spec->check_ms < 10)
 		spec->check_ms = 10;
+}
+
+static bool same_server(const struct tw_server_spec *server, const struct server_shared *shared)
+{
+	return same_address(&server->address, &shared->address) &&
+	       !strcmp(server->name, shared->name) && !strcmp(host_of(server), shared->host);
 }
 
 /* Servers that were there keep what is known of them. */
@@ -157,8 +171,7 @@ static struct group_table *table_new(const struct tw_group_spec *spec, struct gr
 	table->spec = *spec;
 	for (i = 0; i < spec->n_servers; i++) {
 		for (j = 0; old && j < old->spec.n_servers; j++)
-			if (same_address(&spec->server[i].address, &old->shared[j]->address) &&
-			    !strcmp(spec->server[i].name, old->shared[j]->name))
+			if (same_server(&spec->server[i], old->shared[j]))
 				table->shared[i] = server_shared_ref(old->shared[j]);
 		if (!table->shared[i])
 			table->shared[i] = shared_new(spec, &spec->server[i]);

@@ -163,7 +163,7 @@ static void check_ask(struct health_check *check)
 	len = snprintf(text, sizeof(text),
 	               "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: tideway-check\r\n"
 	               "Connection: close\r\n\r\n",
-	               spec->check_path, spec->host[0] ? spec->host : check->server->shared->name);
+	               spec->check_path, spec->host[0] ? spec->host : check->server->shared->host);
 	sent = (int)send(check->source.fd, text, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (sent < len) {
 		check_failed(check, sent < 0 ? errno : ENOBUFS);

@@ -145,7 +145,7 @@ bool send_begin(struct upstream *up)
 		out.framing = HTTP_LENGTH;
 	out.close = !x->upgrade && (!spec->keepalive || spec->proxy);
 	if (!__atomic_load_n(&msg->host.len, __ATOMIC_RELAXED))
-		out.host = up->c->server->shared->name;
+		out.host = up->c->server->shared->host;
 	front = write_proxy(up, msg, scratch);
 	len = front < 0 ? front
 	                : http_write_head(msg, size, false, &out, scratch + front, HEAD_MAX);

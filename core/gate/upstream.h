@@ -24,6 +24,7 @@ struct server_figures {
 struct server_shared {
 	_Atomic uint32_t refs;
 	char name[TW_NAME_LEN], group[TW_NAME_LEN];
+	char host[TW_HOST_LEN]; /* what it is asked for, where nobody says so */
 	struct tw_endpoint_address address;
 	/* passive: failures since `window` (ns); out until `out_until`, 0: not out */
 	_Atomic uint64_t window, out_until;

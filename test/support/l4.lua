@@ -52,6 +52,15 @@ function M.udp(port, to, last)
    return setmetatable({ fd = fd, port = swap(a.port) }, Udp)
 end
 
+--- A socket at an address of loopback that is its own; nil: somebody has it.
+function M.bound(host, port)
+   local fd = C.tw_posix_socket(AF_INET, SOCK_DGRAM + NONBLOCK, 0)
+   if C.tw_spec_bind(fd, address(port, tonumber(host:match "%d+$")), 16) == 0 then
+      return setmetatable({ fd = fd, port = port }, Udp)
+   end
+   posix.close(fd)
+end
+
 --- To who it is connected to, or to who the last datagram came from.
 function Udp:send(text, to)
    if to or self.from then return tonumber(C.tw_spec_sendto(self.fd, text, #text, 0, to or self.from, 16)) end

@@ -1,13 +1,18 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- Addresses of listeners and servers: "http://0.0.0.0:8080", "tcp://[::]:5000", "10.0.0.1:80".
+-- Addresses of listeners and servers: "http://0.0.0.0:8080", "tcp://[::]:5000", "10.0.0.1:80", of servers also
+-- "backend.example:80".
 
 local ffi = require "ffi"
+local abi = require "tideway.abi"
 local packet_address = require "tideway.packet.address"
 
+local C = abi.C
 local M = {}
 
 local PROTOCOLS = { http = true, tcp = true, udp = true }
 local LOCALHOST = "127.0.0.1"
+local RESOLVE_MS = 5000 -- half the time that systemd waits for a sign of life
+local NAME_MAX = 253 -- of DNS
 
 ---@class tideway.gate.address
 ---@field protocol? "http"|"tcp"|"udp"
@@ -16,6 +21,7 @@ local LOCALHOST = "127.0.0.1"
 ---@field port integer
 ---@field scope integer index of the interface of a link-local address, else 0
 ---@field text string "10.0.0.1:80", "[::1]:80"
+---@field host? string of a name that was resolved, with the port: "backend.example:80"
 
 local function ip4(host)
    local value, err = packet_address.parse_ip4(host)
@@ -36,15 +42,13 @@ local function ip6(host)
    return ffi.string(value, 16), scope
 end
 
+local function is_name(host) return host ~= "localhost" and not host:find ":" and host:find "%a" ~= nil end
+
 local function numbers(host)
    if host == "localhost" then host = LOCALHOST end
    if host:find(":", 1, true) then
       local bytes, scope = ip6(host)
       return bytes, scope, 6
-   end
-   if host:find "%a" then
-      return nil, ("%q is a name, and names are not resolved; give its address (localhost is %s)"):format(host,
-         LOCALHOST)
    end
    local bytes, err = ip4(host)
    return bytes, bytes and 0 or err, 4
@@ -68,11 +72,8 @@ local function split(text)
    return nil, ("%q is no address; write it as \"10.0.0.1:80\" or \"[2001:db8::1]:80\""):format(text)
 end
 
---- Parse an address with or without a protocol.
----@param text any
----@return tideway.gate.address? address
----@return string? err a sentence that has the value
-function M.parse(text)
+-- What is in a text: protocol if there is one, host, port.
+local function parts(text)
    if type(text) ~= "string" then
       return nil, ("an address is a text such as \"10.0.0.1:80\", not %s"):format(tostring(text))
    end
@@ -90,12 +91,75 @@ function M.parse(text)
    local host, port = split(rest)
    if not host then return nil, port end
    if port < 1 or port > 65535 then return nil, ("%q: %d is no port; ports are 1 to 65535"):format(text, port) end
+   return { protocol = protocol, host = host, port = port }
+end
+
+-- The address of a host that is given by its number.
+local function address_of(text, found, host)
    local bytes, scope, family = numbers(host)
    if not bytes then return nil, scope:find(text, 1, true) and scope or ("%q: %s"):format(text, scope) end
    return {
-      protocol = protocol, family = family, bytes = bytes, port = port, scope = scope,
-      text = (family == 6 and "[%s]:%d" or "%s:%d"):format(host == "localhost" and LOCALHOST or host, port),
+      protocol = found.protocol, family = family, bytes = bytes, port = found.port, scope = scope,
+      text = (family == 6 and "[%s]:%d" or "%s:%d"):format(host == "localhost" and LOCALHOST or host, found.port),
    }
+end
+
+--- Parse an address with or without a protocol.
+---@param text any
+---@return tideway.gate.address? address
+---@return string? err a sentence that has the value
+function M.parse(text)
+   local found, err = parts(text)
+   if not found then return nil, err end
+   if is_name(found.host) then
+      return nil, ("%q is a name, and names are resolved for servers only; give its address (localhost is %s)")
+         :format(found.host, LOCALHOST)
+   end
+   return address_of(text, found, found.host)
+end
+
+local room = ffi.new("char[?]", C.TW_RESOLVE_LEN)
+
+-- The numbers of a name, sorted: DNS gives them in another order each time.
+local function resolve(host)
+   if #host > NAME_MAX or not host:find "^[%w_][%w_.-]*$" then
+      return nil, ("%q is no name of a host: letters, digits, - and . make one, at most %d"):format(host, NAME_MAX)
+   end
+   if C.tw_gate_resolve(host, RESOLVE_MS, room, ffi.sizeof(room)) < 0 then
+      return nil, abi.error() .. "; give the server's address, or mend the name (`getent ahosts` shows what it is)"
+   end
+   local list, seen = {}, {}
+   for number in ffi.string(room):gmatch "%S+" do
+      if not seen[number] then list[#list + 1], seen[number] = number, true end
+   end
+   table.sort(list)
+   return list
+end
+
+--- The addresses of a server: one, or of a name all that it has now. Waits for the resolver, some seconds at most.
+---@param text any
+---@return tideway.gate.address[]? addresses
+---@return string? err a sentence that has the value
+function M.servers(text)
+   local found, err = parts(text)
+   if not found then return nil, err end
+   if not is_name(found.host) then
+      local address
+      address, err = address_of(text, found, found.host)
+      return address and { address }, err
+   end
+   local hosts
+   hosts, err = resolve(found.host)
+   if not hosts then return nil, ("%q: %s"):format(text, err) end
+   local list = {}
+   for i, host in ipairs(hosts) do
+      local address
+      address, err = address_of(text, found, host)
+      if not address then return nil, err end
+      address.host = ("%s:%d"):format(found.host, found.port)
+      list[i] = address
+   end
+   return list
 end
 
 --- Write it into a struct tw_endpoint_address.

@@ -49,7 +49,7 @@ M.FIELDS = {
       doc = "so many failures within fail_time take a server out for fail_time; 0: never" },
    fail_time = { kind = "seconds", default = 10, min = 0.001, max = HOUR, doc = "see fails" },
    proxy = { kind = "choice", default = false, choices = { false, 1, 2 }, doc = "sends a PROXY protocol header" },
-   host = { kind = "text", default = "", pattern = "^[%g]*$", doc = "Host of checks; default: the server's name" },
+   host = { kind = "text", default = "", pattern = "^[%g]*$", doc = "Host of checks; default: as it is given here" },
 }
 
 --- What active checks may be told.
@@ -69,26 +69,45 @@ local SERVER = {
    weight = { kind = "count", default = 1, min = 0, max = 65535, doc = "0: takes no new requests" },
 }
 
--- A server as it is given: "10.0.0.1:80" or { "10.0.0.1:80", weight = 2, name = "a" }.
-local function server_of(value)
-   local text = value
-   if type(value) == "table" then text = value[1] end
-   local address, err = addresses.parse(text)
-   if not address then return nil, err end
-   local options
-   options, err = fields.check(type(value) == "table" and value or {}, SERVER, nil, { [1] = true })
-   if not options then return nil, ("server %s: %s"):format(address.text, err) end
-   local name = options.name or address.text
-   if #name >= C.TW_NAME_LEN then return nil, ("server %s: the name %q is too long"):format(address.text, name) end
-   return { name = name, address = address, weight = options.weight }
+-- What a server is called: one of several of the same host by its address, too.
+local function name_of(given, address, alone)
+   if not given then return address.text end
+   local name = alone and given or ("%s/%s"):format(given, address.text)
+   return (alone or #name < C.TW_NAME_LEN) and name or address.text
 end
 
-local function add_server(servers, server)
-   for _, other in ipairs(servers) do
-      if other.name == server.name then return nil, ("there are two servers %q"):format(server.name) end
+-- Servers as one is given: "10.0.0.1:80" or { "10.0.0.1:80", weight = 2, name = "a" }. A name of a host can be several.
+local function servers_at(value)
+   local text = value
+   if type(value) == "table" then text = value[1] end
+   local list, err = addresses.servers(text)
+   if not list then return nil, err end
+   local options
+   options, err = fields.check(type(value) == "table" and value or {}, SERVER, nil, { [1] = true })
+   if not options then return nil, ("server %s: %s"):format(list[1].host or list[1].text, err) end
+   local servers = {}
+   for i, address in ipairs(list) do
+      local name = name_of(options.name, address, #list == 1)
+      if #name >= C.TW_NAME_LEN then
+         return nil, ("server %s: the name %q is too long"):format(address.text, name)
+      end
+      servers[i] = { name = name, address = address, weight = options.weight }
    end
-   if #servers >= C.TW_SERVERS_MAX then return nil, ("%d servers are the limit"):format(C.TW_SERVERS_MAX) end
-   servers[#servers + 1] = server
+   return servers
+end
+
+local function add_servers(servers, added)
+   for _, server in ipairs(added) do
+      for _, other in ipairs(servers) do
+         if other.name == server.name then
+            local why = (server.address.host or other.address.host) and (" (%s and %s)"):format(
+               other.address.host or other.address.text, server.address.host or server.address.text) or ""
+            return nil, ("there are two servers %q%s"):format(server.name, why)
+         end
+      end
+      if #servers >= C.TW_SERVERS_MAX then return nil, ("%d servers are the limit"):format(C.TW_SERVERS_MAX) end
+      servers[#servers + 1] = server
+   end
    return true
 end
 
@@ -98,16 +117,16 @@ local function servers_of(list)
    end
    local servers, protocol = {}, nil
    for _, value in ipairs(list) do
-      local server, err = server_of(value)
-      if not server then return nil, err end
-      local said = server.address.protocol
+      local added, err = servers_at(value)
+      if not added then return nil, err end
+      local said = added[1].address.protocol
       if said and protocol and said ~= protocol then
-         return nil, ("server %s speaks %s and one before it %s; a group speaks one protocol"):format(server.name,
+         return nil, ("server %s speaks %s and one before it %s; a group speaks one protocol"):format(added[1].name,
             said, protocol)
       end
       protocol = protocol or said
       local ok
-      ok, err = add_server(servers, server)
+      ok, err = add_servers(servers, added)
       if not ok then return nil, err end
    end
    return servers, protocol
@@ -158,12 +177,15 @@ end
 
 -- ---- while it runs ----
 
+-- The places of a server, by its name or address; of all of a host by the host's name.
 local function find(self, name, level)
-   local names = {}
+   local found, names = {}, {}
    for i, server in ipairs(self.servers) do
-      if server.name == name or server.address.text == name then return i, server end
+      local address = server.address
+      if server.name == name or address.text == name or address.host == name then found[#found + 1] = i end
       names[i] = server.name
    end
+   if #found > 0 then return found end
    error(("upstream %s has no server %s%s"):format(self.name, tostring(name),
       require("tideway.live.nearest").hint(tostring(name), names)), level + 1)
 end
@@ -175,46 +197,51 @@ local function edit_servers(self)
    return list
 end
 
---- Add a server: `upstreams.app:add("10.0.0.3:80")`.
+--- Add a server: `upstreams.app:add("10.0.0.3:80")`. A name of a host is resolved: all of its addresses.
 ---@param server string|table its address, or { address, weight =, name = }
 ---@return tideway.upstream self
 function Group:add(server)
-   local added, err = server_of(server)
-   if added and added.address.protocol and added.address.protocol ~= (self.protocol or "http") then
-      added, err = nil, ("server %s speaks %s"):format(added.name, added.address.protocol)
+   local added, err = servers_at(server)
+   local said = added and added[1].address.protocol
+   if said and said ~= (self.protocol or "http") then
+      added, err = nil, ("server %s speaks %s"):format(added[1].name, said)
    end
    local ok = added
-   if added then ok, err = add_server(edit_servers(self), added) end
+   if added then ok, err = add_servers(edit_servers(self), added) end
    if not ok then error(("upstream %s: %s"):format(self.name, err), 2) end
    return self
 end
 
 --- Take a server away: requests that it has go on to their end, it gets no more.
----@param name string its name or address
+---@param name string its name or address, or the name of its host for all that have it
 ---@return tideway.upstream self
 function Group:remove(name)
-   local at = find(self, name, 2)
-   if #self.servers == 1 then
+   local found = find(self, name, 2)
+   if #found == #self.servers then
       error(("upstream %s: %s is its last server; drain it, or declare the group anew"):format(self.name, name), 2)
    end
-   table.remove(edit_servers(self), at)
+   local list = edit_servers(self)
+   for i = #found, 1, -1 do table.remove(list, found[i]) end
    return self
 end
 
 --- Give a server another weight; 0 drains it.
----@param name string its name or address
+---@param name string its name or address, or the name of its host for all that have it
 ---@param weight integer 0 to 65535
 ---@return tideway.upstream self
 function Group:weight(name, weight)
-   local at, server = find(self, name, 2)
+   local found = find(self, name, 2)
    local checked, err = fields.check({ weight = weight }, SERVER)
-   if not checked then error(("upstream %s: server %s: %s"):format(self.name, server.name, err), 2) end
-   edit_servers(self)[at] = { name = server.name, address = server.address, weight = weight }
+   if not checked then error(("upstream %s: server %s: %s"):format(self.name, name, err), 2) end
+   local list = edit_servers(self)
+   for _, i in ipairs(found) do
+      list[i] = { name = list[i].name, address = list[i].address, weight = weight }
+   end
    return self
 end
 
 --- A server gets no new requests: weight 0.
----@param name string its name or address
+---@param name string its name or address, or the name of its host for all that have it
 ---@return tideway.upstream self
 function Group:drain(name)
    find(self, name, 2)
@@ -264,6 +291,7 @@ function M.fill(group, state, out)
       local s = out.server[i - 1]
       ffi.copy(s.name, server.name)
       addresses.fill(s.address, server.address)
+      ffi.copy(s.host, server.address.host or "")
       s.weight = server.weight
    end
 end
