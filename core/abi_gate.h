@@ -28,14 +28,17 @@ enum tw_listener_protocol {
 enum {
 	TW_HOST_LEN = 264,     /* "name:port", NUL included; a name has at most 253 bytes */
 	TW_RESOLVE_LEN = 4096, /* the addresses of one */
+	TW_ADDRESS_UNIX = 1,   /* family: a stream socket in the file system */
+	TW_UNIX_LEN = 108,     /* its path, NUL included (unix(7)) */
 };
 
-/* An address of IPv4 or IPv6; bytes in network order, IPv4 in the first four. */
+/* An address of IPv4 or IPv6, bytes in network order, IPv4 in the first four; or a path. */
 struct tw_endpoint_address {
-	uint8_t family; /* 4, 6 */
+	uint8_t family; /* 4, 6, of servers also TW_ADDRESS_UNIX */
 	uint8_t bytes[16];
 	uint16_t port; /* host order */
 	uint32_t scope;
+	char path[TW_UNIX_LEN];
 };
 
 struct tw_listener_spec {

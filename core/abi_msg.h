@@ -127,7 +127,7 @@ struct tw_msg {
 	struct tw_text asked, asked_host; /* target and host as they came, whatever they are now */
 
 	/* connection facts; addresses in network byte order, IPv4 in the first four bytes */
-	uint8_t family; /* 4 or 6 */
+	uint8_t family; /* 4 or 6; else there is no address (server at a path) */
 	uint8_t retries;
 	uint16_t peer_port, local_port;
 	uint16_t server; /* responses: number of the group's server that answered */

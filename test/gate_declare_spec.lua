@@ -68,7 +68,7 @@ describe("declarations of the gate", function()
             ["http://[::1]"] = "has no port",
             ["http://256.0.0.1:80"] = "256",
             ["http://10.0.0.1:80/path"] = "an address has no path",
-            ["unix:/run/app.sock"] = "sockets in the file system are not taken",
+            ["http://unix:/run/app.sock"] = "sockets in the file system are for servers",
             ["http://[fe80::1%nosuch]:80"] = 'no network interface "nosuch"',
          } do
             refused(why:gsub("%p", "%%%0"), function() tw.listen("l", text) end)

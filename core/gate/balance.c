@@ -101,8 +101,13 @@ int tw_balance_choose(uint32_t balance, struct tw_balance_server *servers, uint3
 
 uint64_t tw_balance_identity(const struct tw_endpoint_address *address)
 {
-	uint64_t half[2] = { 0 };
+	uint64_t half[2] = { 0 }, path = TW_ADDRESS_UNIX;
 
+	if (address->family == TW_ADDRESS_UNIX) {
+		for (const char *at = address->path; *at && at < address->path + TW_UNIX_LEN; at++)
+			path = mix(path ^ (uint8_t)*at);
+		return path;
+	}
 	memcpy(half, address->bytes, address->family == 4 ? 4 : 16);
 	return mix(mix(mix(half[0]) ^ half[1]) ^ (uint64_t)address->port << 32 ^ address->scope ^
 	           (uint64_t)address->family << 56);

@@ -3,6 +3,7 @@
  * socket; what comes back on it goes to the client. */
 #include "gate/datagram.h"
 #include "gate/lane.h"
+#include "gate/sock.h"
 #include "gate/upstream.h"
 #include "error.h"
 
@@ -189,14 +190,15 @@ static struct session *find(struct udp_port *port, const struct datagram_ends *e
 	return NULL;
 }
 
+/* A descriptor, or -errno. */
 static int open_socket(struct udp_port *port, const struct group_choice *choice)
 {
-	int fd = l4_connect(&choice->address, SOCK_DGRAM);
-	if ((fd == -EMFILE || fd == -ENFILE) && !TAILQ_EMPTY(&port->sessions)) {
+	int fd, err = sock_connect(choice->address, SOCK_DGRAM, 1, &fd);
+	if ((err == -EMFILE || err == -ENFILE) && !TAILQ_EMPTY(&port->sessions)) {
 		session_close(TAILQ_FIRST(&port->sessions), NULL);
-		fd = l4_connect(&choice->address, SOCK_DGRAM);
+		err = sock_connect(choice->address, SOCK_DGRAM, 1, &fd);
 	}
-	return fd;
+	return err ? err : fd;
 }
 
 static struct session *session_new(struct udp_port *port, const struct datagram_ends *ends,

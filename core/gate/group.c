@@ -351,7 +351,7 @@ int group_choose(struct gate *gate, uint32_t index, uint32_t key, uint64_t tried
 	server_count(&server->figures->requests);
 	*choice = (struct group_choice){
 		.server = server->slot,
-		.address = server->shared->address,
+		.address = &server->shared->address,
 		.protocol = group->spec->protocol,
 		.connect_ms = group->spec->connect_ms,
 		.idle_ms = group->spec->idle_ms,

@@ -79,13 +79,39 @@ struct group_table *group_table_get(uint32_t index)
 
 static bool same_address(const struct tw_endpoint_address *a, const struct tw_endpoint_address *b)
 {
+	if (a->family == TW_ADDRESS_UNIX)
+		return b->family == TW_ADDRESS_UNIX && !strcmp(a->path, b->path);
 	return a->family == b->family && a->port == b->port && a->scope == b->scope &&
 	       !memcmp(a->bytes, b->bytes, a->family == 4 ? 4 : 16);
+}
+
+static int check_address(const struct tw_group_spec *spec, const struct tw_server_spec *server)
+{
+	const struct tw_endpoint_address *address = &server->address;
+
+	if (address->family == TW_ADDRESS_UNIX) {
+		if (address->path[0] != '/')
+			return tw_fail(EINVAL,
+			               "upstream group \"%s\": server \"%s\" has no absolute "
+			               "path: \"%s\"",
+			               spec->name, server->name, address->path);
+		if (spec->protocol == TW_LISTEN_UDP)
+			return tw_fail(EINVAL,
+			               "upstream group \"%s\": no datagrams go to the socket of "
+			               "server \"%s\"",
+			               spec->name, server->name);
+	} else if ((address->family != 4 && address->family != 6) || !address->port) {
+		return tw_fail(EINVAL,
+		               "upstream group \"%s\": server \"%s\" has no address and port",
+		               spec->name, server->name);
+	}
+	return 0;
 }
 
 static int check(uint32_t index, const struct tw_group_spec *spec)
 {
 	uint32_t i, j;
+	int err;
 
 	if (index >= TW_GROUPS_MAX)
 		return tw_fail(ENOSPC, "upstream group %u: there is room for %u", index,
@@ -102,12 +128,9 @@ static int check(uint32_t index, const struct tw_group_spec *spec)
 	for (i = 0; i < spec->n_servers; i++) {
 		const struct tw_server_spec *server = &spec->server[i];
 
-		if ((server->address.family != 4 && server->address.family != 6) ||
-		    !server->address.port)
-			return tw_fail(
-				EINVAL,
-				"upstream group \"%s\": server \"%s\" has no address and port",
-				spec->name, server->name);
+		err = check_address(spec, server);
+		if (err)
+			return err;
 		if (server->weight > 1000000)
 			return tw_fail(
 				EINVAL,
@@ -141,6 +164,7 @@ static void complete(struct tw_group_spec *spec)
 	for (i = 0; i < spec->n_servers && i < TW_SERVERS_MAX; i++) {
 		spec->server[i].name[sizeof(spec->server[i].name) - 1] = 0;
 		spec->server[i].host[sizeof(spec->server[i].host) - 1] = 0;
+		spec->server[i].address.path[TW_UNIX_LEN - 1] = 0;
 	}
 	spec->connect_ms = or_else(spec->connect_ms, 5000);
 	spec->response_ms = or_else(spec->response_ms, 60000);

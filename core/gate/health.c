@@ -271,15 +271,16 @@ static void check_begin(struct gate *gate, struct health_check *check)
 {
 	const struct tw_group_spec *spec = check->server->group->spec;
 	int err = server_socket(&check->server->shared->address, &check->source.fd);
+	char why[96];
 
 	check->asked = check->skips = false;
 	check->got = 0;
 	if (err && err != -EINPROGRESS) {
-		check->source.fd = -1;
+		snprintf(why, sizeof(why), "check: %s", tw_error());
 		if (server_is_shortage(-err)) /* says nothing of the server */
 			gate_timer_set(gate, &check->timer, gate->now + spec->check_ms * MS);
 		else
-			check_failed(check, -err);
+			check_result(check, why);
 		return;
 	}
 	gate_timer_set(gate, &check->timer, gate->now + spec->check_timeout_ms * MS);

@@ -30,8 +30,6 @@ void datagram_close(struct gate *gate, uint32_t listener, bool now);
 
 /* ---- between the two ---- */
 
-/* A non-blocking socket on its way to a server, SOCK_STREAM or SOCK_DGRAM; -errno. */
-int l4_connect(const struct tw_endpoint_address *server, int type);
 /* Fills in a message about a connection or datagram, at the start of its block. */
 void l4_message(struct tw_msg *msg, struct gate *gate, tw_handle self, uint32_t size, uint8_t kind,
                 uint32_t listener, const struct proxy_facts *facts);
@@ -45,7 +43,7 @@ void listener_closed(struct gate *gate, uint32_t listener);
  * -EHOSTUNREACH: no server is usable, -EAGAIN: all are full. */
 struct group_choice {
 	uint32_t server;
-	struct tw_endpoint_address address;
+	const struct tw_endpoint_address *address; /* until group_release() */
 	uint32_t protocol, connect_ms, idle_ms, retries;
 	uint32_t proxy; /* version of the PROXY header it wants, 0: none */
 };

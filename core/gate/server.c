@@ -6,7 +6,6 @@
 #include "error.h"
 
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,27 +16,10 @@
 
 /* ---- sockets ---- */
 
+/* Asked twice: on this machine the answer is there already. */
 int server_socket(const struct tw_endpoint_address *address, int *fd)
 {
-	struct sockaddr_storage to;
-	socklen_t len = sock_address(address, &to);
-	int one = 1, err;
-
-	*fd = socket(to.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (*fd < 0)
-		return tw_fail(errno, "no socket: %s", strerror(errno));
-	setsockopt(*fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (!connect(*fd, (struct sockaddr *)&to, len))
-		return 0;
-	/* Asked once more: on this machine the answer is there already. */
-	if (errno == EINPROGRESS && !connect(*fd, (struct sockaddr *)&to, len))
-		return 0;
-	if (errno == EINPROGRESS || errno == EALREADY)
-		return -EINPROGRESS;
-	err = errno;
-	close(*fd);
-	*fd = -1;
-	return tw_fail(err, "%s", strerror(err));
+	return sock_connect(address, SOCK_STREAM, 2, fd);
 }
 
 bool server_is_shortage(int err)
@@ -71,6 +53,36 @@ static struct connection *of_timer(struct gate_timer *timer)
 	return (struct connection *)((char *)timer - __builtin_offsetof(struct connection, timer));
 }
 
+static void opened(struct connection *c)
+{
+	c->state = CONN_BUSY;
+	connection_watch(c, EPOLLIN);
+	connection_deadline(c, 0);
+	upstream_connected(c->up);
+}
+
+static void refused(struct connection *c, int err, const char *why)
+{
+	upstream_lost(c->up, server_is_shortage(err) ? UP_SHORTAGE : UP_CONNECT, "%s", why);
+}
+
+/* Its queue was full. */
+static void knock(struct connection *c)
+{
+	int err = server_socket(&c->server->shared->address, &c->source.fd);
+
+	if (err == -EAGAIN) {
+		gate_timer_set(c->gate, &c->timer, sock_knock(c->gate->now, &c->knocks));
+	} else if (err == -EINPROGRESS) {
+		gate_timer_set(c->gate, &c->timer, c->deadline);
+		connection_watch(c, EPOLLOUT);
+	} else if (err) {
+		refused(c, -err, tw_error());
+	} else {
+		opened(c);
+	}
+}
+
 static void fire(struct gate *gate, struct gate_timer *timer)
 {
 	struct connection *c = of_timer(timer);
@@ -78,7 +90,10 @@ static void fire(struct gate *gate, struct gate_timer *timer)
 	if (!c->deadline)
 		return;
 	if (gate->now < c->deadline) {
-		gate_timer_set(gate, timer, c->deadline);
+		if (c->source.fd < 0)
+			knock(c);
+		else
+			gate_timer_set(gate, timer, c->deadline);
 		return;
 	}
 	c->deadline = 0;
@@ -90,22 +105,16 @@ static void fire(struct gate *gate, struct gate_timer *timer)
 
 static void connected(struct connection *c, uint32_t events)
 {
-	struct upstream *up = c->up;
 	socklen_t len = sizeof(int);
 	int err = 0;
 
 	(void)events;
 	if (getsockopt(c->source.fd, SOL_SOCKET, SO_ERROR, &err, &len))
 		err = errno;
-	if (err) {
-		upstream_lost(up, server_is_shortage(err) ? UP_SHORTAGE : UP_CONNECT, "%s",
-		              strerror(err));
-		return;
-	}
-	c->state = CONN_BUSY;
-	connection_watch(c, EPOLLIN);
-	connection_deadline(c, 0);
-	upstream_connected(up);
+	if (err)
+		refused(c, err, strerror(err));
+	else
+		opened(c);
 }
 
 static void ready(struct gate *gate, struct gate_source *source, uint32_t events)
@@ -145,7 +154,7 @@ struct connection *server_connect(struct server *server, struct upstream *up, in
 		return NULL;
 	}
 	err = server_socket(&server->shared->address, &c->source.fd);
-	if (err && err != -EINPROGRESS) {
+	if (err && err != -EINPROGRESS && err != -EAGAIN) {
 		*cause = server_is_shortage(-err) ? UP_SHORTAGE : UP_CONNECT;
 		free(c);
 		return NULL;
@@ -158,9 +167,12 @@ struct connection *server_connect(struct server *server, struct upstream *up, in
 	c->timer.fire = fire;
 	c->state = err ? CONN_CONNECTING : CONN_BUSY;
 	server_busy(server);
-	connection_watch(c, err ? EPOLLOUT : EPOLLIN);
 	if (err)
 		connection_deadline(c, gate->now + server->group->spec->connect_ms * MS);
+	if (err == -EAGAIN)
+		gate_timer_set(gate, &c->timer, sock_knock(gate->now, &c->knocks));
+	else
+		connection_watch(c, err ? EPOLLOUT : EPOLLIN);
 	return c;
 }
 

@@ -82,7 +82,7 @@ static void fill_message(struct upstream *up)
 	msg->received_ns = up->gate->now;
 	msg->wall_ns = gate_wall(up->gate);
 	msg->listener = x->listener;
-	msg->family = server->shared->address.family;
+	msg->family = server->shared->address.family; /* neither 4 nor 6: no address */
 	msg->peer_port = server->shared->address.port;
 	memcpy(msg->peer, server->shared->address.bytes, sizeof(msg->peer));
 	memset(msg->local, 0, sizeof(msg->local));

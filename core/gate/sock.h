@@ -32,6 +32,21 @@ extern const struct sock_ops sock_plain;
 /* An address as the kernel wants it; its length. */
 socklen_t sock_address(const struct tw_endpoint_address *address, struct sockaddr_storage *to);
 
+/* A non-blocking socket (SOCK_STREAM or SOCK_DGRAM) on its way there: 0: open already,
+ * -EINPROGRESS: it will be writable; else no descriptor is left, and a sentence. -EAGAIN: the queue
+ * of a socket in the file system is full, and no event will tell when it is not. `asks`: how often
+ * it is looked whether it is open. */
+int sock_connect(const struct tw_endpoint_address *address, int type, unsigned asks, int *fd);
+/* When to ask again whose queue was full: less and less often. */
+static inline uint64_t sock_knock(uint64_t now, uint8_t *knocks)
+{
+	uint64_t ms = 1u << *knocks;
+
+	if (*knocks < 5)
+		++*knocks;
+	return now + ms * 1000000;
+}
+
 /* recv() and sendmsg() of sockets that do not block, without what the C library does around them
  * for threads that can be cancelled (ours cannot). Bytes, -EAGAIN (also when a signal came),
  * -errno. */

@@ -126,23 +126,6 @@ static void timed_out(struct gate *gate, struct gate_timer *timer)
 
 /* ---- to a server ---- */
 
-int l4_connect(const struct tw_endpoint_address *server, int type)
-{
-	struct sockaddr_storage address;
-	socklen_t len = sock_address(server, &address);
-	int one = 1, err;
-	int fd = socket(address.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	if (type == SOCK_STREAM)
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-	if (connect(fd, (struct sockaddr *)&address, len) == 0 || errno == EINPROGRESS)
-		return fd;
-	err = errno;
-	close(fd);
-	return -err;
-}
-
 /* The header is the first thing in an empty buffer: it fits, or the connection is broken. */
 static int send_proxy(struct stream *s)
 {
@@ -173,6 +156,34 @@ static void connected(struct gate *gate, struct gate_source *source, uint32_t ev
 	flow_answered(s->x); /* calls respond() */
 }
 
+/* 0: on its way, or asked again soon; -errno and a sentence. */
+static int begin(struct stream *s)
+{
+	int err = sock_connect(s->choice.address, SOCK_STREAM, 1, &s->server.source.fd);
+	if (err == -EAGAIN) {
+		gate_timer_set(s->gate, &s->retry, sock_knock(s->gate->now, &s->knocks));
+		return 0;
+	}
+	if (err && err != -EINPROGRESS)
+		return err;
+	s->server.source.ready = connected;
+	err = gate_watch(s->gate, &s->server.source, EPOLLOUT);
+	s->server.watched = !err;
+	return err ? tw_fail(ENOMEM, "no memory to wait for it") : 0;
+}
+
+/* Its queue was full. */
+static void knock(struct gate *gate, struct gate_timer *timer)
+{
+	struct stream *s = (struct stream *)((char *)timer - offsetof(struct stream, retry));
+	int err = begin(s);
+	(void)gate;
+	if (err && server_is_shortage(-err))
+		stream_end(s, true);
+	else if (err)
+		stream_lost(s, tw_error());
+}
+
 /* A server is chosen and connected to, until one can be. */
 static void go_on(struct stream *s)
 {
@@ -184,25 +195,21 @@ static void go_on(struct stream *s)
 		}
 		s->chosen = true;
 		s->attempts++;
-		int fd = l4_connect(&s->choice.address, SOCK_STREAM);
-		if (fd >= 0) {
-			s->server.source.fd = fd;
-			s->server.source.ready = connected;
+		s->knocks = 0;
+		s->retry.fire = knock;
+		int err = begin(s);
+		if (!err)
 			break;
-		}
-		bool shortage = server_is_shortage(-fd);
+		bool shortage = server_is_shortage(-err);
 		s->tried |= 1ull << (s->choice.server % 64);
-		release_server(s, shortage ? "" : strerror(-fd));
+		release_server(s, shortage ? "" : tw_error());
 		if (shortage || s->attempts > s->choice.retries) {
 			stream_end(s, true);
 			return;
 		}
 	}
-	s->server.watched = true;
 	gate_timer_set(s->gate, &s->timer,
 	               after(s, s->choice.connect_ms ? s->choice.connect_ms : CONNECT_MS));
-	if (gate_watch(s->gate, &s->server.source, EPOLLOUT))
-		stream_end(s, true);
 }
 
 void stream_lost(struct stream *s, const char *why)
@@ -210,6 +217,7 @@ void stream_lost(struct stream *s, const char *why)
 	s->tried |= 1ull << (s->choice.server % 64);
 	close_end(s, &s->server, false);
 	gate_timer_cancel(s->gate, &s->timer);
+	gate_timer_cancel(s->gate, &s->retry);
 	release_server(s, why);
 	if (s->attempts <= s->choice.retries) {
 		gate_count(s->gate, GATE_RETRIES, 1);

@@ -36,7 +36,7 @@ struct stream {
 	struct exchange *x; /* NULL: none yet, or no more */
 	struct stream_end client, server;
 	struct gate_timer timer; /* one of these: PROXY header, connect, no byte either way */
-	struct gate_timer retry; /* a block */
+	struct gate_timer retry; /* a block; a server whose queue was full */
 	uint64_t moved;          /* gate->now when the last byte moved */
 	uint32_t listener, idle_ms;
 	uint32_t chain; /* number of the service, which may go while the PROXY header comes */
@@ -48,8 +48,9 @@ struct stream {
 	struct group_choice choice;
 	uint32_t group, key, attempts;
 	uint64_t tried;
-	bool chosen;  /* group_release() is due */
-	bool replies; /* there is no server: the client gets a function's bytes, and the end */
+	bool chosen;    /* group_release() is due */
+	uint8_t knocks; /* how often its queue was full */
+	bool replies;   /* there is no server: the client gets a function's bytes, and the end */
 	/* PROXY header as far as it has come */
 	uint8_t *bytes;
 	uint32_t n_bytes;

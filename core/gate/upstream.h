@@ -124,6 +124,7 @@ struct connection {
 	struct connection *newer, *older; /* idle */
 	uint8_t state;                    /* enum connection_state */
 	bool used;                        /* has answered before */
+	uint8_t knocks;                   /* how often its queue was full; source.fd is -1 then */
 };
 
 /* The newest idle connection, NULL: none. `sure`: asks the kernel whether it was closed. */
@@ -138,8 +139,7 @@ void server_drop_idle(struct server *server);
 /* Waits for these; 0: not even for a hang-up. */
 void connection_watch(struct connection *c, uint32_t interest);
 void connection_deadline(struct connection *c, uint64_t due);
-/* A non-blocking socket on its way there: 0: open already, -EINPROGRESS: it will be writable; else
- * no descriptor is left, and a sentence. */
+/* sock_connect() of a stream. */
 int server_socket(const struct tw_endpoint_address *address, int *fd);
 /* An error that is our own shortage of something, not the server's failure. */
 bool server_is_shortage(int err);

@@ -175,6 +175,12 @@ function server:close()
    self.fd = nil
 end
 
+--- One at a path.
+function M.server_at(path)
+   local fd = assert(socket.listen(path, 384)) -- 0600
+   return setmetatable({ fd = fd, path = path }, server)
+end
+
 --- A port nobody listens on.
 M.unused = gateway.port
 
@@ -189,7 +195,7 @@ local function check(r)
    if r ~= 0 then error(ffi.string(C.tw_error()), 3) end
 end
 
---- (Re)define a group. servers: ports, or { port, weight =, v6 = }; other keys as in struct tw_group_spec.
+--- (Re)define a group. servers: ports, paths, or { port, weight =, v6 = }; other keys as in struct tw_group_spec.
 function M.group(index, options)
    local spec = ffi.new "struct tw_group_spec"
    spec.name, spec.protocol, spec.keepalive, spec.queue_ms = "app", C.TW_LISTEN_HTTP, 8, 0
@@ -201,9 +207,14 @@ function M.group(index, options)
    for i, entry in ipairs(options.servers) do
       local port = type(entry) == "table" and entry[1] or entry
       local s = spec.server[i - 1]
-      s.name = "127.0.0.1:" .. port
+      local path = type(port) == "string" and port
+      s.name = path and "unix:" .. path:sub(-40) or "127.0.0.1:" .. port
       s.weight = type(entry) == "table" and entry.weight or 1
-      address(s.address, port, type(entry) == "table" and entry.v6)
+      if path then
+         s.address.family, s.address.path, s.host = C.TW_ADDRESS_UNIX, path, "localhost"
+      else
+         address(s.address, port, type(entry) == "table" and entry.v6)
+      end
    end
    check(C.tw_gate_group(index, spec))
 end

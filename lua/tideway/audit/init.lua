@@ -104,7 +104,7 @@ local function missing_servers(upstreams)
    for _, group in ipairs(upstreams) do
       for _, server in ipairs(group.servers) do
          local host, port = split(server.address)
-         local here = host:find "^127%." or host == "::1"
+         local here = host and (host:find "^127%." or host == "::1")
          if here and not answers(host, port) then list[#list + 1] = server.address end
       end
    end

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Addresses of listeners and servers: "http://0.0.0.0:8080", "tcp://[::]:5000", "10.0.0.1:80", of servers also
--- "backend.example:80".
+-- "backend.example:80", "unix:/run/app.sock".
 
 local ffi = require "ffi"
 local abi = require "tideway.abi"
@@ -16,8 +16,9 @@ local NAME_MAX = 253 -- of DNS
 
 ---@class tideway.gate.address
 ---@field protocol? "http"|"tcp"|"udp"
----@field family integer 4 or 6
+---@field family integer 4, 6, TW_ADDRESS_UNIX
 ---@field bytes string in network order, 4 or 16
+---@field path? string of a socket in the file system; bytes is empty then
 ---@field port integer
 ---@field scope integer index of the interface of a link-local address, else 0
 ---@field text string "10.0.0.1:80", "[::1]:80"
@@ -72,7 +73,18 @@ local function split(text)
    return nil, ("%q is no address; write it as \"10.0.0.1:80\" or \"[2001:db8::1]:80\""):format(text)
 end
 
--- What is in a text: protocol if there is one, host, port.
+local function path_of(text, protocol, path)
+   if path:sub(1, 1) ~= "/" or path:find "%c" then
+      return nil, ("%q: a socket in the file system is given by its whole path: \"unix:/run/app.sock\""):format(text)
+   elseif #path >= C.TW_UNIX_LEN then
+      return nil, ("%q: the path of a socket has %d bytes at most, not %d"):format(text, C.TW_UNIX_LEN - 1, #path)
+   elseif protocol == "udp" then
+      return nil, ("%q: no datagrams go to sockets in the file system"):format(text)
+   end
+   return { protocol = protocol, path = path }
+end
+
+-- What is in a text: protocol if there is one, host and port or a path.
 local function parts(text)
    if type(text) ~= "string" then
       return nil, ("an address is a text such as \"10.0.0.1:80\", not %s"):format(tostring(text))
@@ -83,10 +95,9 @@ local function parts(text)
    elseif protocol and not PROTOCOLS[protocol] then
       return nil, ("%q: there is no protocol %q; there are http, tcp and udp"):format(text, protocol)
    end
-   if text:find "^unix:" then
-      return nil, ("%q: sockets in the file system are not taken; give an address and a port"):format(text)
-   end
-   rest = (rest or text):gsub("/$", protocol == "http" and "" or "/")
+   rest = rest or text
+   if rest:find "^unix:" then return path_of(text, protocol, rest:sub(6)) end
+   rest = rest:gsub("/$", protocol == "http" and "" or "/")
    if rest:find("/", 1, true) then return nil, ("%q: an address has no path"):format(text) end
    local host, port = split(rest)
    if not host then return nil, port end
@@ -111,7 +122,9 @@ end
 function M.parse(text)
    local found, err = parts(text)
    if not found then return nil, err end
-   if is_name(found.host) then
+   if found.path then
+      return nil, ("%q: sockets in the file system are for servers; give an address and a port"):format(text)
+   elseif is_name(found.host) then
       return nil, ("%q is a name, and names are resolved for servers only; give its address (localhost is %s)")
          :format(found.host, LOCALHOST)
    end
@@ -136,14 +149,19 @@ local function resolve(host)
    return list
 end
 
---- The addresses of a server: one, or of a name all that it has now. Waits for the resolver, some seconds at most.
+--- The addresses of a server: one, a path, or of a name all that it has now, for which the resolver is waited for.
 ---@param text any
 ---@return tideway.gate.address[]? addresses
 ---@return string? err a sentence that has the value
 function M.servers(text)
    local found, err = parts(text)
    if not found then return nil, err end
-   if not is_name(found.host) then
+   if found.path then
+      return { {
+         protocol = found.protocol, family = tonumber(C.TW_ADDRESS_UNIX), bytes = "", path = found.path, port = 0,
+         scope = 0, text = "unix:" .. found.path,
+      } }
+   elseif not is_name(found.host) then
       local address
       address, err = address_of(text, found, found.host)
       return address and { address }, err
@@ -168,6 +186,7 @@ end
 function M.fill(out, address)
    out.family, out.port, out.scope = address.family, address.port, address.scope
    ffi.copy(out.bytes, address.bytes, #address.bytes)
+   ffi.copy(out.path, address.path or "")
 end
 
 return M

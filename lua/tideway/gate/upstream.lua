@@ -69,11 +69,15 @@ local SERVER = {
    weight = { kind = "count", default = 1, min = 0, max = 65535, doc = "0: takes no new requests" },
 }
 
--- What a server is called: one of several of the same host by its address, too.
+-- What a server is called: one of several of the same host by its address, too. Of a long path it is the end.
 local function name_of(given, address, alone)
-   if not given then return address.text end
+   local most = C.TW_NAME_LEN - 1
+   if not given then
+      local long = address.path and #address.text > most
+      return long and "unix:..." .. address.path:sub(8 - most) or address.text
+   end
    local name = alone and given or ("%s/%s"):format(given, address.text)
-   return (alone or #name < C.TW_NAME_LEN) and name or address.text
+   return (alone or #name <= most) and name or address.text
 end
 
 -- Servers as one is given: "10.0.0.1:80" or { "10.0.0.1:80", weight = 2, name = "a" }. A name of a host can be several.
@@ -132,15 +136,28 @@ local function servers_of(list)
    return servers, protocol
 end
 
+--- The first of these servers that can't speak the protocol: a socket in the file system takes no datagrams.
+---@param servers { address: tideway.gate.address }[]
+---@param protocol string?
+---@return string? server
+function M.no_datagrams(servers, protocol)
+   for _, server in ipairs(protocol == "udp" and servers or {}) do
+      if server.address.path then return server.address.text end
+   end
+end
+
 local function state_of(options)
    if type(options) ~= "table" then return nil, "its options are a table with servers = { ... }" end
    local servers, said = servers_of(options.servers)
    if not servers then return nil, said end
    local checked, err = fields.check(options, M.FIELDS, nil, { servers = true, check = true })
    if not checked then return nil, err end
+   local protocol = said or checked.protocol
    if said and checked.protocol and said ~= checked.protocol then
       return nil, ("protocol is %q, and its servers say %s"):format(checked.protocol, said)
    end
+   local path = M.no_datagrams(servers, protocol)
+   if path then return nil, ("server %s: no datagrams go to sockets in the file system"):format(path) end
    local check
    if options.check ~= nil then
       if type(options.check) ~= "table" then
@@ -149,11 +166,12 @@ local function state_of(options)
       check, err = fields.check(options.check, M.CHECK)
       if not check then return nil, "check: " .. err end
    end
-   return { servers = servers, options = checked, check = check, protocol = said or checked.protocol }
+   return { servers = servers, options = checked, check = check, protocol = protocol }
 end
 
 --- Declare an upstream group: `tw.upstream("app", { servers = { "10.0.0.1:80", { "10.0.0.2:80", weight = 2 } } })`. It
---- is the sink of chains, and what `msg:upstream(group)` sends to.
+--- is the sink of chains, and what `msg:upstream(group)` sends to. Servers are addresses, names of hosts with a port
+--- (all addresses that they have now), or sockets in the file system: "unix:/run/app.sock".
 ---@param name string name in counters and messages
 ---@param options table servers, and in seconds: balance = "round_robin"|"least"|"hash", protocol, keepalive,
 --- connections, queue, connect_timeout, response_timeout, idle, retries, fails, fail_time, proxy, host,
@@ -206,6 +224,8 @@ function Group:add(server)
    if said and said ~= (self.protocol or "http") then
       added, err = nil, ("server %s speaks %s"):format(added[1].name, said)
    end
+   local path = added and M.no_datagrams(added, self.protocol)
+   if path then added, err = nil, ("server %s: no datagrams go to sockets in the file system"):format(path) end
    local ok = added
    if added then ok, err = add_servers(edit_servers(self), added) end
    if not ok then error(("upstream %s: %s"):format(self.name, err), 2) end
@@ -291,7 +311,7 @@ function M.fill(group, state, out)
       local s = out.server[i - 1]
       ffi.copy(s.name, server.name)
       addresses.fill(s.address, server.address)
-      ffi.copy(s.host, server.address.host or "")
+      ffi.copy(s.host, server.address.host or server.address.path and "localhost" or "")
       s.weight = server.weight
    end
 end

@@ -8,6 +8,7 @@ local options = require "tideway.options"
 local nearest = require "tideway.live.nearest"
 local pins = require "tideway.gate.pin"
 local routes = require "tideway.gate.routes"
+local upstreams = require "tideway.gate.upstream"
 
 local C = abi.C
 local M = {}
@@ -52,6 +53,11 @@ local function check_groups()
          if speaks and speaks ~= protocol then
             fail(service.where, "chain %s is behind a listener for %s and ends in %s, whose servers speak %s",
                service.name, protocol, tostring(group), speaks)
+         end
+         local path = upstreams.no_datagrams(group.servers, protocol)
+         if path then
+            fail(service.where, "chain %s is behind a listener for udp and ends in %s, and no datagrams go to %s",
+               service.name, tostring(group), path)
          end
          said[group] = { protocol = protocol }
          if group.protocol ~= protocol then model.edit(group).protocol = protocol end
