@@ -157,11 +157,20 @@ int tw_gate_listener(uint32_t index, const struct tw_listener_spec *spec);
 int tw_gate_service_remove(uint32_t index, uint32_t drain_ms);
 int tw_gate_group_remove(uint32_t index);
 int tw_gate_listener_remove(uint32_t index, uint32_t drain_ms);
-/* The addresses of a host as the C library finds them (/etc/hosts, DNS), in no order: texts, a line
- * feed behind each. Waits for at most so long; also before gates are started. */
-int tw_gate_resolve(const char *host, uint32_t ms, char *text, uint32_t size);
 /* Functions of a service that run in the gate threads: what transfer.lua packed. */
 int tw_gate_inline(uint32_t service, const char *blob, size_t len);
+
+/* ---- names of hosts ---- */
+
+/* Looks for the addresses of a host, as the C library finds them (/etc/hosts, DNS): a thread of its
+ * own asks. NULL with a sentence. */
+struct tw_question;
+struct tw_question *tw_gate_ask(const char *host);
+/* 0: its addresses in no order, as texts with a line feed behind each; -EINPROGRESS: not known
+ * after so long; else there is none. Can be called again. */
+int tw_gate_answer(struct tw_question *question, uint32_t ms, char *text, uint32_t size);
+/* Also while it is not answered; once. */
+void tw_gate_forget(struct tw_question *question);
 
 /* ---- workers ---- */
 

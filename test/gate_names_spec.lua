@@ -134,15 +134,68 @@ describe("servers by name", function()
       if not silent then return end -- somebody has that address
       keep(silent)
       hosts ""
-      local out = dir .. "/reload"
+      local out, began = dir .. "/reload", posix.now()
       os.execute(("(env TIDEWAY_RUN_DIR=%s %s reload >%s.out 2>&1; echo $? >%s.code) &"):format(instance.run_dir,
          shell.binary, out, out))
       assert(silent:receive(30), "nobody asked")
       for _ = 1, 3 do serve(b, port) end
-      assert.is_nil(posix.slurp(out .. ".code"))
+      if posix.now() - began < 4e9 then assert.is_nil(posix.slurp(out .. ".code")) end -- it waits still
       assert.is_true(up.eventually(function() return (posix.slurp(out .. ".code") or "") ~= "" end, 60))
       local said = posix.slurp(out .. ".out")
       assert.truthy(said:find('the name "backend.test" has no address: no answer within 5000 ms', 1, true), said)
       serve(b, port)
+   end)
+
+   named("are looked for again as often as the group says", function()
+      local a = server("127.0.0.2", 0)
+      local b, c = server("127.0.0.3", a.port), server("127.0.0.4", a.port)
+      local port = gateway.port()
+      hosts "127.0.0.2 backend.test\n127.0.0.4 other.test\n"
+      local instance = keep(instances.start { prefix = prefix, script = [[
+local tw = require "tideway"
+local web = tw.listen("web", "http://127.0.0.1:]] .. port .. [[")
+local app = tw.upstream("app", { resolve = 1, servers = { { "backend.test:]] .. a.port .. [[", weight = 2 },
+   "other.test:]] .. a.port .. [[" } })
+tw.chain("web", web, app)
+]] })
+      instance.close = function(self) self:stop() end
+      instance:eval("upstreams.app:drain 'other.test:" .. a.port .. "'")
+      serve(a, port)
+
+      local function servers()
+         local list = {}
+         for i, each in ipairs(gateway.gate(instance).upstreams[1].servers) do
+            list[i] = ("%s %d"):format(each.address:match "^[^:]*", each.weight)
+         end
+         return table.concat(list, ", ")
+      end
+      local function become(wanted)
+         up.eventually(function() return servers() == wanted end, 30)
+         assert.equal(wanted, servers())
+      end
+      assert.equal("127.0.0.2 2, 127.0.0.4 0", servers())
+      hosts "127.0.0.3 backend.test\n127.0.0.2 backend.test\n127.0.0.4 other.test\n"
+      become "127.0.0.2 2, 127.0.0.3 2, 127.0.0.4 0"
+      hosts "127.0.0.3 backend.test\n127.0.0.4 other.test\n"
+      become "127.0.0.3 2, 127.0.0.4 0"
+      serve(b, port)
+      assert.truthy(instance:log():find(("its servers are 127.0.0.3:%d, 127.0.0.4:%d\n"):format(a.port, a.port), 1, true))
+      local view = require("tideway.json").encode(instance:eval "changes()")
+      assert.truthy(view:find("the resolver", 1, true), view)
+
+      -- Nobody answers any more, then somebody does.
+      hosts "127.0.0.4 other.test\n"
+      assert.is_true(up.eventually(function()
+         return instance:log():find('upstream app: the name "backend.test" has no address: ', 1, true) ~= nil
+      end, 30))
+      assert.equal("127.0.0.3 2, 127.0.0.4 0", servers())
+      serve(b, port)
+      -- Two names for one address: refused, and nothing is different.
+      hosts "127.0.0.4 other.test backend.test\n"
+      assert.is_true(up.eventually(function() return instance:log():find("there are two servers", 1, true) ~= nil end, 30))
+      assert.equal("127.0.0.3 2, 127.0.0.4 0", servers())
+      hosts "127.0.0.3 other.test\n127.0.0.4 backend.test\n"
+      become "127.0.0.4 2, 127.0.0.3 1"
+      serve(c, port)
    end)
 end)

@@ -13,8 +13,8 @@
 #include <sys/socket.h>
 #include <time.h>
 
-/* Freed by the last of who asks and who waits. */
-struct question {
+/* Freed by the last of the two: the thread that asks, and who wants to know. */
+struct tw_question {
 	pthread_mutex_t lock;
 	pthread_cond_t settled;
 	bool answered, abandoned;
@@ -23,16 +23,16 @@ struct question {
 	char text[TW_RESOLVE_LEN];
 };
 
-static void question_free(struct question *q)
+static void question_free(struct tw_question *q)
 {
 	pthread_cond_destroy(&q->settled);
 	pthread_mutex_destroy(&q->lock);
 	free(q);
 }
 
-static struct question *question_new(const char *host)
+static struct tw_question *question_new(const char *host)
 {
-	struct question *q = calloc(1, sizeof(*q));
+	struct tw_question *q = calloc(1, sizeof(*q));
 	pthread_condattr_t monotonic;
 
 	if (!q)
@@ -74,7 +74,7 @@ static void *ask(void *arg)
 	/* Each address once, and none of a version that this host has no address of. */
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG };
 	struct addrinfo *list = NULL;
-	struct question *q = arg;
+	struct tw_question *q = arg;
 	bool abandoned;
 	int rc, err;
 
@@ -97,9 +97,9 @@ static void *ask(void *arg)
 	return NULL;
 }
 
-/* ---- who waits ---- */
+/* ---- who wants to know ---- */
 
-static int begin(struct question *q)
+static int begin(struct tw_question *q)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
@@ -112,8 +112,7 @@ static int begin(struct question *q)
 	return err;
 }
 
-/* False: there is no answer in time, and `q` is the other's. */
-static bool wait_for(struct question *q, uint32_t ms)
+static bool wait_for(struct tw_question *q, uint32_t ms)
 {
 	struct timespec until;
 	bool answered;
@@ -130,12 +129,11 @@ static bool wait_for(struct question *q, uint32_t ms)
 	while (!q->answered && err != ETIMEDOUT)
 		err = pthread_cond_timedwait(&q->settled, &q->lock, &until);
 	answered = q->answered;
-	q->abandoned = !answered;
 	pthread_mutex_unlock(&q->lock);
 	return answered;
 }
 
-static int refusal(const struct question *q)
+static int refusal(const struct tw_question *q)
 {
 	if (q->rc == EAI_OVERFLOW)
 		return tw_fail(E2BIG, "the name \"%s\" has too many addresses", q->host);
@@ -143,31 +141,48 @@ static int refusal(const struct question *q)
 	               q->host, q->rc == EAI_SYSTEM ? strerror(q->err) : gai_strerror(q->rc));
 }
 
-int tw_gate_resolve(const char *host, uint32_t ms, char *text, uint32_t size)
+struct tw_question *tw_gate_ask(const char *host)
 {
-	struct question *q;
+	struct tw_question *q;
 	int err;
 
-	if (strlen(host) >= TW_HOST_LEN)
-		return tw_fail(ENAMETOOLONG, "the name \"%s\" has %zu bytes; at most %d", host,
-		               strlen(host), TW_HOST_LEN - 1);
-	q = question_new(host);
-	if (!q)
-		return tw_fail(ENOMEM, "no memory to look for the name \"%s\"", host);
-	err = begin(q);
-	if (err) {
-		question_free(q);
-		return tw_fail(err, "no thread to look for the name \"%s\": %s", host,
-		               strerror(err));
+	if (strlen(host) >= TW_HOST_LEN) {
+		tw_fail(ENAMETOOLONG, "the name \"%s\" has %zu bytes; at most %d", host,
+		        strlen(host), TW_HOST_LEN - 1);
+		return NULL;
 	}
+	q = question_new(host);
+	err = q ? begin(q) : ENOMEM;
+	if (!err)
+		return q;
+	if (q)
+		question_free(q);
+	tw_fail(err, "the name \"%s\" cannot be looked for: %s", host, strerror(err));
+	return NULL;
+}
+
+int tw_gate_answer(struct tw_question *q, uint32_t ms, char *text, uint32_t size)
+{
 	if (!wait_for(q, ms))
-		return tw_fail(ETIMEDOUT,
+		return tw_fail(EINPROGRESS,
 		               "the name \"%s\" has no address: no answer within %u ms "
 		               "(/etc/resolv.conf says who is asked)",
-		               host, ms);
-	err = q->rc ? refusal(q) : 0;
-	if (!err && (size_t)snprintf(text, size, "%s", q->text) >= size)
-		err = tw_fail(E2BIG, "the name \"%s\" has too many addresses", host);
-	question_free(q);
-	return err;
+		               q->host, ms);
+	if (q->rc)
+		return refusal(q);
+	if ((size_t)snprintf(text, size, "%s", q->text) >= size)
+		return tw_fail(E2BIG, "the name \"%s\" has too many addresses", q->host);
+	return 0;
+}
+
+void tw_gate_forget(struct tw_question *q)
+{
+	bool answered;
+
+	pthread_mutex_lock(&q->lock);
+	answered = q->answered;
+	q->abandoned = true;
+	pthread_mutex_unlock(&q->lock);
+	if (answered)
+		question_free(q);
 }

@@ -5,14 +5,13 @@
 local ffi = require "ffi"
 local abi = require "tideway.abi"
 local packet_address = require "tideway.packet.address"
+local resolve = require "tideway.gate.resolve"
 
 local C = abi.C
 local M = {}
 
 local PROTOCOLS = { http = true, tcp = true, udp = true }
 local LOCALHOST = "127.0.0.1"
-local RESOLVE_MS = 5000 -- half the time that systemd waits for a sign of life
-local NAME_MAX = 253 -- of DNS
 
 ---@class tideway.gate.address
 ---@field protocol? "http"|"tcp"|"udp"
@@ -131,29 +130,12 @@ function M.parse(text)
    return address_of(text, found, found.host)
 end
 
-local room = ffi.new("char[?]", C.TW_RESOLVE_LEN)
-
--- The numbers of a name, sorted: DNS gives them in another order each time.
-local function resolve(host)
-   if #host > NAME_MAX or not host:find "^[%w_][%w_.-]*$" then
-      return nil, ("%q is no name of a host: letters, digits, - and . make one, at most %d"):format(host, NAME_MAX)
-   end
-   if C.tw_gate_resolve(host, RESOLVE_MS, room, ffi.sizeof(room)) < 0 then
-      return nil, abi.error() .. "; give the server's address, or mend the name (`getent ahosts` shows what it is)"
-   end
-   local list, seen = {}, {}
-   for number in ffi.string(room):gmatch "%S+" do
-      if not seen[number] then list[#list + 1], seen[number] = number, true end
-   end
-   table.sort(list)
-   return list
-end
-
 --- The addresses of a server: one, a path, or of a name all that it has now, for which the resolver is waited for.
 ---@param text any
+---@param known? string[] numbers of its host, when somebody has asked for them
 ---@return tideway.gate.address[]? addresses
 ---@return string? err a sentence that has the value
-function M.servers(text)
+function M.servers(text, known)
    local found, err = parts(text)
    if not found then return nil, err end
    if found.path then
@@ -166,8 +148,8 @@ function M.servers(text)
       address, err = address_of(text, found, found.host)
       return address and { address }, err
    end
-   local hosts
-   hosts, err = resolve(found.host)
+   local hosts = known
+   if not hosts then hosts, err = resolve.now(found.host) end
    if not hosts then return nil, ("%q: %s"):format(text, err) end
    local list = {}
    for i, host in ipairs(hosts) do

@@ -9,6 +9,7 @@ local diff = require "tideway.gate.diff"
 local listen = require "tideway.gate.listen"
 local loop = require "tideway.loop"
 local model = require "tideway.model"
+local names = require "tideway.gate.names"
 local options = require "tideway.options"
 local posix = require "tideway.posix"
 local placement = require "tideway.gate.placement"
@@ -290,6 +291,7 @@ local function start_threads()
    local array = ffi.new("int[?]", #cpus, cpus)
    check(C.tw_gates_start(#cpus, array))
    loop.duty(look)
+   loop.duty(names.look)
    running = true
 end
 
@@ -386,6 +388,7 @@ function M.stop()
    end
    ending = {}
    loop.off_duty(look)
+   loop.off_duty(names.look)
    spread.reset()
    C.tw_gates_stop(0)
    running, services, slots, told = false, {}, {}, {}

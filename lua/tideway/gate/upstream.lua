@@ -11,10 +11,16 @@ local model = require "tideway.model"
 local C = abi.C
 local M = {}
 
+---@class tideway.gate.server
+---@field name string
+---@field address tideway.gate.address
+---@field weight integer
+---@field given? any as the script gave it, of a host that has a name
+
 ---@class tideway.upstream
 ---@field name string
 ---@field index integer the group's number in messages
----@field servers { name: string, address: tideway.gate.address, weight: integer }[]
+---@field servers tideway.gate.server[]
 ---@field options table<string, any>
 ---@field check table<string, any>? active checks
 ---@field where string file:line of its declaration
@@ -49,6 +55,8 @@ M.FIELDS = {
       doc = "so many failures within fail_time take a server out for fail_time; 0: never" },
    fail_time = { kind = "seconds", default = 10, min = 0.001, max = HOUR, doc = "see fails" },
    proxy = { kind = "choice", default = false, choices = { false, 1, 2 }, doc = "sends a PROXY protocol header" },
+   resolve = { kind = "seconds", min = 1, max = 24 * HOUR,
+      doc = "names of hosts are looked for again so often; default: by a reload only" },
    host = { kind = "text", default = "", pattern = "^[%g]*$", doc = "Host of checks; default: as it is given here" },
 }
 
@@ -81,10 +89,11 @@ local function name_of(given, address, alone)
 end
 
 -- Servers as one is given: "10.0.0.1:80" or { "10.0.0.1:80", weight = 2, name = "a" }. A name of a host can be several.
-local function servers_at(value)
+-- `known`: the numbers of its host, when they were asked for.
+local function servers_at(value, known)
    local text = value
    if type(value) == "table" then text = value[1] end
-   local list, err = addresses.servers(text)
+   local list, err = addresses.servers(text, known)
    if not list then return nil, err end
    local options
    options, err = fields.check(type(value) == "table" and value or {}, SERVER, nil, { [1] = true })
@@ -95,7 +104,7 @@ local function servers_at(value)
       if #name >= C.TW_NAME_LEN then
          return nil, ("server %s: the name %q is too long"):format(address.text, name)
       end
-      servers[i] = { name = name, address = address, weight = options.weight }
+      servers[i] = { name = name, address = address, weight = options.weight, given = address.host and value }
    end
    return servers
 end
@@ -174,7 +183,7 @@ end
 --- (all addresses that they have now), or sockets in the file system: "unix:/run/app.sock".
 ---@param name string name in counters and messages
 ---@param options table servers, and in seconds: balance = "round_robin"|"least"|"hash", protocol, keepalive,
---- connections, queue, connect_timeout, response_timeout, idle, retries, fails, fail_time, proxy, host,
+--- connections, queue, connect_timeout, response_timeout, idle, retries, fails, fail_time, proxy, resolve, host,
 --- check = { path, every, timeout, rise, fall, status }
 ---@return tideway.upstream
 function M.upstream(name, options)
@@ -255,7 +264,8 @@ function Group:weight(name, weight)
    if not checked then error(("upstream %s: server %s: %s"):format(self.name, name, err), 2) end
    local list = edit_servers(self)
    for _, i in ipairs(found) do
-      list[i] = { name = list[i].name, address = list[i].address, weight = weight }
+      local server = list[i]
+      list[i] = { name = server.name, address = server.address, weight = weight, given = server.given }
    end
    return self
 end
@@ -279,6 +289,45 @@ function Group:set(options)
    if not checked then error(("upstream %s: %s"):format(self.name, err), 2) end
    model.edit(self).options = checked
    return self
+end
+
+-- A server that stays: as it is, whatever was done to it.
+local function kept(servers, server)
+   for _, other in ipairs(servers) do
+      if other.given == server.given and other.address.text == server.address.text then return other end
+   end
+   return server
+end
+
+--- The servers that a group has when its hosts have these addresses.
+---@param servers tideway.gate.server[]
+---@param numbers table<string, string[]> by the host's name; those of others stay as they are
+---@return tideway.gate.server[]? servers
+---@return string? err
+function M.renewed(servers, numbers)
+   local list, done = {}, {}
+   for _, server in ipairs(servers) do
+      local given, known = server.given, numbers[M.host_of(server)]
+      local added, err = { server }, nil
+      if known and done[given] then
+         added = {}
+      elseif known then
+         done[given] = true
+         added, err = servers_at(given, known)
+         for i, new in ipairs(added or {}) do added[i] = kept(servers, new) end
+      end
+      local ok
+      if added then ok, err = add_servers(list, added) end
+      if not ok then return nil, err end
+   end
+   return list
+end
+
+--- The name of a server's host; nil: it was given by its address.
+---@param server tideway.gate.server
+---@return string?
+function M.host_of(server)
+   return server.address.host and server.address.host:match "^(.*):"
 end
 
 --- Take the group away. No chain may end in it any more when the change is applied.
