@@ -81,7 +81,9 @@ enum tw_msg_verdict {
 	TW_V_DROP,     /* the connection is closed without a word; .reason */
 	TW_V_FETCH, /* the request in .answer goes to the group .group; what comes back returns to
 	               the sender */
-	TW_V_REPLY, /* datagrams, streams: the body goes back to the client */
+	TW_V_REPLY, /* datagrams, streams: the body goes back to where it came from; of data,
+	               the last .n_on pieces of it go on, and those before them lie in blocks of
+	               their own */
 	TW_V_FAULT, /* the function raised: .reason says where */
 };
 
@@ -138,7 +140,7 @@ struct tw_msg {
 	struct tw_text
 		trailers; /* lines of fields behind it, once it is whole; data: with the last */
 	uint32_t n_body;
-	uint32_t spare;
+	uint32_t n_on; /* TW_V_REPLY to data: so many of the last ones go on */
 	struct tw_body_block body[TW_BODY_BLOCKS_MAX];
 
 	/* what functions decided and left */

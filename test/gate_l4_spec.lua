@@ -282,6 +282,135 @@ describe("a stream", function()
       c:close()
    end)
 
+   -- Bytes in capitals go back, those in small letters go on.
+   local function split(msg)
+      if msg.backward then return end
+      local back, on = msg.bytes:gsub("%l", ""), msg.bytes:gsub("%u", "")
+      if back ~= "" then return msg:reply(back, on) end
+   end
+
+   for _, transport in ipairs { "inline", "sk_msg", "rings" } do
+      it("is answered by functions that let some of it go on, to those behind too, by " .. transport, function()
+         start({ { message = function() end, data = split }, { data = function(msg)
+            if not msg.backward then msg:set_bytes(msg.bytes:reverse()) end
+         end } }, { transport = transport })
+         local c = flow.client()
+         local s = assert(app:accept())
+         for i = 1, 20 do
+            c:send "aBcDe"
+            assert.equal("BD", c:bytes(2))
+            assert.equal("eca", s:bytes(3))
+            c:send "XYZ"
+            assert.equal("XYZ", c:bytes(3))
+            s:send("n" .. i % 10)
+            assert.equal("n" .. i % 10, c:bytes(2))
+         end
+         -- More than lies in a message itself, and the last piece.
+         c:send((("a"):rep(5000) .. ("B"):rep(5000)):rep(3))
+         l4.half_close(c)
+         assert.equal(("a"):rep(15000), s:rest())
+         s:close()
+         assert.equal(("B"):rep(15000), c:rest())
+         c:close()
+      end)
+
+      it("waits with answers for who does not read, and loses none, by " .. transport, function()
+         start({ { message = function() end, data = split } }, { transport = transport })
+         local socket = require "tideway.posix.socket"
+         local c = flow.client()
+         local s = assert(app:accept())
+         local text, sent, there, idle = ("Ab"):rep(32768), 0, 0, 0
+         local function take()
+            s:more(0)
+            there, s.got = there + #s.got, ""
+         end
+         -- Until nothing moves any more: what is in the way is full.
+         while idle < 200 do
+            local n = socket.send(c.fd, text, sent % #text)
+            sent, idle = sent + (n or 0), n and 0 or idle + 1
+            if not n then ffi.C.tw_posix_poll(nil, 0, 1) end
+            take()
+         end
+         assert.is_true(tonumber(service:stats().pool_used) <= 48)
+         assert.is_true(sent > 2 ^ 20 and there < sent / 2)
+         l4.half_close(c)
+         local parts, back = {}, 0
+         flow.eventually(function()
+            take()
+            c:more(0)
+            parts[#parts + 1], back, c.got = c.got, back + #c.got, ""
+            return there + back == sent
+         end, 20)
+         assert.same({ math.floor(sent / 2), math.ceil(sent / 2) }, { there, back })
+         assert.is_true(table.concat(parts) == ("A"):rep(back))
+         s:close()
+         assert.is_true(c:ends())
+         c:close()
+      end)
+   end
+
+   it("that has ended at its server goes on; what functions reply then is lost", function()
+      start { { message = function() end, data = split } }
+      local c = flow.client()
+      local s = assert(app:accept())
+      l4.half_close(s)
+      assert.is_true(c:ends())
+      c:send "aBcDe"
+      assert.equal("ace", s:bytes(3))
+      c:close()
+      assert.is_true(s:ends())
+      s:close()
+   end)
+
+   it("is closed when functions lie about what goes on", function()
+      -- Blocks that are named nowhere are found again of workers only: functions inside the gate are trusted that far.
+      for lie, transports in pairs {
+         [function(m) m.n_on = 3 end] = { "inline", "sk_msg" }, -- more than there is
+         [function(m) m.body[0].len = 2 ^ 31 end] = { "inline", "sk_msg" },
+         [function(m) m.body[0] = m.body[1] end] = { "sk_msg" }, -- not in a block of its own
+         [function(m) m.body[0].handle = m.self end] = { "sk_msg" },
+         [function(m) m.body[0].handle = 12345 end] = { "sk_msg" },
+      } do
+         for _, transport in ipairs(transports) do
+            start({ { message = function() end, data = function(msg)
+               if msg.backward or #msg.bytes == 0 then return end
+               local verdict = msg:reply("back", "on")
+               lie(msg.v.m)
+               return verdict
+            end } }, { transport = transport })
+            local c, s = flow.client(), assert(app:accept())
+            c:send "x"
+            assert.is_false(c:more())
+            s:more()
+            assert.same({ "", "" }, { c.got, s.got })
+            c:close()
+            s:close()
+            assert.same({ 0, 0 }, { service:settle(30) })
+            service:close()
+            app:close()
+         end
+      end
+      start {}
+   end)
+
+   it("is given up while a reply waits for its client", function()
+      start { { message = function() end, data = split } }
+      local socket = require "tideway.posix.socket"
+      local c = flow.client()
+      local s = assert(app:accept())
+      local text, idle = ("Ab"):rep(32768), 0
+      while idle < 100 do
+         local n = socket.send(c.fd, text, 0)
+         idle = n and 0 or idle + 1
+         if not n then ffi.C.tw_posix_poll(nil, 0, 1) end
+         s:more(0)
+         s.got = ""
+      end
+      c:abort()
+      s:rest()
+      s:close()
+   end)
+
    it("is given up when its client goes while functions have it", function()
       start { { message = function(msg) msg:sleep(0.2) end } }
       local c = flow.client()
@@ -411,6 +540,16 @@ describe("a datagram", function()
          c:close()
       end)
    end
+
+   it("has no pieces: functions that take some as well see the whole of it, once", function()
+      start { { message = function(msg) msg:set_bytes(msg.bytes .. "!") end,
+         data = function(msg) msg:set_bytes(msg.bytes .. "?") end } }
+      local c = l4.udp_client()
+      assert.equal("question!", to_app(c, "question"))
+      app:send "answer"
+      assert.equal("answer", c:receive())
+      c:close()
+   end)
 
    it("many at once are answered each", function()
       start { { message = function(msg) return msg:reply(msg.bytes) end } }

@@ -92,7 +92,8 @@ describe("the example", function()
       local port, behind = gateway.port(), gateway.port()
       running[1] = labs.spawn(("dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --user=root "
          .. "--pid-file= --log-facility=- --port=%d --listen-address=127.0.0.1 --bind-interfaces "
-         .. "--address=/www.tideway.example/203.0.113.80"):format(behind))
+         .. "--address=/www.tideway.example/203.0.113.80 --txt-record=large.tideway.example,%s"):format(behind,
+         table.concat({ ("a"):rep(250), ("b"):rep(250), ("c"):rep(250) }, ",")))
       start("14-dns-filter", { [5353] = port }, function(text)
          return (text:gsub("9%.9%.9%.9:53", "127.0.0.1:" .. behind))
       end)
@@ -105,6 +106,13 @@ describe("the example", function()
       assert.truthy(dig "ads.example":find "status: NXDOMAIN")
       assert.truthy(dig "x.tracker.example":find "status: NXDOMAIN")
       assert.falsy(dig "good.tracker.example":find "status: NXDOMAIN")
+      assert.truthy(dig "+tcp www.tideway.example":find("203.0.113.80", 1, true))
+      assert.truthy(dig "+tcp ads.example":find "status: NXDOMAIN")
+      -- What a datagram has no room for is asked for again over TCP, by dig itself.
+      assert.truthy(dig "+noedns +ignore TXT large.tideway.example":find "flags: qr[ %a]* tc")
+      local out = dig "+noedns TXT large.tideway.example"
+      assert.truthy(out:find("Truncated, retrying in TCP mode", 1, true), out)
+      assert.truthy(out:find(('"%s"'):format(("c"):rep(250)), 1, true), out)
    end)
 
    for _, transport in ipairs { "sk_msg", "rings", "inline" } do

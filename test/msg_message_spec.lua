@@ -272,6 +272,67 @@ describe("a message", function()
       end)
    end)
 
+   describe("a reply to a piece of a stream", function()
+      local DATA = C.TW_MSG_DATA
+
+      -- What it has told apart: bytes of the entries, and how many of the last ones go on.
+      local function entries(out)
+         local m, list = out.raw, {}
+         for i = 0, m.n_body - 1 do
+            local e = m.body[i]
+            local base = e.handle == 0 and out.msg.v.b
+               or ffi.cast("uint8_t *", C.tw_pool_peek(rig.pool, e.handle, ffi.new "uint32_t[1]"))
+            list[i + 1] = ffi.string(base + e.at, e.len)
+         end
+         return list, m.n_on
+      end
+
+      it("lets other bytes go on besides, in other blocks", function()
+         local out = with({ kind = DATA, bytes = "one two" }, function(msg) return msg:reply("one", "two") end)
+         local list, on = entries(out)
+         assert.same({ "reply", { "one", "two" }, 1 }, { out.verdict, list, on })
+         assert.is_true(out.raw.body[0].handle ~= 0)
+         assert.is_true(out.raw.body[1].handle == 0)
+      end)
+
+      it("is all of it when nothing goes on, and nothing when it is empty", function()
+         local out = with({ kind = DATA, bytes = "x" }, function(msg) return msg:reply("back", "") end)
+         local list, on = entries(out)
+         assert.same({ { "back" }, 0 }, { list, on })
+         rig:close()
+         out = with({ kind = DATA, bytes = "x" }, function(msg) return msg:reply("", "on") end)
+         list, on = entries(out)
+         assert.same({ { "on" }, 1 }, { list, on })
+         rig:close()
+         out = with({ kind = DATA, bytes = "x" }, function(msg)
+            msg:reply("back", "on")
+            return msg:reply "all of it"
+         end)
+         list, on = entries(out)
+         assert.same({ { "all of it" }, 0 }, { list, on })
+      end)
+
+      it("can be long on both sides, up to what a body can have", function()
+         local back, onward = ("b"):rep(2 ^ 20 + 1), ("o"):rep(2 ^ 20 + 2)
+         local out = with({ kind = DATA, bytes = "x" }, function(msg) return msg:reply(back, onward) end,
+            { memory_mb = 32 })
+         local list, on = entries(out)
+         assert.same({ 4, 2 }, { #list, on })
+         assert.is_true(list[1] .. list[2] == back and list[3] .. list[4] == onward)
+         rig:close()
+         out = with({ kind = DATA, bytes = "x" }, function(msg) return msg:reply(("b"):rep(2 ^ 26 + 1), "on") end,
+            { memory_mb = 32 })
+         assert.equal("fault", out.verdict)
+         assert.matches("a reply of 67108865 bytes is too large", out.why)
+      end)
+
+      it("is no reply to a datagram", function()
+         local out = with({ kind = C.TW_MSG_DATAGRAM, bytes = "x" }, function(msg) return msg:reply("a", "b") end)
+         assert.equal("fault", out.verdict)
+         assert.matches("only of a piece of a stream", out.why)
+      end)
+   end)
+
    it("keeps a table for an exchange until its response has passed", function()
       local nf = { name = "f" }
       function nf.message(msg) msg.state.n = 5 end

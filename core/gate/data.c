@@ -151,7 +151,8 @@ static void go(struct flow *f, int way)
 	uint64_t id = f->x.id;
 	int function;
 
-	if (!d->open || d->out.place != OUT_IDLE || d->staged.next < d->staged.n || d->end_sent)
+	if (!d->open || d->out.place != OUT_IDLE || d->staged.next < d->staged.n || d->reply ||
+	    d->end_sent)
 		return;
 	if (body->broken) {
 		for (; d->count; d->count--, d->first++)
@@ -241,44 +242,85 @@ static void pass(struct flow *f, int way)
 	}
 }
 
-void data_moved(struct flow *f, int way)
+/* ---- and back ---- */
+
+/* Room behind what a function has left there, which stays in one piece. */
+static bool takes_reply(const struct flow *f, int way)
 {
-	pass(f, way);
+	const struct body *body = way == WAY_IN ? &f->x.in : &f->x.out;
+	const struct data *d = f->way[way].data;
+
+	return body_passes(body) && !(d && d->staged.next < d->staged.n);
 }
 
-/* What the message brings goes back to where the stream came from, nothing goes on. */
-void data_reply(struct flow *f, int way)
+/* As much of the reply as there is room for; behind it the message goes on, or the next one comes.
+ */
+static void send_back(struct flow *f, int way)
+{
+	struct data *d = f->way[way].data;
+	int other = way == WAY_IN ? WAY_OUT : WAY_IN;
+	struct body *back = flow_body(f, other);
+	uint64_t id = f->x.id;
+
+	if (d->replying)
+		return;
+	d->replying = true;
+	while (d->reply->next < d->reply->n && takes_reply(f, other)) {
+		body_pass(back, &d->reply->piece[d->reply->next++]);
+		if (!flow_lives(f, id) || f->way[way].data != d)
+			return;
+	}
+	d->replying = false;
+	/* Where that direction has come to its end there is nobody to tell. */
+	if (d->reply->next < d->reply->n && !back->ended && !back->broken)
+		return;
+	pieces_free(f->lane, d->reply);
+	d->reply = NULL;
+	if (d->out.handle)
+		flow_go_on(f, &d->out, d->replier);
+	else
+		pass(f, way);
+}
+
+/* What the message brings goes back to where the stream came from; nothing of it goes on, or what
+ * the function has told apart. */
+void data_reply(struct flow *f, int way, uint32_t function)
 {
 	struct lane *lane = f->lane;
 	struct data *d = f->way[way].data;
-	struct body *back = flow_body(f, way == WAY_IN ? WAY_OUT : WAY_IN);
 	tw_handle handle = d->out.handle;
-	struct pieces reply;
-	uint64_t id = f->x.id;
-	uint32_t size = 0, i;
+	uint32_t size = 0;
 	struct tw_msg *msg = tw_pool_block(lane->service->pool, handle, &size);
 	int err;
 
-	d->out.handle = 0;
-	err = pieces_from(lane, msg, size, handle, true, &d->sent, 1, &reply);
-	d->sent = (struct body_piece){ 0 };
-	d->end_back = d->end_sent;
-	for (i = 0; i < reply.n && body_passes(back); i++) {
-		body_pass(back, &reply.piece[i]);
-		if (!flow_lives(f, id))
-			break;
-	}
-	if (err < 0 || i < reply.n) {
-		for (i += !flow_lives(f, id); i < reply.n; i++)
-			drop_piece(lane, &reply.piece[i]);
-		err = -ENOBUFS;
-	}
-	if (!flow_lives(f, id) || f->way[way].data != d)
+	d->replier = function;
+	d->reply = pieces_new();
+	if (!d->reply) {
+		flow_fail(f, 503, "no memory for a reply");
 		return;
+	}
+	if (ONCE(msg->n_on)) {
+		err = pieces_split(lane, msg, handle, d->reply);
+	} else {
+		d->out.handle = 0;
+		err = pieces_from(lane, msg, size, handle, true, &d->sent, 1, d->reply);
+		d->sent = (struct body_piece){ 0 };
+		d->end_back = d->end_sent;
+	}
 	if (err < 0)
-		flow_fail(f, 502, "a function left a reply that is not valid, or too much of it");
+		flow_fail(f, 502, "a function left a reply that is not valid");
 	else
-		pass(f, way);
+		send_back(f, way);
+}
+
+void data_moved(struct flow *f, int way)
+{
+	int other = way == WAY_IN ? WAY_OUT : WAY_IN;
+	uint64_t id = f->x.id;
+
+	pass(f, way);
+	if (flow_lives(f, id) && f->way[other].data && f->way[other].data->reply)
+		send_back(f, other);
 }
 
 void data_free(struct flow *f, int way)
@@ -293,8 +335,12 @@ void data_free(struct flow *f, int way)
 	gate_forget(lane->gate, &d->kick);
 	handle = d->out.handle;
 	out_cancel(f, &d->out);
-	if (handle && d->out.handle)
+	if (handle && d->out.handle) {
+		if (d->reply) /* what was to go on */
+			gather_forget(lane, handle);
 		tw_pool_free(lane->service->pool, handle, lane->gate->id);
+	}
+	pieces_free(lane, d->reply);
 	if (d->sent.handle)
 		drop_piece(lane, &d->sent);
 	for (; d->count; d->count--, d->first++)

@@ -204,7 +204,9 @@ struct exchange *exchange_begin(struct gate *gate, struct service *service,
 	x->out_len = UINT64_MAX;
 	f->counted = true;
 	tally_begin(lane);
-	if (lane->data && (data_begin(f, WAY_IN) < 0 || data_begin(f, WAY_OUT) < 0)) {
+	/* A datagram has no pieces: message() has seen all of it. */
+	if (lane->data && f->kind != TW_MSG_DATAGRAM &&
+	    (data_begin(f, WAY_IN) < 0 || data_begin(f, WAY_OUT) < 0)) {
 		flow_free(f);
 		return NULL;
 	}

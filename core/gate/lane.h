@@ -51,8 +51,10 @@ struct data {
 	struct gate_task kick;
 	struct body_piece queue[FLOW_QUEUE], sent; /* sent: what is with the functions now */
 	uint32_t first, count;
-	bool open, end, end_sent, end_back, passing;
+	bool open, end, end_sent, end_back, passing, replying;
 	struct pieces staged; /* what came back */
+	struct pieces *reply; /* NULL: none; waits for room in the other direction */
+	uint32_t replier;     /* the function behind which the message goes on then */
 };
 
 struct way {
@@ -252,6 +254,9 @@ void gather_forget(struct lane *lane, tw_handle handle);
 /* The pieces that body[] names, each checked. `lent`: blocks the gate had put there. */
 int pieces_from(struct lane *lane, struct tw_msg *msg, uint32_t size, tw_handle self,
                 bool self_frees, const struct body_piece *lent, uint32_t n_lent, struct pieces *to);
+/* The same of those in front of the last n_on, which stay in the message: each has a block of its
+ * own. */
+int pieces_split(struct lane *lane, struct tw_msg *msg, tw_handle self, struct pieces *to);
 struct pieces *pieces_new(void);
 void pieces_free(struct lane *lane, struct pieces *pieces);
 /* Names them in the message, in its free room; false: there is none. */
@@ -281,7 +286,7 @@ void data_put(struct flow *f, int way, const struct body_piece *piece); /* NULL:
 void data_moved(struct flow *f, int way);                               /* the consumer has room */
 /* The message is through. `as_was`: no function is believed. */
 void data_through(struct flow *f, int way, bool as_was);
-void data_reply(struct flow *f, int way); /* TW_V_REPLY */
+void data_reply(struct flow *f, int way, uint32_t function); /* TW_V_REPLY */
 void data_free(struct flow *f, int way);
 
 /* ---- fetch.c ---- */

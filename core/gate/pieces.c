@@ -144,6 +144,36 @@ int pieces_from(struct lane *lane, struct tw_msg *msg, uint32_t size, tw_handle 
 	return err;
 }
 
+int pieces_split(struct lane *lane, struct tw_msg *msg, tw_handle self, struct pieces *to)
+{
+	uint32_t n = ONCE(msg->n_body), on = ONCE(msg->n_on), i, room;
+
+	to->n = to->next = to->room = 0, to->bytes = 0;
+	if (n > TW_BODY_BLOCKS_MAX || on > n)
+		return -EPROTO;
+	for (i = 0; i < n - on; i++) {
+		struct body_piece piece = { ONCE(msg->body[i].handle), ONCE(msg->body[i].at),
+			                    ONCE(msg->body[i].len), true };
+
+		if (!piece.handle || piece.handle == self || !lane_own(lane, piece.handle))
+			return -EPERM;
+		if (!tw_pool_peek(lane->service->pool, piece.handle, &room))
+			room = 0;
+		if (piece.at <= room && piece.len && piece.len <= room - piece.at) {
+			pieces_add(to, &piece);
+			continue;
+		}
+		piece_free(lane, &piece);
+		if (piece.len)
+			return -EPROTO;
+	}
+	memmove(&msg->body[0], &msg->body[i], (TW_BODY_BLOCKS_MAX - i) * sizeof(msg->body[0]));
+	memset(&msg->body[TW_BODY_BLOCKS_MAX - i], 0, i * sizeof(msg->body[0]));
+	msg->n_body = on;
+	msg->n_on = 0;
+	return 0;
+}
+
 void gather_forget(struct lane *lane, tw_handle handle)
 {
 	const struct tw_msg *msg = tw_pool_peek(lane->service->pool, handle, NULL);

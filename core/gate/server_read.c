@@ -90,7 +90,7 @@ static void fill_message(struct upstream *up)
 	msg->retries = (uint8_t)(x->attempts ? x->attempts - 1 : 0);
 	msg->server = (uint16_t)server->number;
 	msg->n_body = 0;
-	msg->spare = 0;
+	msg->n_on = 0;
 	msg->verdict = msg->stage = 0;
 	msg->group = 0;
 	msg->key = 0;

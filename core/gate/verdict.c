@@ -105,7 +105,7 @@ static void respond_with(struct flow *f, struct out *out, uint32_t function)
 
 /* ---- replies ---- */
 
-static void reply(struct flow *f, struct out *out)
+static void reply(struct flow *f, struct out *out, uint32_t function)
 {
 	struct exchange *x = &f->x;
 	uint32_t size = 0;
@@ -113,7 +113,7 @@ static void reply(struct flow *f, struct out *out)
 
 	if (f->kind == TW_MSG_REQUEST || x->responded || out->what != OUT_REQUEST) {
 		if (out->what == OUT_DATA && f->kind == TW_MSG_OPEN)
-			data_reply(f, out->way);
+			data_reply(f, out->way, function);
 		else
 			flow_fail(f, 502, "a function replied where it has to respond");
 		return;
@@ -191,7 +191,7 @@ void flow_verdict(struct flow *f, struct out *out, uint8_t verdict, uint32_t fun
 	else if (verdict == TW_V_DROP)
 		flow_drop(f);
 	else if (verdict == TW_V_REPLY)
-		reply(f, out);
+		reply(f, out, function);
 	else if (verdict == TW_V_UPSTREAM && out->what == OUT_REQUEST)
 		flow_to_upstream(f, group, key ? key : f->client_key);
 	else

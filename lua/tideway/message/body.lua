@@ -224,4 +224,37 @@ function M.set_bytes(self, text)
    v.m.flags = bit.bor(v.m.flags, C.TW_MSG_EDITED)
 end
 
+-- These bytes, in n blocks of their own, before what the body has.
+local function put_in_front(self, v, text, n)
+   local body, used = v.m.body, v.m.n_body
+   for i = used, LIMIT - 1 do
+      if body[i].handle ~= NONE then used = i + 1 end
+   end
+   if n > LIMIT - used then raise(("a reply of %d bytes is too large"):format(#text)) end
+   for i = used - 1, 0, -1 do body[i + n] = body[i] end
+   for i = 0, n - 1 do set_entry(body[i], 0, 0, 0) end
+   for i = 0, n - 1 do
+      local len = math.min(BLOCK_MAX, #text - i * BLOCK_MAX)
+      local handle, err = filled(self, v, text, i * BLOCK_MAX, len)
+      if not handle then raise("no room for a reply: " .. err) end
+      set_entry(body[i], handle, 0, len)
+      if v.m.gate ~= v.member then C.tw_pool_give(self.pool, handle, v.member, v.m.gate) end
+   end
+end
+
+--- Bytes that go back to where a piece of a stream came from, and those that go on instead of it.
+---@param back string
+---@param on string
+function M.set_reply(self, back, on)
+   if type(back) ~= "string" then raise(("msg:reply: a string, not %s"):format(type(back))) end
+   M.set_bytes(self, on)
+   local v = self.v
+   local m = v.m
+   local n_on = m.n_body
+   -- They are sent at another time than what goes on, so they lie in blocks of their own.
+   local n = math.ceil(#back / BLOCK_MAX)
+   if n > 0 then put_in_front(self, v, back, n) end
+   m.n_body, m.n_on = n + n_on, n_on
+end
+
 return M

@@ -139,16 +139,24 @@ function M.drop(self, reason)
    return decide(self, C.TW_V_DROP, C.TW_EXIT_GATE)
 end
 
---- Bytes back to who sent the datagram or stream.
+--- Bytes back to who sent the datagram or stream. Without `on` nothing goes on.
 ---@param bytes string
+---@param on? string of a piece of a stream: bytes that go on, to the functions behind and the other end; "": none
 ---@return tideway.message.verdict
-function M.reply(self, bytes)
+function M.reply(self, bytes, on)
    block.writable(self)
-   local kind = here(self).kind
+   local m = here(self)
+   local kind = m.kind
    if kind ~= C.TW_MSG_DATAGRAM and kind ~= C.TW_MSG_DATA and kind ~= C.TW_MSG_OPEN then
       raise "msg:reply is for datagrams and streams; a request is answered with msg:respond"
    end
-   body.set_bytes(self, bytes)
+   if on == nil then
+      m.n_on = 0
+      body.set_bytes(self, bytes)
+   else
+      if kind ~= C.TW_MSG_DATA then raise "msg:reply: only of a piece of a stream something can go on besides" end
+      body.set_reply(self, bytes, on)
+   end
    return decide(self, C.TW_V_REPLY, C.TW_EXIT_GATE)
 end
 

@@ -5,6 +5,7 @@ local bit = require "bit"
 local tw = require "tideway"
 local names = require "tideway.nf.dns_filter.names"
 local queries = require "tideway.nf.dns_filter.query"
+local streams = require "tideway.nf.dns_filter.stream"
 
 local PARAMS = {
    block = { type = "table", doc = "names; \"*.example\" is all below example" },
@@ -18,8 +19,12 @@ local PARAMS = {
 }
 
 local band, rshift = bit.band, bit.rshift
+local byte, char, sub, concat = string.byte, string.char, string.sub, table.concat
 
-local COUNTED = { "queries", "blocked", "passed", "malformed" }
+local COUNTED = { "queries", "blocked", "passed", "malformed", "connections", "bad_length", "too_long", "half", "lost" }
+
+-- Queries of a piece of a stream, before others have their turn.
+local TURN = 256
 
 local function fail(...) error("dns_filter: " .. string.format(...), 0) end
 
@@ -94,7 +99,8 @@ return tw.nf("dns_filter", function(cfg)
    add_files(block, cfg.file)
    local rcode, data = answer_of(cfg.answer)
    local types, ttl, allows = types_of(cfg.types), math.floor(cfg.ttl), allow.count > 0
-   local counts = tw.store { name = cfg.name, bytes = 2 ^ 18, entries = 256, shards = 4, piece = 128 }
+   local counts = tw.store { name = cfg.name, bytes = 2 ^ 16, entries = 32, shards = 1 }
+   local by_name = tw.store { name = cfg.name .. ".names", bytes = 2 ^ 18, entries = 256, shards = 4, piece = 128 }
 
    local function is_blocked(query)
       if query.class ~= queries.IN and query.class ~= queries.ANY then return false end
@@ -102,34 +108,98 @@ return tw.nf("dns_filter", function(cfg)
       return names.has(block, query.name) and not (allows and names.has(allow, query.name))
    end
 
-   return {
-      name = "dns_filter",
-      message = function(msg)
-         local bytes = msg.bytes
-         counts:incr("queries", 1, 0)
-         local query, err, wrong = queries.read(bytes)
-         if err then
-            counts:incr("malformed", 1, 0)
-            if not wrong then return msg:drop(err) end
-            return msg:reply(queries.respond(bytes, query, wrong))
+   -- Does the query pass? Else its answer, if it gets one, or why not.
+   local function judge(bytes)
+      counts:incr("queries", 1, 0)
+      local query, err, wrong = queries.read(bytes)
+      if err then
+         counts:incr("malformed", 1, 0)
+         if not wrong then return false, nil, err end
+         return false, queries.respond(bytes, query, wrong)
+      end
+      if not is_blocked(query) then
+         counts:incr("passed", 1, 0)
+         return true
+      end
+      counts:incr("blocked", 1, 0)
+      by_name:incr(query.name, 1, 0)
+      if not rcode then return false, nil, "blocked" end
+      return false, queries.respond(bytes, query, rcode, data[query.type], ttl)
+   end
+
+   -- ---- over TCP ----
+
+   local connections = streams.connections()
+
+   local function close(msg, c, why, counted)
+      if c then streams.forget(connections, c) end
+      if counted then counts:incr(why, 1, 0) end
+      return msg:drop(why)
+   end
+
+   -- Messages of a piece; nil and the verdict when there can be none.
+   local function whole_of(msg, c, way, most)
+      local whole, why = streams.take(connections, way, msg.bytes, most)
+      if whole and msg.last and way.bytes > 0 then whole, why = nil, "half" end
+      if not whole then return nil, close(msg, c, why, true) end
+      if msg.last then streams.ended(connections, c, way) end
+      return whole
+   end
+
+   local function asked(msg, c)
+      local whole, closed = whole_of(msg, c, c.asks, streams.QUERY_MAX)
+      if not whole then return closed end
+      local on, back, at, n = {}, {}, 1, 0
+      while at < #whole do
+         local high, low = byte(whole, at, at + 1)
+         local stop = at + 1 + high * 256 + low
+         local passes, answer, why = judge(sub(whole, at + 2, stop))
+         if passes then
+            on[#on + 1] = sub(whole, at, stop)
+         elseif answer then
+            back[#back + 1] = char(rshift(#answer, 8), band(#answer, 255))
+            back[#back + 1] = answer
+         elseif why ~= "blocked" then
+            return close(msg, c, why)
          end
-         if not is_blocked(query) then
-            counts:incr("passed", 1, 0)
+         at, n = stop + 1, n + 1
+         if n % TURN == 0 then msg:sleep(0) end
+      end
+      on = concat(on)
+      if #back > 0 then return msg:reply(concat(back), on) end
+      if on ~= msg.bytes then msg:set_bytes(on) end
+   end
+
+   local function answered(msg, c)
+      local whole, closed = whole_of(msg, c, c.answers, streams.ANSWER_MAX)
+      if not whole then return closed end
+      if whole ~= msg.bytes then msg:set_bytes(whole) end
+   end
+
+   return {
+      name = "dns_filter", sticky = "exchange",
+      message = function(msg)
+         if msg.kind == "open" then
+            counts:incr("connections", 1, 0)
+            streams.open(connections, msg.id)
             return nil
          end
-         counts:incr("blocked", 1, 0)
-         counts:incr("name " .. query.name, 1, 0)
-         if not rcode then return msg:drop "blocked" end
-         return msg:reply(queries.respond(bytes, query, rcode, data[query.type], ttl))
+         local passes, answer, why = judge(msg.bytes)
+         if passes then return nil end
+         if not answer then return msg:drop(why) end
+         return msg:reply(answer)
+      end,
+      data = function(msg)
+         local c = streams.find(connections, msg.id)
+         if not c then return close(msg, nil, "lost", true) end
+         if msg.backward then return answered(msg, c) end
+         return asked(msg, c)
       end,
       --- What it has counted; `names`: how often each was blocked, as far as there was room.
       export = function()
          local out = { names = {} }
          for _, name in ipairs(COUNTED) do out[name] = counts:get(name) or 0 end
-         for key, n in counts:pairs() do
-            local name = key:match "^name (.*)$"
-            if name then out.names[name] = n end
-         end
+         for name, n in by_name:pairs() do out.names[name] = n end
          return out
       end,
    }
