@@ -351,6 +351,59 @@ describe("a chain behind a listener, live:", function()
       assert.equal(0, results[1].hop.switches)
    end)
 
+   for _, case in ipairs {
+      { "udp", "--dns a.test", "datagram", "NOERROR" }, { "udp", "--bytes 300", "datagram", "answered" },
+      { "tcp", "--dns a.test", "query", "NOERROR" }, { "tcp", "--path /x", "request", "200" },
+   } do
+      local protocol, options, what, status = unpack(case)
+
+      live(("is audited where it takes %s, with %s"):format(protocol, options), function()
+         local dir = shell.directory()
+         shell.write(dir .. "/s.lua", ([[
+local tw = require "tideway"
+tw.options { gates = 1 }
+local nf = tw.nf("look", function() return { message = function() end, data = function() end } end)
+tw.chain("l4", tw.listen("l4", "%s://127.0.0.1:%d"), nf {},
+   tw.upstream("servers", { protocol = "%s", servers = { "127.0.0.1:%d" }%s }))
+]]):format(protocol, gateway.port(), protocol, gateway.port(),
+            -- The origin comes later than the first check.
+            protocol == "tcp" and ", check = { every = 1 }" or ""))
+         local r = shell.tideway(("audit --json --requests 40 %s %s/s.lua"):format(options, dir), nil, 60)
+         shell.remove(dir)
+         assert.equal(0, r.code, r.err)
+         local results = require("tideway.json").decode(r.out)
+         assert.equal(3, #results)
+         for _, result in ipairs(results) do
+            assert.same({ protocol, what, "built in", 2 }, { result.protocol, result.what, result.origin, #result.rows })
+            assert.truthy(result.status[status] or result.status[tonumber(status)])
+            if protocol == "udp" then
+               assert.same({ 1, 1, 0 }, { result.all.messages, result.rows[2].messages, result.copied_bytes })
+               assert.equal(status == "answered" and 300 or 24, result.payload_bytes)
+               assert.truthy(result.datagrams >= 4)
+            elseif what == "query" then
+               -- Short pieces are copied into messages: the query of 24 bytes and its answer, each behind its length.
+               assert.same({ 24, 52, 2 }, { result.payload_bytes, result.copied_bytes, result.rows[2].messages })
+            end
+            if result.traced then
+               assert.truthy(result.rows[1].external >= 3.5 and result.rows[1].external < 6, result.rows[1].external)
+               assert.equal(0, result.rows[2].external)
+            end
+         end
+      end)
+   end
+
+   live("is not audited by datagrams that nobody answers, and says what to do", function()
+      local dir = shell.directory()
+      shell.write(dir .. "/s.lua", ([[
+local tw = require "tideway"
+tw.chain("mute", tw.listen("mute", "udp://127.0.0.1:%d"), function(msg) return msg:drop "no" end)
+]]):format(gateway.port()))
+      local r = shell.tideway(("audit --transport inline --requests 40 %s/s.lua"):format(dir), nil, 60)
+      shell.remove(dir)
+      assert.equal(1, r.code)
+      assert.truthy(r.err:find("6 datagrams were not answered within 1000 ms each", 1, true), r.err)
+   end)
+
    live("answers requests that came in time when it is late itself", function()
       start("inline", function(listen)
          return ([[

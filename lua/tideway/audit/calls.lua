@@ -13,7 +13,8 @@ local RECEIVE = { recvfrom = true, recvmsg = true, recvmmsg = true, read = true,
 
 ---@class tideway.audit.calls
 ---@field all integer system calls
----@field external integer sends and receives on sockets of TCP with data: passes through the TCP/IP stack
+---@field external integer sends and receives on sockets of TCP with data, datagrams sent and received on those of UDP:
+---  passes through the TCP/IP stack
 ---@field internal integer sends and receives on other sockets with data
 ---@field waits integer epoll_wait, poll, futex, ... that blocked or not
 
@@ -36,8 +37,10 @@ local function count(calls, name, line)
    local result = tonumber(line:match "%) += (%-?%d+)")
    if not socket or not result or result <= 0 then return end
    -- Sockets of a chain are in a network namespace of their own, whose addresses are not seen from here.
-   if socket:find "^TCPv?6?:%[.-%->" or socket:find "^UDPv?6?:%[.-%->" then
+   if socket:find "^TCPv?6?:%[.-%->" then
       calls.external = calls.external + 1
+   elseif socket:find "^UDPv?6?:%[.*:%d" then
+      calls.external = calls.external + (name:find "mmsg$" and result or 1)
    elseif not socket:find "^anon_inode" then
       calls.internal = calls.internal + 1
    end

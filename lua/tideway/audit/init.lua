@@ -5,126 +5,30 @@
 -- Costs that strace would change (context switches, wake-ups, CPU time, copies) are taken in one round, system calls in
 -- another one.
 
+local address = require "tideway.audit.address"
 local calls = require "tideway.audit.calls"
 local clients = require "tideway.audit.client"
-local control = require "tideway.control.client"
+local datagrams = require "tideway.audit.datagram"
 local descriptor = require "tideway.posix.descriptor"
-local net = require "tideway.posix.net"
+local dns = require "tideway.audit.dns"
+local instances = require "tideway.audit.instance"
+local origins = require "tideway.audit.origin"
 local posix = require "tideway.posix"
-local process = require "tideway.posix.process"
 
 local M = {}
 
 local WARM = 50
 
--- Answers every request with so many bytes.
-local ORIGIN = [[
-local tw = require "tideway"
-tw.options { gates = 1, drain = 0 }
-local body = ("x"):rep(%d)
-local headers = { ["Content-Type"] = "text/plain" }
-local origin = tw.nf("origin", function()
-   return { message = function(msg) return msg:respond(200, headers, body) end }
-end)
-local listeners = { %s }
-tw.chain("origin", listeners, origin {}):pin { worker = "inline" }
-]]
-
 ---@class tideway.audit.options
 ---@field requests integer
----@field bytes integer of bodies of the built-in origin's answers
+---@field bytes integer of bodies of the built-in origin's answers, and its datagrams
 ---@field path string that is asked for
+---@field dns? string name that is asked for in DNS, by listeners for UDP or TCP
+---@field send? string what a datagram says
 ---@field listener? string name of the one that is asked; default: the first
 ---@field args? string[] of the script
 ---@field dir string for instances
 ---@field binary string
-
--- ---- instances ----
-
----@class tideway.audit.instance
-local Instance = {}
-Instance.__index = Instance
-
-local function start(o, name, script, options, arguments)
-   local self = setmetatable({ name = name, output = ("%s/%s.out"):format(o.dir, name) }, Instance)
-   local argv = { "env", "TIDEWAY_RUN_DIR=" .. o.dir, o.binary, "run", "--name", name }
-   for _, word in ipairs(options) do argv[#argv + 1] = word end
-   argv[#argv + 1] = script
-   for _, word in ipairs(arguments or {}) do argv[#argv + 1] = word end
-   local err
-   self.pid, err = process.spawn(argv, { output = self.output })
-   if not self.pid then return nil, err end
-   for _ = 1, 300 do
-      local text = posix.slurp(self.output) or ""
-      if text:find("\nready: ", 1, true) or text:find "^ready: " then
-         self.client, err = control.open({ name = name, dir = o.dir .. "/" .. name, pid = self.pid }, 10)
-         if not self.client then self:stop() end
-         return self.client and self, err
-      end
-      if process.ended(self.pid) then
-         self.pid = nil
-         return nil, (text:gsub("%s+$", ""))
-      end
-      posix.poll({}, 50)
-   end
-   self:stop()
-   return nil, "the instance did not start within 15 s"
-end
-
-function Instance:gate()
-   local reply = self.client:call("gate", {}, { seconds = 10 })
-   return reply.ok and reply.view.data or error(reply.error or "the instance does not answer", 0)
-end
-
-function Instance:stop()
-   if self.client then self.client:close() end
-   if not self.pid then return end
-   process.terminate(self.pid, process.SIGINT)
-   process.ended(self.pid, true)
-   self.pid = nil
-end
-
--- ---- origin ----
-
-local function split(text)
-   local host, port = text:match "^%[(.-)%]:(%d+)$"
-   if not host then host, port = text:match "^(.-):(%d+)$" end
-   return host, tonumber(port)
-end
-
-local function answers(host, port)
-   local fd = net.connect(host, port)
-   if fd then posix.close(fd) end
-   return fd ~= nil
-end
-
--- Servers of this machine that are not there are stood in for.
-local function missing_servers(upstreams)
-   local list = {}
-   for _, group in ipairs(upstreams) do
-      for _, server in ipairs(group.servers) do
-         local host, port = split(server.address)
-         local here = host and (host:find "^127%." or host == "::1")
-         if here and not answers(host, port) then list[#list + 1] = server.address end
-      end
-   end
-   return list
-end
-
-local function start_origin(o, addresses)
-   if #addresses == 0 then return nil end
-   local listeners = {}
-   for i, address in ipairs(addresses) do
-      listeners[i] = ("tw.listen(\"o%d\", \"http://%s\", { requests = 0 })"):format(i, address)
-   end
-   local path = o.dir .. "/origin.lua"
-   local file = assert(io.open(path, "w"))
-   file:write(ORIGIN:format(o.bytes, table.concat(listeners, ", ")))
-   file:close()
-   local origin, err = start(o, "audit-origin", path, {})
-   if not origin then error("the built-in origin did not start: " .. err, 0) end
-   return origin
-end
 
 -- ---- measuring ----
 
@@ -139,14 +43,15 @@ local function task(pid, tid)
    }
 end
 
-local function segments(pid)
+-- A counter of the kernel's stack, of the machine.
+local function of_stack(pid, protocol, what)
    local text = posix.slurp(("/proc/%d/net/snmp"):format(pid)) or ""
-   local names, values = text:match "Tcp: ([^\n]*)\nTcp: ([^\n]*)"
+   local names, values = text:match(("%s: ([^\n]*)\n%s: ([^\n]*)"):format(protocol, protocol))
    local list, i = {}, 0
    for value in (values or ""):gmatch "%S+" do list[#list + 1] = tonumber(value) end
    for name in (names or ""):gmatch "%S+" do
       i = i + 1
-      if name == "OutSegs" then return list[i] end
+      if name == what then return list[i] end
    end
    return 0
 end
@@ -176,8 +81,8 @@ end
 
 local function look(engine, service_name, parts)
    local snapshot = engine:gate()
-   local now = { service = service_of(snapshot, service_name), tasks = {}, segments = segments(engine.pid),
-      counters = {} }
+   local now = { service = service_of(snapshot, service_name), tasks = {}, counters = {},
+      segments = of_stack(engine.pid, "Tcp", "OutSegs"), datagrams = of_stack(engine.pid, "Udp", "OutDatagrams") }
    for _, gate in ipairs(snapshot.gates) do
       for name, n in pairs(gate.counters) do now.counters[name] = (now.counters[name] or 0) + n end
    end
@@ -212,7 +117,7 @@ local function cost_rows(before, after, parts, n)
       if #f.instances == 0 then r.cpu_us = (f.busy_ns - old.busy_ns) / n / 1e3 end
    end
    by_name.gate.messages = (after.service.requests - before.service.requests) / n
-   by_name.gate.wakeups = ((after.counters.turns or 0) - (before.counters.turns or 0)) / n
+   by_name.gate.wakeups = (after.counters.turns - before.counters.turns) / n
    return rows, by_name
 end
 
@@ -242,29 +147,37 @@ local function sums(rows)
    return all, #rows > 1 and hop or nil
 end
 
-local function client_of(engine, o)
+local function listener_of(engine, o)
    local reply = engine.client:call("listeners", {}, { seconds = 10 })
    if not reply.ok then error(reply.error, 0) end
-   local found
    for _, listener in ipairs(reply.view.data) do
-      if listener.protocol ~= "udp" and (not o.listener or o.listener == listener.name) then
-         found = found or listener
-      end
+      if not o.listener or o.listener == listener.name then return listener end
    end
-   if not found then
-      error("the script has no listener for HTTP or TCP" .. (o.listener and " of that name" or ""), 0)
-   end
-   local host, port = split(found.address)
+   error("the script has no listener" .. (o.listener and " of that name" or ""), 0)
+end
+
+-- Who asks a listener, and what one thing is called that it asks for.
+local function client_of(listener, o)
+   local host, port = address.split(listener.address)
    if host == "0.0.0.0" then host = "127.0.0.1" elseif host == "::" then host = "::1" end
+   if listener.protocol == "http" and o.dns then
+      error(("listener %s is for HTTP; queries of DNS go to one for UDP or TCP (--listener)"):format(listener.name), 0)
+   elseif listener.protocol == "udp" then
+      local query = o.dns and dns.query(o.dns)
+      return datagrams.new(host, port, query or o.send, query and dns.kind), "datagram"
+   elseif o.dns then
+      return dns.stream(host, port, dns.query(o.dns)), "query"
+   end
    local request = ("GET %s HTTP/1.1\r\nHost: %s:%d\r\nUser-Agent: tideway-audit\r\n\r\n"):format(o.path, host, port)
-   return clients.new(host, port, request), found
+   return clients.new(host, port, request), "request"
 end
 
 local function measure(engine, o)
-   local client, listener = client_of(engine, o)
+   local listener = listener_of(engine, o)
+   local client, what = client_of(listener, o)
    local function load(n)
       local ok, err = client:run(n)
-      if not ok then error(("requests to %s: %s"):format(listener.address, err), 0) end
+      if not ok then error(("to listener %s (%s): %s"):format(listener.name, listener.address, err), 0) end
    end
    load(WARM)
    local n, parts = o.requests, parts_of(engine, assert(service_of(engine:gate(), listener.chain)))
@@ -287,14 +200,28 @@ local function measure(engine, o)
    end
    client:close()
    local all, hop = sums(rows)
-   local function counter(name) return ((after.counters[name] or 0) - (before.counters[name] or 0)) / n end
+   local function counter(name) return (after.counters[name] - before.counters[name]) / n end
+   local packets = listener.protocol == "udp" and "datagrams" or "segments"
    return {
-      chain = listener.chain, requests = n, status = client.status, rows = rows, all = all, hop = hop, traced = traced,
-      payload_bytes = payload / n, copied_bytes = counter "copied",
-      copies = payload > 0 and counter "copied" / (payload / n) or 0,
-      gate_calls = counter "syscalls", segments = (after.segments - before.segments) / n,
+      chain = listener.chain, protocol = listener.protocol, what = what, requests = n, status = client.status,
+      rows = rows, all = all, hop = hop, traced = traced,
+      payload_bytes = payload / n, copied_bytes = counter "copied_bytes",
+      copies = payload > 0 and counter "copied_bytes" / (payload / n) or 0,
+      gate_calls = counter "syscalls", [packets] = (after[packets] - before[packets]) / n,
       connections = client.connections,
    }
+end
+
+-- Servers that were not there a moment ago are down until they are checked again.
+local function wait_until_up(engine, addresses)
+   for _ = 1, 100 do
+      local down = false
+      for _, group in ipairs(engine:gate().upstreams) do
+         for _, server in ipairs(group.servers) do down = down or addresses[server.address] and not server.up end
+      end
+      if not down then return end
+      posix.poll({}, 100)
+   end
 end
 
 --- Audit a script with one transport.
@@ -304,14 +231,16 @@ end
 ---@return table? result
 ---@return string? err
 function M.one(script, transport, o)
-   local engine, err = start(o, "audit-" .. transport, script, { "--worker", transport, "--privileges", "keep" },
-      o.args)
+   local engine, err = instances.start(o, "audit-" .. transport, script,
+      { "--worker", transport, "--privileges", "keep" }, o.args)
    if not engine then return nil, err end
    local origin
    local ok, result = pcall(function()
       local reply = engine.client:call("gate", {}, { seconds = 10 })
       if not reply.ok or #reply.view.data.services == 0 then error("the script has no chain behind a listener", 0) end
-      origin = start_origin(o, missing_servers(reply.view.data.upstreams))
+      local addresses
+      origin, addresses = origins.start(o, reply.view.data.upstreams)
+      if origin then wait_until_up(engine, addresses) end
       local found = measure(engine, o)
       found.transport, found.origin = transport, origin and "built in" or "the script's"
       return found

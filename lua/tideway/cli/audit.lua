@@ -12,15 +12,19 @@ end
 
 local function number(n) return n == 0 and "0" or n < 10 and ("%.2f"):format(n) or ("%.0f"):format(n) end
 
+local PLURAL = { request = "requests", datagram = "datagrams", query = "queries" }
+
 local function print_result(r)
    local text = require "tideway.text"
    local statuses = {}
-   for status, n in pairs(r.status) do statuses[#statuses + 1] = ("%d x %d"):format(n, status) end
+   for status, n in pairs(r.status) do statuses[#statuses + 1] = ("%d x %s"):format(n, tostring(status)) end
    table.sort(statuses)
-   print(("%s: chain %s, %d requests one after the other, %.0f bytes of payload each, origin: %s (%s)"):format(
-      r.transport, r.chain, r.requests, r.payload_bytes, r.origin, table.concat(statuses, ", ")))
-   local rows = { { "A REQUEST", "MESSAGES", "SYSCALLS", "OF THESE WAITS", "TCP SEND+RECV", "INTERNAL SEND+RECV",
-      "SWITCHES", "FORCED", "WAKE-UPS", "CPU us" } }
+   local udp = r.protocol == "udp"
+   print(("%s: chain %s, %d %s one after the other, %.0f bytes of payload each, origin: %s (%s)"):format(r.transport,
+      r.chain, r.requests, PLURAL[r.what], r.payload_bytes, r.origin,
+      table.concat(statuses, ", ")))
+   local rows = { { "A " .. r.what:upper(), "MESSAGES", "SYSCALLS", "OF THESE WAITS",
+      (udp and "UDP" or "TCP") .. " SEND+RECV", "INTERNAL SEND+RECV", "SWITCHES", "FORCED", "WAKE-UPS", "CPU us" } }
    local list = { unpack(r.rows) }
    list[#list + 1] = r.all
    list[#list + 1] = r.hop
@@ -32,10 +36,11 @@ local function print_result(r)
       }
    end
    for _, line in ipairs(text.columns("lrrrrrrrrr", rows)) do print("   " .. line) end
-   print(("   payload copied by the gate: %s bytes a request, %.2f copies, besides the one of each TCP send and "
-      .. "receive between kernel and process"):format(number(r.copied_bytes), r.copies))
-   print(("   TCP segments of the machine: %s a request"):format(number(r.segments)))
-   print(("   system calls that the gate counted itself: %s a request"):format(number(r.gate_calls)))
+   print(("   payload copied by the gate: %s bytes a %s, %.2f copies, besides the one of each %s send and receive "
+      .. "between kernel and process"):format(number(r.copied_bytes), r.what, r.copies, udp and "UDP" or "TCP"))
+   print(("   %s of the machine: %s a %s"):format(udp and "UDP datagrams" or "TCP segments",
+      number(r.datagrams or r.segments), r.what))
+   print(("   system calls that the gate counted itself: %s a %s"):format(number(r.gate_calls), r.what))
    if not r.traced then print "   strace is not installed: no system calls by process (apt-get install strace)" end
 end
 
@@ -46,7 +51,8 @@ local function run(options)
    assert(lfs.mkdir(base))
    local o = {
       requests = options.requests or 1000, bytes = options.bytes or 128, path = options.path or "/",
-      listener = options.listener, dir = base, binary = posix.readlink "/proc/self/exe", args = options.args,
+      dns = options.dns, send = options.send or "tideway-audit", listener = options.listener, dir = base,
+      binary = posix.readlink "/proc/self/exe", args = options.args,
    }
    local results, code = {}, 0
    for _, transport in ipairs(options.transport and { options.transport } or TRANSPORTS) do
@@ -69,8 +75,9 @@ return {
    description = "Runs SCRIPT, sends requests to its listener over one connection, and prints for the gate and each "
       .. "function what a request costs: system calls (by strace), sends and receives that pass the TCP/IP stack, "
       .. "context switches (of the kernel), wake-ups, CPU time, and bytes of payload that the gate copied; a function "
-      .. "that reads or sets a body (cache does both) copies it besides. Servers of this machine that do not answer "
-      .. "are stood in for by a built-in origin. Needs root.",
+      .. "that reads or sets a body (cache does both) copies it besides. A listener for UDP gets datagrams, one for "
+      .. "TCP requests of HTTP; with --dns both get queries of DNS. Servers of this machine that do not answer are "
+      .. "stood in for by a built-in origin. Needs root.",
    arguments = { { "SCRIPT", "Lua file; `...` and `arg` hold ARGS." } },
    passthrough = true,
    options = {
@@ -78,12 +85,16 @@ return {
       { "--requests", "How many requests (default: 1000).", value = "N", convert = types.count },
       { "--bytes", "Body of the built-in origin's answers (default: 128).", value = "N", convert = types.count },
       { "--path", "What is asked for (default: /).", value = "PATH" },
-      { "--listener", "The listener (default: the first for HTTP or TCP).", value = "NAME" },
+      { "--dns", "Ask for the addresses of NAME, over UDP or TCP.", value = "NAME" },
+      { "--send", "What a datagram says (default: tideway-audit).", value = "TEXT" },
+      { "--listener", "The listener (default: the first one).", value = "NAME" },
       { "--json", "Print JSON." },
    },
    examples = {
       { "tideway audit examples/15-transports.lua", "the same chain on all transports" },
       { "tideway audit --transport sk_msg --bytes 100000 web.lua", "does the cost of a hop grow with the payload?" },
+      { "tideway audit --dns a.test examples/14-dns-filter.lua 127.0.0.1:5300", "datagrams, with a resolver built in" },
+      { "tideway audit --dns a.test --listener dns_tcp examples/14-dns-filter.lua 127.0.0.1:5300", "streams" },
    },
    run = run,
 }

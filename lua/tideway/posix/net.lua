@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- TCP sockets that listen on loopback or connect, and datagrams to a Unix socket.
+-- TCP sockets that listen on loopback or connect, UDP sockets that do, and datagrams to a Unix socket.
 
 local ffi = require "ffi"
 local bit = require "bit"
@@ -69,14 +69,28 @@ end
 --- Connect to an IPv4 address or ::1 and wait until it is there; what is sent and received waits, too.
 ---@param host string
 ---@param port integer
+---@param datagrams? boolean over UDP: nothing is waited for
 ---@return integer? fd
 ---@return string? error
-function M.connect(host, port)
+function M.connect(host, port, datagrams)
    local address, family = address_of(host, port)
-   local fd = C.tw_posix_socket(family, SOCK_STREAM + SOCK_CLOEXEC, 0)
+   local fd = C.tw_posix_socket(family, (datagrams and SOCK_DGRAM or SOCK_STREAM) + SOCK_CLOEXEC, 0)
    if fd < 0 then return failure() end
    if C.tw_posix_connect_to(fd, address, ffi.sizeof(address)) < 0 then return failure(fd) end
    return fd
+end
+
+--- Does nobody receive datagrams at this port of a loopback address?
+---@param host string 127.x.y.z or ::1
+---@param port integer
+---@return boolean
+function M.free_datagrams(host, port)
+   local address, family = address_of(host, port)
+   local fd = C.tw_posix_socket(family, SOCK_DGRAM + SOCK_CLOEXEC, 0)
+   if fd < 0 then return false end
+   local rc = C.tw_posix_bind(fd, ffi.cast("const struct tw_posix_sockaddr_un *", address), ffi.sizeof(address))
+   C.tw_posix_close(fd)
+   return rc == 0
 end
 
 --- Send one datagram to a Unix socket; it does not wait.
