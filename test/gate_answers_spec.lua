@@ -30,11 +30,8 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
    describe("the gate's own answers by " .. transport, function()
       local service, app
 
-      local function start(functions, options)
-         options = options or {}
-         app = flow.server()
-         options.transport, options.servers = transport, options.servers or { app.port }
-         service = flow.start(functions, options)
+      local function start(...)
+         service, app = flow.before(transport, ...)
          logged()
       end
 

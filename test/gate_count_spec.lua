@@ -57,12 +57,7 @@ for _, transport in ipairs { "inline", "sk_msg" } do
    describe("bytes of a service by " .. transport, function()
       local app, service
 
-      local function start(functions, options)
-         options = options or {}
-         app = flow.server()
-         options.transport, options.servers = transport, { app.port }
-         service = flow.start(functions, options)
-      end
+      local function start(...) service, app = flow.before(transport, ...) end
 
       after_each(function() service:finish(app) end)
 
@@ -134,9 +129,7 @@ for _, transport in ipairs { "inline", "sk_msg" } do
 
       it("are what was sent when the client leaves in the middle", function()
          start {}
-         local c = flow.ask("GET", "/")
-         local s = assert(app:accept())
-         assert(s:take "\r\n\r\n")
+         local c, s = flow.reach(app, "GET", "/")
          assert(s:send(("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n%s"):format(("x"):rep(1000))))
          assert(c:take "\r\n\r\n")
          assert(c:bytes(1000))

@@ -12,12 +12,7 @@ local C = abi.C
 describe("inline functions", function()
    local service, app
 
-   local function start(functions, options)
-      options = options or {}
-      app = flow.server()
-      options.transport, options.servers = options.transport or "inline", { app.port }
-      service = flow.start(functions, options)
-   end
+   local function start(...) service, app = flow.before("inline", ...) end
 
    after_each(function()
       local ended = service

@@ -12,18 +12,13 @@ for _, transport in ipairs { "inline", "sk_msg" } do
    describe("interim responses by " .. transport, function()
       local app, service, c, s
 
-      local function start(functions, options)
-         options = options or {}
-         app = flow.server()
-         options.transport, options.servers = transport, { app.port }
-         service = flow.start(functions or {}, options)
-      end
+      local function start(...) service, app = flow.before(transport, ...) end
 
       -- A request and the server's end of it.
       local function ask(...)
-         c = flow.ask(...)
-         s = assert(app:accept())
-         return assert(s:take "\r\n\r\n")
+         local head
+         c, s, head = flow.reach(app, ...)
+         return head
       end
 
       after_each(function()

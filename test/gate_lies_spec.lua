@@ -8,20 +8,13 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
    describe("what functions say of bodies, by " .. transport .. ",", function()
       local service, app
 
-      local function start(functions, options)
-         options = options or {}
-         app = flow.server()
-         options.transport, options.servers = transport, { app.port }
-         service = flow.start(functions, options)
-      end
+      local function start(...) service, app = flow.before(transport, ...) end
 
       after_each(function() service:finish(app) end)
 
       -- A request with a body, which the server answers; the response, or the status, and the body that came there.
       local function round(path)
-         local c = flow.ask("POST", path, "hello")
-         local s = assert(app:accept())
-         local head = assert(s:take "\r\n\r\n")
+         local c, s, head = flow.reach(app, "POST", path, "hello")
          local got = assert(s:bytes(tonumber(head:match "[Cc]ontent%-[Ll]ength: (%d+)")))
          s:send "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nanswer"
          local r = assert(c:response())

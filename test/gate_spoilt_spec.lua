@@ -29,10 +29,8 @@ for _, transport in ipairs { "sk_msg", "rings", "inline" } do
 
       local function start(functions, options)
          options = options or {}
-         app = flow.server()
-         -- Whoever is not answered at once is answered too late.
-         options.transport, options.servers, options.request_ms = transport, { app.port }, 60000
-         service = flow.start(functions, options)
+         options.request_ms = 60000 -- whoever is not answered at once is answered too late
+         service, app = flow.before(transport, functions, options)
       end
 
       after_each(function() service:finish(app) end)

@@ -19,10 +19,7 @@ for _, transport in ipairs { "inline", "sk_msg" } do
    describe("trailers by " .. transport, function()
       local app, service, c, s
 
-      local function start(functions)
-         app = flow.server()
-         service = flow.start(functions or {}, { transport = transport, servers = { app.port } })
-      end
+      local function start(...) service, app = flow.before(transport, ...) end
 
       local function post(text)
          c = flow.client()
@@ -57,9 +54,7 @@ for _, transport in ipairs { "inline", "sk_msg" } do
 
       it("come in pieces of one byte", function()
          start()
-         c = flow.ask("GET", "/")
-         s = assert(app:accept())
-         assert(s:take "\r\n\r\n")
+         c, s = flow.reach(app, "GET", "/")
          assert(s:send(HEAD))
          assert(c:take "\r\n\r\n")
          for byte in ("5\r\nhello\r\n" .. END):gmatch "." do assert(s:send(byte)) end
@@ -104,9 +99,7 @@ for _, transport in ipairs { "inline", "sk_msg" } do
 
       it("are refused when they are none, and bounded", function()
          start()
-         c = flow.ask("GET", "/")
-         s = assert(app:accept())
-         assert(s:take "\r\n\r\n")
+         c, s = flow.reach(app, "GET", "/")
          assert(s:send(HEAD .. "5\r\nhello\r\n"))
          assert(c:take "\r\n\r\n")
          assert(s:send("0\r\n" .. ("X-Long: " .. ("x"):rep(1000) .. "\r\n"):rep(17) .. "\r\n"))

@@ -152,6 +152,14 @@ function M.start(functions, options)
    return self
 end
 
+--- The same in front of a server that the spec plays: the service, and the server.
+function M.before(transport, functions, options)
+   options = options or {}
+   local app = upstream.server()
+   options.transport, options.servers = options.transport or transport, options.servers or { app.port }
+   return M.start(functions or {}, options), app
+end
+
 --- Figures of the service.
 function Service.stats()
    local stats = ffi.new "struct tw_service_stats"
@@ -208,7 +216,14 @@ function M.ask(method, path, body, headers)
    return c
 end
 
---- The same and the answer to it, when no server has a part in it.
+--- The same, with the server's end of it, and the head that came there.
+function M.reach(app, ...)
+   local c = M.ask(...)
+   local s = assert(app:accept(), "no request came to the server")
+   return c, s, assert(s:take "\r\n\r\n")
+end
+
+--- As ask() and the answer to it, when no server has a part in it.
 function M.get(path, headers)
    local c = M.ask("GET", path, nil, headers)
    local response, got = c:response()
