@@ -208,7 +208,7 @@ describe("a gate and servers at paths", function()
          assert.is_true(up.eventually(function()
             play()
             return figure(number, "checks") > 2 and figure(number, "up") == is
-         end))
+         end, 60))
       end
       becomes(0, 1)
       becomes(1, 0)
