@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: BSD-3-Clause
 -- Hybrid NFs on hooks with real traffic: packet() in the kernel, punt() in the control thread.
 
+local json = require "tideway.json"
 local labs = require "test.support.lab"
 local shell = require "test.shell"
 
@@ -151,7 +152,8 @@ describe("punt() of a chain on a hook:", function()
          local chain, said = stop(engine)
          assert.is_true(chain.rx >= 40)
          assert.truthy(said:find(("seen %d, learned %d"):format(chain.rx + chain.punted, chain.punted), 1, true), said)
-         assert.is_true(chain.punted >= 2 and chain.punted <= 10, "punted " .. chain.punted)
+         -- Those that come before it has learned; how many, is a matter of the machine.
+         assert.is_true(chain.punted >= 2 and chain.punted < chain.rx / 2, "punted " .. chain.punted)
          assert.equal(chain.rx, chain.sent)
          assert.equal(chain.rx, chain.nfs[1].received)
       end)
@@ -220,7 +222,7 @@ describe("punt() of a chain on a hook:", function()
          local frame = require "test.support.frame"
          local ip = { src = "10.0.0.2", dst = "10.0.0.3" }
          send(frame.udp4({ vlan = { { 0x8100, 0x6005 } } }, ip, { sport = 1, dport = 7 }, "hello"))]])
-      local seen = labs.seen(capture)
+      local seen = labs.seen(capture, 1)
       local chain = stop(engine)
       assert.equal(chain.rx, chain.sent)
       assert.equal(1, seen.packets, seen.text)
@@ -237,8 +239,7 @@ describe("punt() of a chain on a hook:", function()
          end) {}):pin { tc = { lan, wan } }]]
       local capture = lab:capture("server", "udp port 7")
       lab:run("client", "bash -c 'for i in 1 2 3; do echo hello$i >/dev/udp/10.0.0.3/7; done'")
-      labs.eventually(0.3, function() return false end)
-      local seen = labs.seen(capture)
+      local seen = labs.seen(capture, 3)
       local chain = stop(engine)
       lab:run("client", "ethtool -K eth0 tx off")
       assert.equal(chain.rx, chain.punted)
@@ -275,8 +276,7 @@ describe("punt() of a chain on a hook:", function()
             send(("\255"):rep(6) .. "\2\0\0\0\1\2\8\0\69\0\0\29\0\0\64\0\64\17\38\206\10\0\0\2\10\0\0\3"
                .. "\0\7\0\7\0\9\0\0x")
          end]])
-      labs.eventually(3, function() return false end)
-      local seen = labs.seen(capture)
+      local seen = labs.seen(capture, 3)
       local chain = stop(engine)
       assert.equal(3, seen.packets, seen.text)
       assert.equal(3, chain.punted)
@@ -369,7 +369,7 @@ describe("punt() of a chain on a hook:", function()
 
    live("makes frames, holds packets and lets them go", function()
       local engine = start [[
-         local queue = tw.hold_queue { slots = 4, timeout = 0.6 }
+         local queue = tw.hold_queue { slots = 4, timeout = 1.5 }
          local let_go, emitted = nil, 0
          tw.chain("hold", { lan, wan }, tw.nf("keeper", function()
             return {
@@ -406,8 +406,11 @@ describe("punt() of a chain on a hook:", function()
             return frame.udp4({}, { src = "10.0.0.2", dst = "10.0.0.3" }, { sport = sport, dport = 7 }, "hello")
          end
          for _, port in ipairs { 1, 1, 2, 3, 4, 5 } do send(udp(port)) end]])
-      labs.eventually(1.5, function() return false end)
-      local seen = labs.seen(capture)
+      local seen = labs.seen(capture, 3)
+      assert.truthy(labs.eventually(60, function()
+         local top = shell.tideway("top --once --json --interval 0.1", "TIDEWAY_RUN_DIR=" .. lab.run_dir)
+         return top.code == 0 and dropped(json.decode(top.out).chains[1], "hold_timeout") == 2
+      end))
       local chain = stop(engine)
       assert.equal(3, seen.packets, seen.text)
       assert.equal(6, chain.punted)

@@ -74,7 +74,7 @@ describe("hybrid NFs on hooks:", function()
    -- TCP both ways: the server sends back what it gets.
    local function tcp()
       local server = lab:spawn("server", "python3 " .. dir .. "/echo.py")
-      assert.is_true(server:says("listening", 5), server:read "err")
+      assert.is_true(server:says("listening", 60), server:read "err")
       local r = lab:run("client", "python3 " .. dir .. "/talk.py")
       server:stop "KILL"
       assert.equal("300000\n", r.out, r.err)
@@ -93,7 +93,7 @@ while True:
 ]])
       shell.write(dir .. "/talk.py", [[
 import socket, threading
-s = socket.create_connection(("198.51.100.2", 7), timeout=5)
+s = socket.create_connection(("198.51.100.2", 7), timeout=60)
 def send():
     s.sendall(bytes(300000))
     s.shutdown(socket.SHUT_WR)
@@ -116,7 +116,7 @@ print(n)
          answers("client", "198.51.100.2", "-c 2 -s 4000") -- fragments
          says("Time to live exceeded", "client", "198.51.100.2", "-c 1 -t 1")
          says("Destination Net Unreachable", "client", "203.0.113.9", "-c 1")
-         says("Destination Host Unreachable", "client", "198.51.100.77", "-c 1 -W 5") -- held until ARP gives up
+         says("Destination Host Unreachable", "client", "198.51.100.77", "-c 1 -W 30") -- held until ARP gives up
          if shell.has "python3" then
             write_talkers()
             tcp()
@@ -131,7 +131,7 @@ print(n)
          local capture = lab:capture("server", "icmp")
          answers("client", "198.51.100.2", "-c 20")
          says("Time to live exceeded", "client", "198.51.100.2", "-c 1 -t 1")
-         local seen = labs.seen(capture)
+         local seen = labs.seen(capture, 20)
          if shell.has "python3" then
             write_talkers()
             tcp()

@@ -57,8 +57,8 @@ describe("live capture", function()
    -- A command of the engine, with pings meanwhile.
    local function with_pings(words, options)
       local process = labs.spawn(command(words))
-      local pings = lab:spawn("client", ("ping -q -n -i 0.01 -w 20 %s 10.0.0.3"):format(options or ""))
-      local code = process:wait(20)
+      local pings = lab:spawn("client", ("ping -q -n -i 0.01 -w 600 %s 10.0.0.3"):format(options or ""))
+      local code = process:wait(60)
       pings:stop()
       local result = process:stop()
       assert.equal(0, code, result.out .. result.err)
@@ -106,8 +106,8 @@ describe("live capture", function()
       local sh = ("sh -c '%s | tshark -n -r - -T fields -e frame.comment -e frame.interface_name'"):format(
          command "capture up:drop -c 3 -w -")
       local process = labs.spawn(sh)
-      local pings = lab:spawn("client", "ping -q -n -t 3 -i 0.02 -w 20 10.0.0.3")
-      process:wait(20)
+      local pings = lab:spawn("client", "ping -q -n -t 3 -i 0.02 -w 600 10.0.0.3")
+      process:wait(60)
       pings:stop()
       local out = process:stop().out
       assert.equal(("chain up: dropped by ttl_guard: ttl_low\tup:drop\n"):rep(3), out)
@@ -115,7 +115,11 @@ describe("live capture", function()
 
    it("is text without a file, and ends after its time", function()
       if missing then return pending(missing) end
-      local r = with_pings "capture lan:rx icmp --seconds 0.5"
+      local pings = lab:spawn("client", "ping -n -i 0.01 -w 600 10.0.0.3")
+      assert.is_true(pings:says("icmp_seq=", 60), pings:read "out") -- they are under way when it begins
+      local r = shell.run(command "capture lan:rx icmp --seconds 0.5")
+      pings:stop()
+      assert.equal(0, r.code, r.err)
       has(r.out, "10.0.0.2 > 10.0.0.3 icmp type 8, 98 bytes; chain up: in from lan")
       has(r.err, "its time is over", "cost: ")
    end)
@@ -134,12 +138,12 @@ describe("live capture", function()
       if missing then return pending(missing) end
       local path = lab.files .. "/y.pcapng"
       local process = labs.spawn(command(("capture up -w %s"):format(path)))
-      local pings = lab:spawn("client", "ping -q -n -i 0.01 -w 20 10.0.0.3")
-      assert.is_truthy(labs.eventually(5, function()
+      local pings = lab:spawn("client", "ping -q -n -i 0.01 -w 600 10.0.0.3")
+      assert.is_truthy(labs.eventually(60, function()
          return (require("lfs").attributes(path, "size") or 0) > 2000
       end))
       process:signal "INT"
-      assert.equal(0, process:wait(3))
+      assert.equal(0, process:wait(60))
       pings:stop()
       local r = process:stop()
       has(r.err, "stopped")
@@ -150,13 +154,14 @@ describe("live capture", function()
 
    it("ends when its reader is gone", function()
       if missing then return pending(missing) end
-      local pings = lab:spawn("client", "ping -q -n -i 0.01 -w 20 10.0.0.3")
-      local r = shell.run(("timeout 10 sh -c '%s | head -c 300 >/dev/null'"):format(command "capture up -w -"))
+      local pings = lab:spawn("client", "ping -q -n -i 0.01 -w 600 10.0.0.3")
+      local r = shell.run(("timeout 60 sh -c '%s | head -c 300 >/dev/null'"):format(command "capture up -w -"))
       pings:stop()
       assert.equal(0, r.code, r.err)
       assert.is_nil(engine:code())
-      local clients = json.decode(shell.run(command "call --json clients").out)
-      assert.equal(1, #clients) -- the one that asks
+      assert.is_truthy(labs.eventually(60, function()
+         return #json.decode(shell.run(command "call --json clients").out) == 1 -- the one that asks
+      end))
    end)
 
    it("shows operators headers, and nothing to those without a role", function()
@@ -165,8 +170,8 @@ describe("live capture", function()
       os.execute(("chmod -R a+rX %s %s; touch %s; chmod a+w %s"):format(lab.run_dir, lab.files, path, path))
       local sh = ("capture up:in icmp -c 2 -w %s"):format(path)
       local process = labs.spawn(("setpriv --reuid nobody --clear-groups %s"):format(command(sh)))
-      local pings = lab:spawn("client", "ping -q -n -i 0.01 -w 20 10.0.0.3")
-      process:wait(20)
+      local pings = lab:spawn("client", "ping -q -n -i 0.01 -w 600 10.0.0.3")
+      process:wait(60)
       pings:stop()
       local r = process:stop()
       assert.equal(0, r.code, r.err)
@@ -180,7 +185,7 @@ describe("live capture", function()
       if missing then return pending(missing) end
       local hook = lab:engine(lab.files .. "/hook.lua")
       os.execute(("chmod -R a+rX %s"):format(lab.run_dir))
-      local pings = lab:spawn("client", "ping -q -n -i 0.01 -p ab -w 30 10.0.0.3")
+      local pings = lab:spawn("client", "ping -q -n -i 0.01 -p ab -w 600 10.0.0.3")
       local function count(user, edge, filter, seconds)
          local name = edge:find "hooked" and "hook" or "guard"
          local r = shell.run(("setpriv --reuid %s --clear-groups %s"):format(user,
@@ -190,9 +195,9 @@ describe("live capture", function()
          return json.decode(r.out).packets
       end
       for _, edge in ipairs { "hooked:in", "up:in" } do
-         assert.equal(2, count("root", edge, "icmp[30] = 0xab", 10))
+         assert.equal(2, count("root", edge, "icmp[30] = 0xab", 60))
          assert.equal(0, count("nobody", edge, "icmp[30] = 0xab", 0.3))
-         assert.equal(2, count("nobody", edge, "icmp[0] = 8", 10))
+         assert.equal(2, count("nobody", edge, "icmp[0] = 8", 60))
       end
       pings:stop()
       assert.equal(0, hook:stop().code)

@@ -149,7 +149,7 @@ describe("chains on hooks:", function()
       live(place[1] .. " carries TCP", function()
          local engine = lab:engine(script(FORWARD:format(place[2])))
          local server = lab:spawn("server", "iperf3 -s -1 --forceflush")
-         assert(server:says("listening", 5))
+         assert(server:says("listening", 60))
          local r = lab:run("client", "iperf3 -J -t 1 -c 10.0.0.3")
          assert.equal(0, r.code, r.out .. r.err)
          assert.is_true(json.decode(r.out)["end"].sum_received.bytes > 1e6)
@@ -161,7 +161,7 @@ describe("chains on hooks:", function()
    live("TC egress sees what the host sends, and drops of it", function()
       lab:run("dut", "ip addr add 10.0.0.9/24 dev tw-lan")
       lab:run("dut", "ip link set tw-lan arp on")
-      local answered = labs.eventually(3, function() return ping(lab, "dut", "10.0.0.2", "-c 1").code == 0 end)
+      local answered = labs.eventually(60, function() return ping(lab, "dut", "10.0.0.2", "-c 1").code == 0 end)
       local ok, err = pcall(function()
          assert(answered, "the kernel's own ping does not work")
          local engine = lab:engine(script [[
@@ -197,7 +197,7 @@ describe("chains on hooks:", function()
          } end)
          tw.chain("up", lan, nf {}, wan):pin { tc = lan }
          tw.chain("down", wan, nf {}, lan):pin { tc = wan }]])
-      assert(engine:says("closed now", 5), engine:read "err")
+      assert(engine:says("closed now", 60), engine:read "err")
       assert.not_equal(0, ping(lab, "client", "10.0.0.3", "-c 1").code)
       local c = stopped(lab, engine, "TERM")
       assert.is_true(dropped(chain_of(c, "up"), "closed") >= 1)
@@ -211,7 +211,7 @@ describe("chains on hooks:", function()
          assert.equal(137, engine:stop("KILL").code)
          -- Links of XDP end with the process, filters of TC when the next one starts, wherever that attaches.
          if place:find "xdp" then
-            assert(labs.eventually(2, function() return #attached(lab) == 0 end), attached(lab)[1])
+            assert(labs.eventually(60, function() return #attached(lab) == 0 end), attached(lab)[1])
          end
          local next = lab:engine(script [[tw.chain("c", lan, function(pkt) return pkt:pass() end):pin { xdp = lan }]])
          for _, line in ipairs(attached(lab)) do has(line, "xdp") end
@@ -233,7 +233,7 @@ describe("chains on hooks:", function()
 
       local first = lab:engine(script(FORWARD:format "xdp = true"))
       local second = lab:launch(script(FORWARD:format "xdp = true"), {}, "--name second")
-      assert.equal(2, second:wait(10))
+      assert.equal(2, second:wait(60))
       has(second:stop("KILL").err, "script.lua:", "chain up", "tw-lan already runs", "which is not ours")
       works(lab, "client", "10.0.0.3")
       stopped(lab, first)
@@ -247,7 +247,7 @@ describe("chains on hooks:", function()
          local function start()
             local engine = labs.spawn(("nsenter --net=/run/netns/%s-dut env TIDEWAY_RUN_DIR=%s %s run --json %s")
                :format(lab.name, lab.run_dir, shell.binary, path))
-            assert(engine:says("ready:", 10), engine:read "err")
+            assert(engine:says("ready:", 60), engine:read "err")
             return engine
          end
          local forwarded = 0
@@ -270,7 +270,7 @@ describe("chains on hooks:", function()
          os.execute("rm -rf /sys/fs/bpf/tideway/" .. name)
          os.execute "rmdir /sys/fs/bpf/tideway 2>/dev/null"
          for _, iface in ipairs { "tw-lan", "tw-wan" } do lab:run("dut", "tc qdisc del dev " .. iface .. " clsact") end
-         assert(labs.eventually(2, function() return #attached(lab) == 0 end), attached(lab)[1])
+         assert(labs.eventually(60, function() return #attached(lab) == 0 end), attached(lab)[1])
       end, not shell.has "nsenter" and "nsenter is missing" or nil)
    end
 
@@ -293,7 +293,7 @@ describe("chains on hooks:", function()
                local ip = pkt:ipv4()
                if ip and ip.ttl == 3 then return pkt:drop "three" end
             end):pin { lwt = "203.0.113.0/24 via 10.0.0.3 dev eth0", at = "xmit" }]])))
-      assert(engine:says("ready:", 10), engine:read "err")
+      assert(engine:says("ready:", 60), engine:read "err")
       has(lab:run("client", "ip route").out, "203.0.113.0/24", "encap bpf")
       ping(lab, "client", "203.0.113.7", "-c 2 -W 0.2")
       ping(lab, "client", "203.0.113.7", "-c 2 -W 0.2 -t 3")
@@ -316,11 +316,13 @@ describe("chains on hooks:", function()
    live("top shows chains on hooks", function()
       local engine = lab:engine(script(FORWARD:format "tc = true"))
       works(lab, "client", "10.0.0.3", "-c 5")
-      posix.poll({}, 400)
-      local top = shell.tideway("top --once --json --interval 0.1", "TIDEWAY_RUN_DIR=" .. lab.run_dir)
-      assert.equal(0, top.code, top.err)
-      local up = chain_of(json.decode(top.out), "up")
-      assert.is_true(up.rx >= 5)
+      local up
+      assert.is_truthy(labs.eventually(60, function()
+         local top = shell.tideway("top --once --json --interval 0.1", "TIDEWAY_RUN_DIR=" .. lab.run_dir)
+         assert.equal(0, top.code, top.err)
+         up = chain_of(json.decode(top.out), "up")
+         return up.rx >= 5
+      end))
       assert.equal("tc ingress of tw-lan", up.place)
       has(shell.tideway("top --once", "TIDEWAY_RUN_DIR=" .. lab.run_dir).out, "up", "nf", "eBPF",
          "tc ingress of tw-lan")
@@ -329,7 +331,7 @@ describe("chains on hooks:", function()
 
    local function refused(text, ...)
       local process = lab:launch(script(text))
-      assert.equal(2, process:wait(10), process:read "err")
+      assert.equal(2, process:wait(60), process:read "err")
       local result = process:stop "KILL"
       has(result.err, ...)
       assert.same({}, attached(lab))

@@ -57,7 +57,7 @@ describe("kill -9 in the middle of a change", function()
    local function start(mark)
       local engine = labs.spawn(("nsenter --net=/run/netns/%s-dut env TIDEWAY_RUN_DIR=%s TIDEWAY_KILL_AT=%s %s run "
          .. "--json --no-huge --name kill %s"):format(lab.name, lab.run_dir, mark, shell.binary, path))
-      assert(engine:says("ready:", 20), engine:read "err")
+      assert(engine:says("ready:", 60), engine:read "err")
       return engine
    end
 
@@ -74,9 +74,9 @@ describe("kill -9 in the middle of a change", function()
          write(i + 2)
          local asked = reload()
          -- What is left over when a change has proved good comes a moment later.
-         assert(labs.eventually(10, function() return not posix.alive(engine.pid) end),
+         assert(labs.eventually(60, function() return not posix.alive(engine.pid) end),
             "the engine was not killed at " .. mark .. ": " .. asked.out .. asked.err)
-         engine:wait(5)
+         engine:wait(60)
          works()
          engine = start "nowhere"
          assert.falsy(engine:read "err":find("remove", 1, true))

@@ -56,7 +56,7 @@ end
 
 -- Waits until a text was logged so often, and no more.
 local function logged(text, times)
-   labs.eventually(20, function() return #lines_with(text) >= (times or 1) end)
+   labs.eventually(60, function() return #lines_with(text) >= (times or 1) end)
    local lines = lines_with(text)
    assert.equal(times or 1, #lines, engine:log())
    return lines[#lines]
@@ -73,7 +73,7 @@ local function drops_for(reason)
    local before = count()
    engine:eval(("for _ = 1, 5 do ports.a:inject(%q) end"):format(FRAME))
    injected = injected + 5
-   labs.eventually(10, function() return count() >= before + 5 end)
+   labs.eventually(60, function() return count() >= before + 5 end)
    assert.equal(before + 5, count(), reason)
 end
 
@@ -169,25 +169,37 @@ describe("tideway run --watch", function()
       os.rename(file "script.new", file "script.lua")
       logged("was saved: applied", 2)
       drops_for "three_a"
-      -- In place and bit by bit: the first part alone would be an error.
-      local text = SCRIPT:format "four"
-      local f = assert(io.open(file "script.lua", "w"))
-      for i = 1, #text, 60 do
-         f:write(text:sub(i, i + 59))
-         f:flush()
-         posix.poll({}, 60)
+      -- In place and bit by bit: the first part alone would be an error. Once more, when this process did not run for
+      -- so long that what was there might have been the whole.
+      local applied = 2
+      for try = 1, 20 do
+         local text, longest, refused = SCRIPT:format("four" .. try), 0, #lines_with "what runs goes on"
+         local last, f = posix.now(), assert(io.open(file "script.lua", "w"))
+         for i = 1, #text, 60 do
+            f:write(text:sub(i, i + 59))
+            f:flush()
+            longest, last = math.max(longest, posix.now() - last), posix.now()
+            posix.poll({}, 60)
+         end
+         f:close()
+         longest = math.max(longest, posix.now() - last)
+         labs.eventually(60, function() return #lines_with "was saved: applied" > applied end)
+         applied = #lines_with "was saved: applied"
+         drops_for(("four%d_a"):format(try))
+         if longest < 200e6 then
+            assert.equal(refused, #lines_with "what runs goes on", engine:log())
+            break
+         end
       end
-      f:close()
-      logged("was saved: applied", 3)
-      drops_for "four_a"
-      assert.same({}, lines_with "what runs goes on")
       stop()
    end)
 
    it("sees two files that are saved at once as one change, and one file that is saved twice in a moment", function()
       start "--watch"
-      save("mark.lua", MARK:format "_b")
-      save("script.lua", SCRIPT:format "two")
+      save("mark.new", MARK:format "_b")
+      save("script.new", SCRIPT:format "two")
+      os.rename(file "mark.new", file "mark.lua")
+      os.rename(file "script.new", file "script.lua")
       logged("was saved: applied", 1)
       drops_for "two_b"
       posix.poll({}, 600)
@@ -304,7 +316,7 @@ describe("SIGHUP", function()
       drops_for "two_a"
       save("mark.lua", MARK:format "_b")
       for _ = 1, 5 do engine.process:signal "HUP" end
-      assert.is_truthy(labs.eventually(10, function() return changes() == 2 end))
+      assert.is_truthy(labs.eventually(60, function() return changes() == 2 end))
       drops_for "two_b"
       has(engine:tideway("call changes").out, "SIGHUP")
       stop()

@@ -30,7 +30,7 @@ describe("tideway repl", function()
    local function start()
       local process = labs.spawn(("env TIDEWAY_RUN_DIR=%s/run %s run --idle sleep %s/t.lua"):format(dir,
          shell.quote(shell.binary), dir))
-      assert(process:says("ready:", 20), process:read "err")
+      assert(process:says("ready:", 60), process:read "err")
       return process
    end
 
@@ -51,7 +51,7 @@ describe("tideway repl", function()
       local frame = ("x"):rep(60)
       assert.equal(0, e(([[for i = 1, 12 do ports.lan:inject(("%s"):sub(1, 12) .. "\8" .. (i > 9 and "\6" or "\0")
          .. ("x"):rep(46)) end]]):format(frame)).code)
-      labs.eventually(5, function() return e "chains.up.counters.rx".out == "12\n" end)
+      labs.eventually(60, function() return e "chains.up.counters.rx".out == "12\n" end)
    end)
 
    teardown(function()
@@ -196,7 +196,7 @@ describe("tideway repl", function()
          t:press "C-c"
          t:wait "^C\nt>"
          t:type "while true do end\n"
-         labs.eventually(5, function() return e "clients()".out:find " 2 " end)
+         labs.eventually(60, function() return e "clients()".out:find " 2 " end)
          t:press "C-c"
          t:wait "tideway: stopped\nt>"
          t:type "6 * 7\n"
@@ -255,7 +255,7 @@ describe("tideway repl", function()
          shell.write(dir .. "/other.lua", SCRIPT)
          local other = labs.spawn(("env TIDEWAY_RUN_DIR=%s/run %s run --idle sleep %s/other.lua"):format(dir,
             shell.quote(shell.binary), dir))
-         assert(other:says("ready:", 20))
+         assert(other:says("ready:", 60))
          t:type(shell.binary .. " repl other\n")
          t:wait_last "other> "
          other:stop()
@@ -273,7 +273,7 @@ describe("tideway repl", function()
             cols = 100, rows = 40, env = { TIDEWAY_RUN_DIR = dir .. "/run", HOME = dir, PATH = os.getenv "PATH" },
          }
          t:type(("cp %s/t.lua %s/own.lua; %s run --idle sleep %s/own.lua --repl\n"):format(dir, dir, shell.binary, dir))
-         t:wait_last("own> ", 20)
+         t:wait_last "own> "
       end)
 
       after_each(function() t:close() end)

@@ -9,7 +9,6 @@ local json = require "tideway.json"
 local Lab = require "test.support.lab"
 local layout = require "tideway.cli.top_layout"
 local pages = require "tideway.cli.top_pages"
-local posix = require "tideway.posix"
 local Rig = require "test.support.rig"
 local screen = require "tideway.cli.top_screen"
 local shell = require "test.shell"
@@ -225,10 +224,10 @@ describe("tideway top in a terminal", function()
       shell.write(dir .. "/watched.lua", SCRIPT:format(dir .. "/in.pcap"))
       run = Lab.spawn(("env TIDEWAY_RUN_DIR=%s/run %s run --no-huge --memory 128 %s/watched.lua"):format(dir,
          shell.binary, dir))
-      assert(run:says("ready:", 20), run:read "err")
+      assert(run:says("ready:", 60), run:read "err")
       tmux = ("tmux -f /dev/null -S %s/tmux"):format(dir)
       shell.run(("env TERM=xterm %s new-session -d -x 80 -y 24 'env TIDEWAY_RUN_DIR=%s/run %s top --interval 0.2; "
-         .. "echo left with $?; sleep 5'"):format(tmux, dir, shell.binary))
+         .. "echo left with $?; sleep 600'"):format(tmux, dir, shell.binary))
    end)
    teardown(function()
       if not dir then return end
@@ -241,7 +240,7 @@ describe("tideway top in a terminal", function()
    local function keys(...) shell.run(tmux .. " send-keys " .. table.concat({ ... }, " ")) end
    local function shows(...)
       local wanted = { ... }
-      local ok = Lab.eventually(4, function()
+      local ok = Lab.eventually(60, function()
          local seen = pane():gsub(" +", " ")
          for _, part in ipairs(wanted) do
             if not seen:find(part, 1, true) then return false end
@@ -319,18 +318,21 @@ describe("tideway top --once", function()
       local run = Lab.spawn(("env TIDEWAY_RUN_DIR=%s/run %s run --no-huge --memory 128 %s/once.lua"):format(dir,
          shell.binary, dir))
       local prefix = "env TIDEWAY_RUN_DIR=" .. dir .. "/run"
-      local ok = run:says("ready:", 20)
-      posix.poll({}, 300)
+      local ok = run:says("ready:", 60)
+      local data, value
+      Lab.eventually(60, function() -- its first figures come a moment later
+         data = shell.tideway("top --once --interval 0.1 --json", prefix)
+         value = data.code == 0 and json.decode(data.out)
+         return value and value.lcores[1].jit.heap and value.rates.chains[1].sample
+      end)
       local page = shell.tideway("top --once --interval 0.1 --page chain/main", prefix)
       local none = shell.tideway("top --once --interval 0.1 --page chain/mian", prefix)
-      local data = shell.tideway("top --once --interval 0.1 --json", prefix)
       run:stop()
       shell.remove(dir)
       assert.is_true(ok)
       has(page.out, "OF CHAIN", "count")
       assert.equal(1, none.code)
       has(none.err, "there is no chain/mian")
-      local value = json.decode(data.out)
       assert.equal("a", value.chains[1].sources[1])
       assert.is_number(value.lcores[1].jit.heap)
       assert.is_number(value.rates.chains[1].sample.packets)

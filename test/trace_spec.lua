@@ -62,7 +62,7 @@ describe("trace", function()
       local last = changes_of(p.steps[3])
       assert.equal("ipv4.ttl 64 63", last[2])
       assert.matches("^ipv4.checksum 0x%x+ 0x%x+$", last[1])
-      for _, step in ipairs(p.steps) do assert.is_true(step.ns > 0 and step.ns < 1e6) end
+      for _, step in ipairs(p.steps) do assert.is_true(step.ns > 0 and step.ns < 1e9) end
       local text = table.concat(view.lines(result), "\n")
       assert.matches("ipv4.ttl 64 %-> 63", text)
       assert.matches("sent to wan", text)

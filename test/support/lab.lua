@@ -57,7 +57,7 @@ function M.spawn(command)
    local inner = ("echo $$ >%s/pid; exec %s"):format(dir, command)
    os.execute(("( sh -c %s >%s/out 2>%s/err </dev/null; echo $? >%s/code.new; mv %s/code.new %s/code ) "
       .. ">/dev/null 2>&1 &"):format(shell.quote(inner), dir, dir, dir, dir, dir))
-   local pid = M.eventually(5, function()
+   local pid = M.eventually(60, function()
       local text = posix.slurp(dir .. "/pid")
       return text and tonumber((text:match "^(%d+)\n"))
    end)
@@ -99,10 +99,10 @@ end
 ---@return { code: integer?, out: string, err: string, counters: table? } counters when it printed JSON
 function Process:stop(name)
    self:signal(name or "INT")
-   local code = self:wait(30) -- a busy machine may not run it for seconds
+   local code = self:wait(60) -- a busy machine may not run it for seconds
    if not code then
       self:signal "KILL"
-      self:wait(2)
+      self:wait(60)
    end
    local result = { code = code, out = self:read "out", err = self:read "err" }
    if result.out:sub(1, 1) == "{" then result.counters = json.decode(result.out) end
@@ -144,9 +144,9 @@ end
 ---@return string
 function Lab:inside(role, command) return ("ip netns exec %s-%s %s"):format(self.name, role, command) end
 
---- Run a command in a namespace to its end; it gets 15 s.
+--- Run a command in a namespace to its end; it gets a minute.
 ---@return {code: integer, out: string, err: string}
-function Lab:run(role, command) return shell.run(self:inside(role, "timeout -k 1 15 " .. command)) end
+function Lab:run(role, command) return shell.run(self:inside(role, "timeout -k 1 60 " .. command)) end
 
 --- Start a command in a namespace.
 ---@return test.process
@@ -186,18 +186,37 @@ function Lab:capture(role, filter)
    local file = ("%s/%s.pcap"):format(self.files, role)
    local command = "tcpdump -Z root -Q in -s 0 -B 8192 -c 3000 -U --immediate-mode -i eth0 -w %s %s"
    local process = self:spawn(role, command:format(file, filter or ""))
-   assert(process:says("listening on", 5), process:read "err")
+   assert(process:says("listening on", 60), process:read "err")
    process.file = file
    return process
 end
 
 local BAD = { "incorrect", "bad cksum", "bad udp cksum", "bad icmp6 cksum", "wrong icmp cksum" }
 
---- End a capture: what it saw, and the lines with a bad checksum.
+-- Packets in a capture file that is being written.
+local function captured(path)
+   local bytes, at, n = posix.slurp(path) or "", 25, 0
+   while at + 15 <= #bytes do
+      local a, b, c, d = bytes:byte(at + 8, at + 11)
+      at = at + 16 + a + b * 256 + c * 65536 + d * 16777216
+      if at <= #bytes + 1 then n = n + 1 end
+   end
+   return n
+end
+
+--- End a capture: what it saw, and the lines with a bad checksum. It is ended when it has seen so many packets, and
+--- none has come for a moment.
 ---@param capture test.process
+---@param packets? integer
 ---@return { text: string, packets: integer, bad: string[] }
-function M.seen(capture)
-   sleep_ms(50)
+function M.seen(capture, packets)
+   local last
+   M.eventually(60, function()
+      sleep_ms(50)
+      local before = last
+      last = captured(capture.file)
+      return last == before and last >= (packets or 0)
+   end)
    capture:stop "INT"
    local text = shell.run("tcpdump -nn -vv -r " .. capture.file).out
    local result = { text = text, packets = 0, bad = {} }

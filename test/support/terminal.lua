@@ -67,11 +67,11 @@ end
 
 --- Wait until a text is on the screen.
 ---@param text string
----@param seconds? number default 10
+---@param seconds? number default 60
 ---@return string screen
 function Terminal:wait(text, seconds)
    local screen
-   local found = labs.eventually(seconds or 10, function()
+   local found = labs.eventually(seconds or 60, function()
       screen = self:screen()
       return screen:find(text, 1, true)
    end)
@@ -81,11 +81,11 @@ end
 
 --- Wait until the screen's last line is a text, say a prompt.
 ---@param text string
----@param seconds? number default 10
+---@param seconds? number default 60
 ---@return string screen
 function Terminal:wait_last(text, seconds)
    local screen
-   local found = labs.eventually(seconds or 10, function()
+   local found = labs.eventually(seconds or 60, function()
       screen = self:screen()
       return screen:match "([^\n]*)$" == text:gsub("%s+$", "")
    end)
