@@ -68,7 +68,7 @@ for _, transport in ipairs { "inline", "sk_msg" } do
          flow.eventually(function()
             stats = service:stats()
             return stats.bytes_out >= sent
-         end, 2)
+         end, 10)
          assert.same({ received, sent }, { tonumber(stats.bytes_in), tonumber(stats.bytes_out) })
       end
 

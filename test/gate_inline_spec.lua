@@ -128,7 +128,7 @@ describe("inline functions", function()
          store:incr("n", 1)
          if store:get "n" == 1 then error "once" end
       end } }
-      assert.is_true(flow.eventually(function() return store:get "n" >= 2 end, 4))
+      assert.is_true(flow.eventually(function() return store:get "n" >= 2 end))
       assert.equal(200, flow.get("/").status)
    end)
 
@@ -147,22 +147,22 @@ describe("inline functions", function()
    it("end with their service: no tick, no timer, and the next one of that number begins anew", function()
       local store = tw.store { name = "spec_ends", bytes = 65536, entries = 16 }
       store:set("n", 0)
-      start { { message = function(msg) msg:sleep(3) return msg:respond(200, {}, "x") end,
+      start { { message = function(msg) msg:sleep(100) return msg:respond(200, {}, "x") end,
          tick = function() store:incr("n", 1) end, stop = function() store:set("stopped", 1) end } }
       local c = flow.ask("GET", "/")
       assert.is_true(flow.eventually(function() return service:stats().inline_board[0].held == 1 end))
-      assert.is_true(flow.eventually(function() return store:get "n" == 1 end, 4))
+      assert.is_true(flow.eventually(function() return store:get "n" >= 1 end))
       assert.equal(0, C.tw_gate_service_remove(0, 0))
       assert.is_nil(c:response())
       c:close()
       assert.equal(1, store:get "stopped")
-      local at = flow.now()
+      local at, ticks = flow.now(), store:get "n"
       service:set { { message = function(msg) return msg:respond(200, {}, "new") end } }
       assert.equal("new", flow.get("/").body)
       local board = service:stats().inline_board[0]
       assert.same({ 1, 0 }, { tonumber(board.started), tonumber(board.held) })
-      assert.is_false(flow.eventually(function() return store:get "n" > 1 or flow.now() - at > 2.5e9 end) and
-         store:get "n" > 1)
+      flow.eventually(function() return flow.now() - at > 2.5e9 end)
+      assert.equal(ticks, store:get "n")
    end)
 
    it("are refused when they cannot be built, and the old ones stay", function()
@@ -196,6 +196,7 @@ for _, transport in ipairs { "inline", "sk_msg" } do
             of(tw.nf.headers { forwarded = true, response_set = { ["X-Served"] = "yes" } }),
             of(tw.nf.reverse_proxy { routes = { { path = "/new", upstream = "other", strip = "/new", host = "o.test" } } }),
          }, { transport = transport, servers = { app.port }, others = { other.port } })
+         local began = flow.now()
          local ok, err = pcall(function()
             local function proxied(server, target, pattern)
                local c = flow.ask("GET", target, nil, { ["X-Client"] = "a" })
@@ -219,7 +220,9 @@ for _, transport in ipairs { "inline", "sk_msg" } do
             assert.equal(301, flow.get("/go/2", { ["X-Client"] = "a" }).status)
             r = flow.get("/go/3", { ["X-Client"] = "a" })
             assert.equal(429, r.status)
-            assert.equal("100", r.headers["retry-after"])
+            -- A hundred seconds for a token; what has passed of them by now is a matter of the machine.
+            local retry, most = tonumber(r.headers["retry-after"]), (flow.now() - began) / 1e9
+            assert.is_true(retry <= 100 and retry >= 100 - most, r.headers["retry-after"])
             assert.equal(301, flow.get("/go/3", { ["X-Client"] = "b" }).status)
             local text = ""
             assert.is_true(flow.eventually(function()

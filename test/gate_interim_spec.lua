@@ -145,7 +145,7 @@ for _, transport in ipairs { "inline", "sk_msg" } do
       end)
 
       it("stand in front of the gate's own answers", function()
-         start(nil, { request_ms = 600 })
+         start(nil, { request_ms = 1200 })
          ask("GET", "/")
          assert(s:send(HINTS))
          s:close()

@@ -159,11 +159,11 @@ describe("a stream", function()
    it("goes on when its listener is removed, until it has to end", function()
       start {}
       local c, s = connected()
-      assert.equal(0, C.tw_gate_listener_remove(0, 300))
+      assert.equal(0, C.tw_gate_listener_remove(0, 1000))
       c:send "still there"
       assert.equal("still there", s:bytes(11))
-      assert.is_false(c:more(5))
-      assert.is_false(s:more(5))
+      assert.is_false(c:more())
+      assert.is_false(s:more())
       c:close()
       s:close()
    end)
@@ -208,10 +208,10 @@ describe("a stream", function()
    end)
 
    it("is closed when nothing moves for too long", function()
-      start({}, { listener = { idle_ms = 200 } })
+      start({}, { listener = { idle_ms = 700 } })
       local c, s = connected()
-      assert.is_false(c:more(5))
-      assert.is_false(s:more(5))
+      assert.is_false(c:more())
+      assert.is_false(s:more())
       c:close()
       s:close()
       assert.equal(1, flow.counter "timeouts")
@@ -458,7 +458,7 @@ describe("a stream", function()
    end)
 
    it("is closed when it begins with anything else than the header it has to", function()
-      start({}, { listener = { proxy = 1, head_ms = 200 } })
+      start({}, { listener = { proxy = 1, head_ms = 700 } })
       for _, bytes in ipairs { "GET / HTTP/1.1\r\n", "PROXY TCP4 1.2.3 1 1\r\n", "\r\n\r\n\0\r\nQUIT\n\17" } do
          local c = flow.client()
          c:send(bytes)
@@ -467,7 +467,7 @@ describe("a stream", function()
       end
       local c = flow.client()
       c:send "PROXY TCP4"
-      assert.is_false(c:more(5)) -- and no more
+      assert.is_false(c:more()) -- and no more
       c:close()
       assert.is_nil(app:accept(0.05))
       assert.same({ 3, 1 }, { flow.counter "bad_requests", flow.counter "timeouts" })
@@ -572,7 +572,7 @@ describe("a datagram", function()
       for _, n in ipairs { 1, 7, 99 } do
          local c = l4.udp_client(n) -- connected: hears nobody else
          c:send "where"
-         assert.equal("127.0.0." .. n, c:receive(2))
+         assert.equal("127.0.0." .. n, c:receive())
          c:close()
       end
    end)
@@ -604,7 +604,7 @@ describe("a datagram", function()
       start {}
       local c = l4.udp_client()
       assert.equal("question", to_app(c, "question"))
-      assert.equal(0, C.tw_gate_listener_remove(0, 500))
+      assert.equal(0, C.tw_gate_listener_remove(0, 10000))
       c:send "too late"
       assert.is_nil(app:receive(0.1))
       app:send "answer"
@@ -631,7 +631,7 @@ describe("a datagram", function()
       local c = l4.udp_client()
       assert.equal("before", to_app(c, "before"))
       local before = last
-      assert.equal(0, C.tw_gate_listener_remove(0, 2000))
+      assert.equal(0, C.tw_gate_listener_remove(0, 10000))
       upstream.port = upstream.unused()
       listen(service, 0, { address = { family = 4, port = upstream.port, bytes = { 127, 0, 0, 1 } } })
       local d = l4.udp_client()
@@ -644,7 +644,7 @@ describe("a datagram", function()
    end)
 
    it("has a session that ends, and another when there are too many", function()
-      start({}, { listener = { idle_ms = 300, connections = 3 } })
+      start({}, { listener = { idle_ms = 1000, connections = 3 } })
       local clients = {}
       for i = 1, 5 do
          clients[i] = l4.udp_client()
@@ -653,7 +653,7 @@ describe("a datagram", function()
       app:send "to the last"
       assert.equal("to the last", clients[5]:receive())
       assert.equal(3, upstream.figures(0, 0).active)
-      assert.is_true(upstream.eventually(function() return upstream.figures(0, 0).active == 0 end, 5))
+      assert.is_true(upstream.eventually(function() return upstream.figures(0, 0).active == 0 end))
       for i = 1, 5 do clients[i]:close() end
    end)
 
@@ -663,7 +663,7 @@ describe("a datagram", function()
          fail_ms = 5000 })
       local c = l4.udp_client()
       local came
-      for _ = 1, 10 do
+      for _ = 1, 100 do
          c:send "try"
          came = app:receive(0.2)
          if came then break end

@@ -599,7 +599,7 @@ describe("a gate and its servers", function()
 
    it("checks servers, and sends nothing to one that fails its checks", function()
       local s, other = server(), server()
-      up.start { servers = { s.port, other.port }, check_ms = 20, check_path = "/health", rise = 2, fall = 2 }
+      up.start { servers = { s.port, other.port }, check_ms = 20, check_timeout_ms = 20000, check_path = "/health", rise = 2, fall = 2 }
       local status, closed = 200, false
       -- Plays both servers for a while.
       local function play()
@@ -828,7 +828,7 @@ describe("a gate and its servers", function()
             end
          end
          return ended == n
-      end, 20))
+      end))
       local got = 0
       for i = 1, n do
          local head, body = table.concat(parts[i]):match "^(.-\r\n\r\n)(.*)$"
@@ -880,19 +880,21 @@ describe("a gate and its servers", function()
          if stop then break end
          local c = client()
          get(c)
-         local conn = s:accept(0.02)
-         if not conn then -- a connection that was kept
-            for _, object in ipairs(open) do
-               if object.serves and object:more(0.005) then conn = object end
+         local conn
+         assert(up.eventually(function()
+            conn = s:accept(0.02)
+            if not conn then -- a connection that was kept
+               for _, object in ipairs(open) do
+                  if object.serves and object:more(0.005) then conn = object end
+               end
             end
-         end
-         if conn then
-            conn.serves = true
-            keep(conn)
-            assert(conn:take "\r\n\r\n")
-            conn:send(OK)
-            assert.equal(200, assert(c:response()).status)
-         end
+            return conn
+         end))
+         conn.serves = true
+         keep(conn)
+         assert(conn:take "\r\n\r\n")
+         conn:send(OK)
+         assert.equal(200, assert(c:response()).status)
          c:close()
          stop = up.figures(0, 0).up == 0
       end

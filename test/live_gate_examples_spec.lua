@@ -98,9 +98,9 @@ describe("the example", function()
          return (text:gsub("9%.9%.9%.9:53", "127.0.0.1:" .. behind))
       end)
       local function dig(name)
-         return shell.run(("dig +tries=2 +time=3 @127.0.0.1 -p %d %s"):format(port, name)).out
+         return shell.run(("dig +tries=5 +time=5 @127.0.0.1 -p %d %s"):format(port, name)).out
       end
-      assert.truthy(labs.eventually(30, function()
+      assert.truthy(labs.eventually(60, function()
          return dig "www.tideway.example":find("203.0.113.80", 1, true) ~= nil
       end))
       assert.truthy(dig "ads.example":find "status: NXDOMAIN")

@@ -65,7 +65,7 @@ local hostile = tw.nf("hostile", function()
    }
 end, { pure = true })
 local web = tw.listen("web", "http://127.0.0.1:%PORT", { request_timeout = %TIMEOUT, head_timeout = %SLOW, body_timeout = %SLOW,
-   idle = 20, body_bytes = 100000, head_bytes = 8192, connections = 16000, requests = 0 })
+   idle = 300, body_bytes = 100000, head_bytes = 8192, connections = 16000, requests = 0 })
 local app = tw.upstream("app", { servers = { "127.0.0.1:%ORIGIN" } })
 local c = tw.chain("web", web, hostile {}, app)
 c:pin { worker = "%WORKER", pool_mb = %POOL, memory_mb = 32 }
@@ -84,7 +84,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          origin = swarm.origin()
          engine = instances.start {
             script = (SCRIPT:gsub("%%(%u+)", { PORT = port, ORIGIN = options.origin or origin.port, WORKER = transport,
-               POOL = options.pool or 16, TIMEOUT = options.timeout or 4,
+               POOL = options.pool or 16, TIMEOUT = options.timeout or 20,
                SLOW = options.slow or 5 })),
             prefix = options.prefix,
          }
@@ -103,13 +103,13 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
       local function ends_well()
          assert.truthy(posix.alive(engine.pid), engine:log():sub(-2000))
          local s
-         local quiet = labs.eventually(10, function()
+         local quiet = labs.eventually(60, function()
             s = figures()
             return s.in_flight == 0 and s.pool.used == 0
          end)
          assert.truthy(quiet, ("%d under way, %d blocks used"):format(s.in_flight, s.pool.used))
          assert.equal(0, s.difference)
-         assert.truthy(labs.eventually(15, function()
+         assert.truthy(labs.eventually(60, function()
             local c = upstream.client(port)
             c:send(GET:format("/fast", "t"))
             local r = c:response()
@@ -171,7 +171,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          quiet = 0
          repeat
             local more = listen(5)
-         until ended or not more and quiet >= (whole() and (options.quiet or 30) or 8000)
+         until ended or not more and quiet >= (whole() and (options.quiet or 30) or 60000)
          c:close()
          return table.concat(parts), ended
       end
@@ -258,7 +258,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
       end)
 
       live("answers what is too large and too slow, and bodies that lie", function()
-         start { timeout = 1, slow = 0.3 }
+         start()
          local function status(pieces, pause)
             return tonumber((exchange(pieces, { answers = 1, pause = pause }):match "^HTTP/1.1 (%d+)"))
          end
@@ -267,11 +267,6 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          assert.equal(413, status { "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 100001\r\n\r\n" })
          assert.equal(413, status { "POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n18700\r\n"
             .. ("x"):rep(0x18700) .. "\r\n1\r\n" })
-         assert.equal(408, status { "GET /fast HTTP/1.1\r\nHo" })
-         assert.equal(408, status({ "GET /fast HTTP/1.1\r\n", "H", "o", "s", "t", ":", " ", "h", "\r", "\n", "X", ":", "y" },
-            100))
-         assert.equal(408, status { "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nshort" })
-         assert.equal(504, status { GET:format("/forever", "x") })
          local text, ended = exchange({ "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nshort" },
             { shut = true, answers = 1 })
          assert.truthy(ended and not text:find "^HTTP/1.1 200", text)
@@ -280,6 +275,15 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          assert.truthy(text:find "^HTTP/1.1 200" and text:find "zloHTTP/1.1 [45]%d%d", text)
          assert.equal(400, status { "\0\1\2\3garbage\r\n\r\n" })
          assert.equal(501, status { "garbage\r\n\r\n" }) -- a method that nobody knows
+         ends_well()
+         -- Where time is short.
+         origin:close()
+         start { timeout = 1, slow = 0.3 }
+         assert.equal(408, status { "GET /fast HTTP/1.1\r\nHo" })
+         assert.equal(408, status({ "GET /fast HTTP/1.1\r\n", "H", "o", "s", "t", ":", " ", "h", "\r", "\n", "X", ":", "y" },
+            100))
+         assert.equal(408, status { "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nshort" })
+         assert.equal(504, status { GET:format("/forever", "x") })
          ends_well()
       end)
 
@@ -307,9 +311,9 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          posix.raise_rlimit(7)
          local before, list = engine:resident(), {}
          for i = 1, 4200 do list[i] = upstream.client(port) end
-         assert.truthy(labs.eventually(5, function() return gateway.gate(engine).gates[1] ~= nil end))
+         assert.truthy(labs.eventually(60, function() return gateway.gate(engine).gates[1] ~= nil end))
          local n = 0
-         assert.truthy(labs.eventually(10, function()
+         assert.truthy(labs.eventually(60, function()
             n = 0
             for _, gate in ipairs(gateway.gate(engine).gates) do n = n + gate.connections end
             return n == #list
@@ -329,7 +333,13 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
 
       live("says 502 while servers are down, and 503 or the answer while the pool is empty", function()
          start { origin = upstream.unused(), pool = 8 }
-         assert.truthy(exchange({ GET:format("/up", "x") }, { answers = 1 }):find "^HTTP/1.1 502")
+         local text
+         -- 503 is that of a function that did not run for a while, as others have the CPUs.
+         labs.eventually(60, function()
+            text = exchange({ GET:format("/up", "x") }, { answers = 1 })
+            return not text:find "^HTTP/1.1 503"
+         end)
+         assert.truthy(text:find "^HTTP/1.1 502", text)
          local list = {}
          for i = 1, 60 do -- nobody reads what fills the pool
             list[i] = upstream.client(port)
@@ -342,7 +352,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          c:close()
          for _, other in ipairs(list) do other:close() end
          for _ = 1, 5 do -- more than the pool has
-            local text = exchange({ GET:format("/huge", "h") }, { answers = 1 })
+            text = exchange({ GET:format("/huge", "h") }, { answers = 1 })
             assert.truthy(text:find "^HTTP/1.1 50[23]" or #text > 8000000 - 100, text:sub(1, 100))
          end
          ends_well()
@@ -369,12 +379,12 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
             waits = rest
             return served > 20 and closed > 0
          end
-         assert.truthy(labs.eventually(10, look), ("%d served, %d closed"):format(served, closed))
+         assert.truthy(labs.eventually(60, look), ("%d served, %d closed"):format(served, closed))
          posix.poll({}, 100)
          look()
          assert.truthy(served < 200, served)
          for _, c in ipairs(list) do c:close() end
-         assert.truthy(labs.eventually(5, function() return engine:log():find("no descriptors left", 1, true) end),
+         assert.truthy(labs.eventually(60, function() return engine:log():find("no descriptors left", 1, true) end),
             engine:log())
          ends_well()
       end)
@@ -401,7 +411,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
       end
 
       live("answers for functions that raise, return nonsense, keep messages or answer too much", function()
-         start { timeout = 2 }
+         start { timeout = 10 }
          for path, status in pairs { ["/raise"] = 502, ["/nonsense"] = 502, ["/nowhere"] = 502, ["/headers"] = 502,
             ["/garbage"] = 500, ["/twice"] = 200 } do
             local text = exchange({ GET:format(path, "x") }, { answers = 1 })
@@ -411,8 +421,8 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
          end
          local s = swarm.new { port = port, connections = 12, make = mixed { "/fast", "/raise", "/echo", "/nonsense", "/hold",
             "/twice", "/fast", "/echo", "/nowhere", "/huge", "/hold", "/fast" } }
-         s:run(20, function() return s.answered > 500 end)
-         assert.truthy(s:finish(10), s:summary())
+         s:run(100, function() return s.answered > 500 and (s.status[200] or 0) > 50 end)
+         assert.truthy(s:finish(60), s:summary())
          assert.same({}, s.wrong)
          assert.equal(0, s.lost, s:summary())
          assert.truthy((s.status[200] or 0) > 50, s:summary())
@@ -425,7 +435,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
             local s = swarm.new { port = port, connections = 12, make = mixed { "/fast", "/echo", "/hold", "/fast", "/echo",
                "/fast", "/fast", "/hold", "/echo", "/fast", "/fast", "/echo", "/fast" } }
             local next_kill, kills, killed = 0, 0, nil
-            s:run(30, function()
+            s:run(100, function()
                local now = tonumber(posix.now())
                if kills == 4 or now < next_kill then return kills == 4 and (s.status[200] or 0) > 50 end
                local pid = gateway.pids(engine, "web")[1]
@@ -435,7 +445,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
                end
                next_kill = now + 0.3e9
             end)
-            assert.truthy(s:finish(10), s:summary())
+            assert.truthy(s:finish(60), s:summary())
             assert.same({}, s.wrong)
             assert.equal(0, s.lost, s:summary())
             assert.equal(s.sent, s.answered)
@@ -444,7 +454,7 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
                assert.truthy(status == 200 or status >= 502 and status <= 504, s:summary())
             end
             for _, path in ipairs { "/loop", "/memory" } do
-               assert.truthy(labs.eventually(10, function()
+               assert.truthy(labs.eventually(60, function()
                   return exchange({ GET:format("/fast", "x") }, { answers = 1 }):find "^HTTP/1.1 200" ~= nil
                end))
                local text = exchange({ GET:format(path, "x") }, { answers = 1 })
@@ -457,13 +467,13 @@ for _, transport in ipairs { "inline", "sk_msg", "rings" } do
       live("ends under load without an answer that is wrong", function()
          start()
          local s = swarm.new { port = port, connections = 12, make = mixed { "/fast", "/echo", "/hold" } }
-         s:run(10, function() return s.answered > 200 end)
+         s:run(100, function() return s.answered > 200 end)
          engine.process:signal "INT"
          s.stopping = true -- what is under way is answered
-         assert.truthy(s:finish(10), s:summary())
+         assert.truthy(s:finish(60), s:summary())
          assert.same({}, s.wrong)
          assert.equal(0, s.lost, s:summary())
-         assert.truthy(engine.process:wait(30))
+         assert.truthy(engine.process:wait(60))
          local result = engine:stop()
          assert.equal(0, result.code, result.err)
          local counters = result.counters.gate.services[1]

@@ -107,13 +107,13 @@ for _, transport in ipairs { "sk_msg", "rings" } do
             shell.write(dir .. "/mix.lua", MIX)
             engine = instances.start { script = (SCRIPT:gsub("%%(%u+)",
                { PORT = port, ORIGIN = origin.port, WORKER = transport })) }
-            assert.equal("small\n", gateway.curl(url .. "/fetch").body)
+            assert.truthy(labs.eventually(60, function() return gateway.curl(url .. "/fetch").body == "small\n" end))
             local begun = labs.spawn(("curl -s -m 4 -o /dev/null %s/evil/%s"):format(url, how))
-            shell.run(("wrk -t 1 -c 8 -d 3 -s %s/mix.lua %s"):format(dir, url), 30)
+            shell.run(("wrk -t 1 -c 8 -d 3 -s %s/mix.lua %s"):format(dir, url))
             begun:stop "KILL"
             assert.truthy(posix.alive(engine.pid), engine:log():sub(-2000))
             shell.run("kill -9 " .. evil_pid())
-            assert.truthy(labs.eventually(30, function()
+            assert.truthy(labs.eventually(60, function()
                for _ = 1, 20 do
                   if gateway.curl(url .. "/fetch").body ~= "small\n" then return false end
                end

@@ -127,7 +127,7 @@ describe("a chain behind a listener, live:", function()
          local out = load:stop().out
          assert.truthy(out:find "requests in", out)
          assert.falsy(out:find "Socket errors", out)
-         assert.truthy(labs.eventually(10, function()
+         assert.truthy(labs.eventually(60, function()
             local f = gateway.service(instance, "web").functions[1]
             return f.restarts >= 3 and f.instances[1].state == "runs"
          end))
@@ -140,7 +140,7 @@ describe("a chain behind a listener, live:", function()
       start "sk_msg"
       local r = gateway.curl(url .. "/loop")
       assert.truthy(r.status == 502 or r.status == 504, r.status)
-      assert.truthy(labs.eventually(5, function() return gateway.curl(url .. "/hello").status == 200 end))
+      assert.truthy(labs.eventually(60, function() return gateway.curl(url .. "/hello").status == 200 end))
       assert.truthy(gateway.service(instance, "web").functions[1].restarts >= 1)
       ends_well()
    end)
@@ -148,25 +148,28 @@ describe("a chain behind a listener, live:", function()
    live("uses no CPU while nothing comes", function()
       start "sk_msg"
       gateway.curl(url .. "/tag")
-      local pids = gateway.pids(instance, "web")
-      pids[#pids + 1] = instance.pid
+      local workers, engine = gateway.pids(instance, "web"), { instance.pid }
       posix.poll({}, 500)
-      local before = gateway.ticks(pids)
-      posix.poll({}, 3000)
-      local used = gateway.ticks(pids) - before
+      local idle, control
+      for _ = 1, 5 do -- what was begun with before may end late on a busy machine
+         idle, control = gateway.ticks(workers), gateway.ticks(engine)
+         posix.poll({}, 3000)
+         idle, control = gateway.ticks(workers) - idle, gateway.ticks(engine) - control
+         if idle == 0 and control <= 6 then break end
+      end
+      assert.truthy(idle == 0, idle .. " ticks of 10 ms in 3 s of functions")
       -- The control thread looks after things five times a second.
-      assert.truthy(used <= 6, used .. " ticks of 10 ms in 3 s")
-      for _, pid in ipairs(gateway.pids(instance, "web")) do assert.truthy(gateway.ticks { pid } <= 30) end
+      assert.truthy(control <= 6, control .. " ticks of 10 ms in 3 s")
       ends_well()
    end)
 
    live("changes under load without a request that fails", function()
       start "sk_msg"
-      local load = labs.spawn(("wrk -t 1 -c 8 -d 60 %s/tag"):format(url))
+      local load = labs.spawn(("wrk -t 1 -c 8 -d 300 --timeout 30s %s/tag"):format(url))
       posix.poll({}, 300)
       local function edit(code, text)
          local report = instance:eval(code .. "; return nil")
-         if text then assert.truthy(labs.eventually(5, function() return gateway.curl(url .. "/tag").body == text end)) end
+         if text then assert.truthy(labs.eventually(60, function() return gateway.curl(url .. "/tag").body == text end)) end
          return report
       end
       edit 'chains.web:scale("tag", 3)'
@@ -205,7 +208,7 @@ describe("a chain behind a listener, live:", function()
          .. 'return msg:respond(200, nil, "two") end):pin { worker = "inline" } commit()'):format(other))
       assert.equal("two", gateway.curl("http://127.0.0.1:" .. other).body)
       instance:eval "edit() chains.two:delete() listeners.two:delete() commit()"
-      assert.truthy(labs.eventually(5, function() return gateway.curl("http://127.0.0.1:" .. other).code == 7 end))
+      assert.truthy(labs.eventually(60, function() return gateway.curl("http://127.0.0.1:" .. other).code == 7 end))
       instance:eval 'upstreams.app:add("127.0.0.1:1")'
       assert.equal(2, #gateway.gate(instance).upstreams[1].servers)
       instance:eval 'upstreams.app:drain("127.0.0.1:1")'
@@ -219,7 +222,7 @@ describe("a chain behind a listener, live:", function()
       start "sk_msg"
       local c = instance:client()
       local function refused(code, text)
-         local reply = c:eval(code, { seconds = 30 })
+         local reply = c:eval(code, { seconds = 60 })
          assert.is_false(reply.ok)
          assert.truthy(reply.error:find(text, 1, true), reply.error)
       end
@@ -322,7 +325,7 @@ describe("a chain behind a listener, live:", function()
    live("does not start with an address that is taken, and says which", function()
       local dir = shell.directory()
       shell.write(dir .. "/s.lua", SCRIPT:format(origin.port, origin.port, "inline"))
-      local r = shell.tideway(("run --name taken %s/s.lua"):format(dir), "env TIDEWAY_RUN_DIR=" .. dir, 30)
+      local r = shell.tideway(("run --name taken %s/s.lua"):format(dir), "env TIDEWAY_RUN_DIR=" .. dir)
       shell.remove(dir)
       assert.equal(2, r.code, r.out)
       assert.truthy(r.err:find("127.0.0.1:" .. origin.port, 1, true) or r.err:find "web", r.err)
@@ -332,7 +335,7 @@ describe("a chain behind a listener, live:", function()
       port = gateway.port()
       local dir = shell.directory()
       shell.write(dir .. "/s.lua", SCRIPT:format(port, gateway.port(), "sk_msg"))
-      local r = shell.tideway(("audit --json --requests 50 --path /x %s/s.lua"):format(dir), nil, 60)
+      local r = shell.tideway(("audit --json --requests 50 --path /x %s/s.lua"):format(dir))
       shell.remove(dir)
       assert.equal(0, r.code, r.err)
       local results = require("tideway.json").decode(r.out)
@@ -409,17 +412,23 @@ tw.chain("mute", tw.listen("mute", "udp://127.0.0.1:%d"), function(msg) return m
          return ([[
 local tw = require "tideway"
 tw.options { gates = 1 }
-tw.chain("web", tw.listen("web", "http://127.0.0.1:%d", { idle = 1 }), function(msg) return msg:respond(200, nil, "x") end)
+tw.chain("web", tw.listen("web", "http://127.0.0.1:%d", { idle = 2 }), function(msg) return msg:respond(200, nil, "x") end)
    :pin { worker = "inline" }
 ]]):format(listen)
       end)
       local clients, GET = {}, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
-      for i = 1, 200 do clients[i] = upstream.client(port) end
-      for _, c in ipairs(clients) do c:send(GET) end
-      for _, c in ipairs(clients) do assert.equal(200, c:response().status) end
-      process.terminate(instance.pid, 19) -- SIGSTOP
-      for _, c in ipairs(clients) do c:send(GET) end
-      posix.poll({}, 1500)
+      for _ = 1, 20 do -- all of it sooner than they have rested for too long
+         for i = 1, 200 do clients[i] = upstream.client(port) end
+         local began = posix.now()
+         for _, c in ipairs(clients) do c:send(GET) end
+         for _, c in ipairs(clients) do assert.equal(200, c:response().status) end
+         process.terminate(instance.pid, 19) -- SIGSTOP
+         for _, c in ipairs(clients) do c:send(GET) end
+         if posix.now() - began < 1.5e9 then break end
+         process.terminate(instance.pid, 18)
+         for _, c in ipairs(clients) do c:close() end
+      end
+      posix.poll({}, 2500)
       process.terminate(instance.pid, 18) -- SIGCONT
       for _, c in ipairs(clients) do
          local r = c:response()
@@ -439,10 +448,11 @@ local app = tw.upstream("app", { servers = { "127.0.0.1:%d" } })
 tw.chain("web", tw.listen("web", "http://127.0.0.1:%d"), whole {}, app):pin { worker = "inline", pool_mb = 8 }
 ]]):format(server, listen)
       end)
-      local r = shell.run(("timeout 20 wrk -t1 -c64 -d2s %s/large"):format(url))
-      local sent, bad = tonumber(r.out:match "(%d+) requests in"), tonumber(r.out:match "Non%-2xx or 3xx responses: (%d+)")
-      assert.is_true(sent - (bad or 0) >= 30, r.out)
-      assert.is_true(labs.eventually(10, function()
+      local load = labs.spawn(("wrk -t 1 -c 64 -d 300 --timeout 60s %s/large"):format(url))
+      local function answered() return gateway.service(instance, "web").status["2xx"] end
+      assert.is_true(labs.eventually(60, function() return answered() >= 60 end), answered() .. " answers")
+      load:stop()
+      assert.is_true(labs.eventually(60, function()
          return gateway.gate(instance).services[1].pool.used == 0
       end))
    end)

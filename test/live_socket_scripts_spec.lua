@@ -2,6 +2,7 @@
 -- Scripts that pin chains to the sockets of programs that run, as a user writes them: `tideway run` finds the sockets
 -- of this process, whose packets go through the chain.
 
+local gateway = require "test.support.gateway"
 local instances = require "test.support.instance"
 local posix = require "tideway.posix"
 local shell = require "test.shell"
@@ -146,9 +147,7 @@ describe("a script on sockets:", function()
    end)
 
    live("a socket that is not there is said", function()
-      local taken = sockets.udp()
-      local free = taken.port
-      taken:close()
+      local free = gateway.port() -- none that others get meanwhile, at their ends of connections
       local tw = require "tideway"
       assert.error_matches(function() tw.bpf.socket { udp = free } end, "no UDP socket with port " .. free)
       assert.same({}, tw.bpf.sockets { tcp = free })

@@ -213,7 +213,7 @@ for _, transport in ipairs { "sk_msg", "rings" } do
       end)
 
       it("hold one message while others go on", function()
-         start { { message = function(msg) if msg.path == "/slow" then msg:sleep(0.05) end end } }
+         start { { message = function(msg) if msg.path == "/slow" then msg:sleep(0.3) end end } }
          local w = service:add(1)
          workers.running(w)
          local slow, quick = service:request "/slow", service:request "/quick"
@@ -293,7 +293,7 @@ for _, transport in ipairs { "sk_msg", "rings" } do
       end)
 
       it("leave when they are removed, after what they have is done", function()
-         start { { message = function(msg) msg:sleep(0.03) end } }
+         start { { message = function(msg) msg:sleep(0.5) end } }
          local w = service:add(1)
          local pid = workers.running(w).pid
          local handle = service:request()
@@ -491,7 +491,10 @@ describe("workers", function()
       end)
       assert.equal(0, C.tw_worker_remove(w, 0))
       workers.wait("it is gone", function() return not workers.info(w) end)
-      assert.matches("instance 0: stopped", lines())
+      workers.wait("its last words", function()
+         text = text .. lines()
+         return text:find "instance 0: stopped"
+      end)
    end)
 
    it("share a tw.store, and are refused a table of the engine", function()
@@ -513,8 +516,16 @@ describe("workers", function()
       local w = service:add(1)
       local info = workers.running(w)
       service:round()
-      C.tw_sleep_ms(50)
-      local cpu, wakeups = C.tw_supervisor_cpu(0, info.member), workers.info(w).board.wakeups
+      local cpu, wakeups
+      local function used()
+         local before, woken = cpu, wakeups
+         cpu, wakeups = C.tw_supervisor_cpu(0, info.member), workers.info(w).board.wakeups
+         return cpu ~= before or wakeups ~= woken
+      end
+      workers.wait("it has come to rest", function() -- a busy machine may let it wait
+         C.tw_sleep_ms(50)
+         return not used()
+      end)
       C.tw_sleep_ms(2000)
       assert.equal(0, tonumber(C.tw_supervisor_cpu(0, info.member) - cpu))
       assert.equal(0, tonumber(workers.info(w).board.wakeups - wakeups))
@@ -539,7 +550,7 @@ describe("workers", function()
       once()
       local before = count_fds()
       for _ = 1, 3 do once() end
-      assert.equal(before, count_fds())
+      workers.wait("no descriptor is left", function() return count_fds() == before end)
       workers.wait("no process is left", nothing_left)
    end)
 
@@ -560,7 +571,7 @@ describe("workers", function()
       end)
       assert.equal(spare, after.pid)
       assert.equal("tideway-worker\n", read(("/proc/%d/comm"):format(spare)))
-      assert.equal(status(before.pid, "Uid"), nil)
+      workers.wait("the other one is gone", function() return not status(before.pid, "Uid") end)
       assert.equal(after.uid, tonumber(status(spare, "Uid"):match "^%d+"))
       assert.equal(7, service:round().values[1])
    end)

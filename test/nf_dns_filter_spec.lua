@@ -505,7 +505,7 @@ describe("dns_filter", function()
          local config = { block = { "ads.example" }, types = { "A" }, name = "dns_dig_" .. over }
          if over == "tcp" then start_tcp(config) else start(config) end
          local function dig(from, what)
-            return shell.run(("dig +time=2 +tries=1 -p %d @127.0.0.1 %s %s"):format(from, words, what)).out
+            return shell.run(("dig +time=5 +tries=5 -p %d @127.0.0.1 %s %s"):format(from, words, what)).out
          end
          -- It wants its port for both: another one may have that.
          local dnsmasq, port

@@ -71,7 +71,7 @@ describe("l4_proxy", function()
    end)
 
    it("lets a client in again when its window is over", function()
-      start { max_per_client = 1, window = 0.3, name = "l4_window" }
+      start { max_per_client = 1, window = 1, name = "l4_window" }
       passes(app)
       is_refused()
       assert.is_true(upstream.eventually(function()

@@ -183,7 +183,7 @@ function Service:settle(seconds)
       stats = self:stats()
       self:exact()
       return stats.in_flight == 0 and stats.pool_used == 0
-   end, seconds or 5)
+   end, seconds)
    return tonumber(stats.in_flight), tonumber(stats.pool_used)
 end
 

@@ -79,7 +79,7 @@ function M.nginx(port, locations)
    shell.write(self.dir .. "/nginx.conf", (NGINX:gsub("%%LOCATIONS", ((locations or ""):gsub("%%", "%%%%")))
       :gsub("%%DIR", self.dir):gsub("%%PORT", self.port)))
    self.process = labs.spawn(("nginx -e %s/error.log -c %s/nginx.conf"):format(self.dir, self.dir))
-   assert(labs.eventually(10, function()
+   assert(labs.eventually(60, function()
       local fd = net.connect("127.0.0.1", self.port)
       if fd then posix.close(fd) end
       return fd ~= nil
@@ -107,8 +107,8 @@ end
 ---@return { code: integer, status: integer, body: string, head: string }
 function M.curl(url, options)
    local dir = shell.directory()
-   local r = shell.run(("curl -s -m 10 -o %s/body -D %s/head -w '%%{http_code}' %s '%s'"):format(dir, dir,
-      options or "", url), 15)
+   local r = shell.run(("curl -s -m 60 -o %s/body -D %s/head -w '%%{http_code}' %s '%s'"):format(dir, dir,
+      options or "", url), 75)
    local found = {
       code = r.code, status = tonumber(r.out), body = posix.slurp(dir .. "/body") or "",
       head = posix.slurp(dir .. "/head") or "",
@@ -122,7 +122,7 @@ end
 ---@return tideway.gate.snapshot
 function M.gate(instance)
    local c = instance:client()
-   local reply = c:call("gate", {}, { seconds = 20 })
+   local reply = c:call("gate", {}, { seconds = 60 })
    c:close()
    assert(reply.ok, reply.error)
    return reply.view.data

@@ -69,7 +69,7 @@ end
 
 --- The next datagram, nil when none comes in time; self.from says who has sent it, of a socket that is not connected.
 function Udp:receive(seconds)
-   local until_when = posix.now() + (seconds or 5) * 1e9
+   local until_when = posix.now() + (seconds or 60) * 1e9
    repeat
       local from, len = ffi.new "struct tw_spec_in[2]", ffi.new("unsigned[1]", 32)
       local n = tonumber(C.tw_spec_recvfrom(self.fd, room, 65536, 0, from, len))
@@ -155,7 +155,7 @@ end
 function M.exchange(client, server, up, down, seconds)
    local a = { connection = client, text = up, at = 0, parts = {} }
    local b = { connection = server, text = down, at = 0, parts = {} }
-   local until_when = posix.now() + (seconds or 20) * 1e9
+   local until_when = posix.now() + (seconds or 60) * 1e9
    while not (a.ended and b.ended) and posix.now() < until_when do
       local pushed_a, pushed_b, pulled_a, pulled_b = push(a), push(b), pull(a), pull(b)
       if not (pushed_a or pushed_b or pulled_a or pulled_b) then posix.poll({ client.fd, server.fd }, 2) end

@@ -88,10 +88,10 @@ function Socket:send(data)
    return tonumber(n)
 end
 
---- What comes within some time, or nil.
+--- What comes within some time, or nil. What the kernel redirects comes by one of its own threads.
 function Socket:receive(ms)
    local buffer = ffi.new "uint8_t[2048]"
-   for _ = 0, (ms or 500) / 5 do
+   for _ = 0, (ms or 60000) / 5 do
       local n = tonumber(C.tw_test_recv(self.fd, buffer, 2048, DONTWAIT))
       if n > 0 then return ffi.string(buffer, n) end
       posix.poll({}, 5)

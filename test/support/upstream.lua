@@ -13,7 +13,7 @@ local socket = require "tideway.posix.socket"
 local C = abi.C
 local M = {}
 
-local PATIENCE = 10 -- seconds; a machine may be busy
+local PATIENCE = 60 -- seconds; a machine may be busy
 
 -- ---- a connection, either end ----
 
@@ -199,7 +199,7 @@ end
 function M.group(index, options)
    local spec = ffi.new "struct tw_group_spec"
    spec.name, spec.protocol, spec.keepalive, spec.queue_ms = "app", C.TW_LISTEN_HTTP, 8, 0
-   spec.connect_ms, spec.response_ms, spec.idle_ms = 2000, 5000, 5000
+   spec.connect_ms, spec.response_ms, spec.idle_ms = 10000, 20000, 20000
    for name, value in pairs(options) do
       if name ~= "servers" then spec[name] = value end
    end

@@ -83,7 +83,7 @@ end
 
 --- Waits for a condition; what it returned, or an error after so long.
 function M.wait(what, condition, seconds)
-   local deadline = tonumber(C.tw_now()) + (seconds or 20) * 1e9
+   local deadline = tonumber(C.tw_now()) + (seconds or 60) * 1e9
    while true do
       local value = condition()
       if value then return value end
