@@ -34,16 +34,26 @@ describe("tideway test", function()
    end)
 
    it("runs files side by side, and those alone that want it", function()
-      -- Each notes when it begins and ends.
+      -- Each notes when it begins and ends; those side by side wait for each other.
       local note = [[
+         local labs, posix = require "test.support.lab", require "tideway.posix"
+         local path = "%s/notes"
          local function note(what)
-            local f = assert(io.open("%s/notes", "a"))
+            local f = assert(io.open(path, "a"))
             f:write(what, "\n")
             f:close()
          end
-         it("notes", function() note "begin" require("tideway.posix").poll({}, 700) note "end" end)]]
-      for i = 1, 2 do spec("beside" .. i, note:format(dir)) end
-      for i = 1, 2 do spec("alone" .. i, "-- SPDX\n-- Runs alone: it says so.\n" .. note:format(dir)) end
+         local function noted(what, n) return select(2, posix.slurp(path):gsub(what, "")) >= n end
+         it("notes", function()
+            note "begin"
+            %s
+            note "end"
+         end)]]
+      local together = 'assert(labs.eventually(60, function() return noted("begin", 2) end)) posix.poll({}, 200)'
+      for i = 1, 2 do spec("beside" .. i, note:format(dir, together)) end
+      for i = 1, 2 do
+         spec("alone" .. i, "-- SPDX\n-- Runs alone: it says so.\n" .. note:format(dir, "posix.poll({}, 500)"))
+      end
       local r = run "--jobs 2"
       assert.equal(0, r.code, r.out)
       assert.equal("begin\nbegin\nend\nend\nbegin\nend\nbegin\nend\n", posix.slurp(dir .. "/notes"))
@@ -56,30 +66,30 @@ describe("tideway test", function()
       end)]]):format(dir))
       spec("dies", 'it("dies", function() os.exit(7) end)')
       spec("good", 'it("works", function() end)')
-      local r = run "--limit 2"
+      local r = run "--limit 5"
       assert.equal(1, r.code)
-      has(r.out, "hangs_spec.lua: failed: it did not end within 2 s", "dies_spec.lua: failed: its process ended before its "
+      has(r.out, "hangs_spec.lua: failed: it did not end within 5 s", "dies_spec.lua: failed: its process ended before its "
          .. "tests did, with code 7")
       assert.matches("\n1 passed, 2 failed, 0 skipped\n$", r.out)
       local left = tonumber(posix.slurp(dir .. "/pid"))
-      assert.is_truthy(labs.eventually(10, function() return not posix.alive(left) end))
+      assert.is_truthy(labs.eventually(60, function() return not posix.alive(left) end))
    end)
 
    it("takes its files along when it is ended", function()
       spec("sleeps", ([[it("sleeps", function() os.execute "echo $PPID >%s/pid; sleep 1000" end)]]):format(dir))
       spec("sleeps2", 'it("sleeps", function() os.execute "sleep 1000" end)')
       local process = labs.spawn(("%s test %s"):format(shell.binary, dir))
-      local pid = labs.eventually(20, function()
+      local pid = labs.eventually(60, function()
          return tonumber(((posix.slurp(dir .. "/pid") or ""):match "^(%d+)\n"))
       end)
       process:stop "KILL"
-      assert.is_truthy(labs.eventually(20, function() return not posix.alive(pid) end))
+      assert.is_truthy(labs.eventually(60, function() return not posix.alive(pid) end))
    end)
 
    it("ends a command of a spec that hangs, and says which", function()
-      local ok, err = pcall(shell.run, "echo said; sleep 1000", 0.5)
+      local ok, err = pcall(shell.run, "echo said; sleep 1000", 2)
       assert.is_false(ok)
-      has(err, "this did not end within 0.5 s:", "echo said; sleep 1000", "its output:\nsaid\n")
+      has(err, "this did not end within 2 s:", "echo said; sleep 1000", "its output:\nsaid\n")
       assert.equal(124, shell.run("timeout 0.1 sleep 10", 60).code) -- its own limit
    end)
 end)

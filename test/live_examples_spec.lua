@@ -52,20 +52,20 @@ end
 local TCP_GOOD, UDP_GOOD = "(correct)", "udp sum ok"
 
 local function ping(lab, role, address, ...)
-   local r = lab:run(role, ("ping -n -c 3 -i 0.02 -W 2 %s %s"):format(table.concat({ ... }, " "), address))
+   local r = lab:run(role, ("ping -n -c 3 -i 0.02 -W 20 %s %s"):format(table.concat({ ... }, " "), address))
    assert.equal(0, r.code, r.out .. r.err)
    has(r.out, " 0% packet loss")
    return r.out
 end
 
 local function curl(lab, url, want)
-   local r = lab:run("client", "curl -sS --max-time 10 " .. url)
+   local r = lab:run("client", "curl -sS --max-time 50 " .. url)
    assert.equal(0, r.code, r.err)
    assert.is_true(r.out == want, ("%d bytes came, %d were sent"):format(#r.out, #want))
 end
 
 local function dig(lab, arguments)
-   local r = lab:run("client", ("dig +short +tries=2 +time=2 %s %s"):format(arguments, services.NAME))
+   local r = lab:run("client", ("dig +short +tries=5 +time=5 %s %s"):format(arguments, services.NAME))
    assert.equal(services.ANSWER .. "\n", r.out, r.err)
 end
 
@@ -157,8 +157,8 @@ describe("examples", function()
       all_clients(lab, "198.51.100.2", "2001:db8:2::2")
       has(ping(lab, "client", "198.51.100.2"), "ttl=63")
       -- The router itself: answers at its addresses, reports what it cannot deliver.
-      has(lab:run("client", "ping -n -c 1 -W 2 -t 1 198.51.100.2").out, "Time to live exceeded")
-      has(lab:run("client", "ping -n -c 1 -W 2 203.0.113.9").out, "Unreachable")
+      has(lab:run("client", "ping -n -c 1 -W 20 -t 1 198.51.100.2").out, "Time to live exceeded")
+      has(lab:run("client", "ping -n -c 1 -W 20 203.0.113.9").out, "Unreachable")
       stopped(lab, engine)
    end)
 
@@ -186,7 +186,7 @@ describe("examples", function()
       ping(lab, "client", "10.0.0.3")
       dig(lab, "@10.0.0.3")
       assert.equal(28, lab:run("client", "curl -sS --max-time 0.3 http://10.0.0.3:80/file").code) -- timeout
-      assert.equal(7, lab:run("client", "curl -sS --max-time 2 http://10.0.0.3:81/").code) -- refused
+      assert.equal(7, lab:run("client", "curl -sS --max-time 50 http://10.0.0.3:81/").code) -- refused
       assert.is_string(page)
       local c = stopped(lab, engine)
       assert.is_true(dropped(c, "blocked_port") > 0)
@@ -238,10 +238,14 @@ describe("examples without a lab", function()
             oper = 1, sha = "02:00:00:00:00:01", spa = "10.0.0.1", tha = "00:00:00:00:00:00", tpa = "10.0.0.2",
          }),
       })
-      local command = "run --for 0.3 --json --no-huge examples/07-pcap.lua %s/in.pcap %s/out.pcap"
-      local r = shell.tideway(command:format(dir, dir), "TIDEWAY_RUN_DIR=" .. dir)
-      assert.equal(0, r.code, r.err)
-      local c = json.decode(r.out)
+      local command = "run --for %g --json --no-huge examples/07-pcap.lua %s/in.pcap %s/out.pcap"
+      local c
+      for _, seconds in ipairs { 0.3, 3, 30 } do -- a busy machine may not run its lcore for a while
+         local r = shell.tideway(command:format(seconds, dir, dir), "TIDEWAY_RUN_DIR=" .. dir)
+         assert.equal(0, r.code, r.err)
+         c = json.decode(r.out)
+         if c.totals.received >= 5 then break end
+      end
       assert.equal(5, c.totals.received)
       assert.equal(2, c.totals.sent)
       assert.equal(1, dropped(c, "tcp"))

@@ -107,7 +107,7 @@ describe("under load", function()
       assert(script.load(path, { frame.udp4({}, { src = "10.0.0.1", dst = "10.0.0.2" }, { sport = 9, dport = 9 },
          ("x"):rep(22)) }))
       engine.start()
-      native.finish(20)
+      native.finish(120)
       words, delays = table_named "load.words", table_named "load.delays"
    end
 

@@ -5,6 +5,8 @@
 local tw = require "tideway"
 local abi = require "tideway.abi"
 local frame = require "test.support.frame"
+local json = require "tideway.json"
+local labs = require "test.support.lab"
 local native = require "tideway.native"
 local options = require "tideway.options"
 local Rig = require "test.support.rig"
@@ -51,7 +53,7 @@ local function outcome(compile, bursts, sorter_last)
    local chain = rig:chain("c", rig.a, first, last, rig.b)
    rig:start()
    if compile == "native" then
-      native.finish(30)
+      native.finish(120)
       assert.equal(C.TW_TIER_NATIVE, C.tw_stats().chain[0].tier)
       assert.truthy(chain.segments[1].c:find("chain_mbufs(", 1, true), "the chain does not run on mbufs")
    end
@@ -91,7 +93,7 @@ describe("machine code on mbufs", function()
       assert.same(outcome("off", bursts, true), outcome("native", bursts, true))
    end)
 
-   -- Through a pipe that the capture comes out of when the machine code is there.
+   -- Through a pipe that the frames come out of when the machine code is there.
    it("leaves frames in several segments alone, which are dropped as too long", function()
       if not have_cc then return pending "no C compiler (cc) here" end
       local dir = shell.directory()
@@ -112,13 +114,27 @@ describe("machine code on mbufs", function()
             if ip then ip.ttl = ip.ttl - 1 end
          end, b)
       ]]):format(dir))
-      local run = shell.run(([[
-         cd %s && mkfifo pipe
-         (cat head; sleep 2; cat frames) >pipe &
-         %s run --for 3 --json --no-huge script.lua]]):format(dir, shell.quote(shell.binary)))
-      local snapshot = require("tideway.json").decode(run.out)
-      shell.remove(dir)
-      assert.equal(0, run.code, run.err)
+      assert.equal(0, shell.run(("mkfifo %s/pipe"):format(dir)).code)
+      local writer = labs.spawn(("sh -c 'cd %s; (cat head; until [ -e go ]; do sleep 0.05; done; cat frames) >pipe'")
+         :format(dir))
+      local prefix = ("env TIDEWAY_RUN_DIR=%s/run"):format(dir)
+      local engine = labs.spawn(("%s %s run --json --no-huge %s/script.lua"):format(prefix, shell.binary, dir))
+      finally(function()
+         engine:stop "KILL"
+         writer:stop "KILL"
+         shell.remove(dir)
+      end)
+      assert.is_true(engine:says("ready:", 60), engine:read "err")
+      assert.is_truthy(labs.eventually(60, function()
+         return shell.tideway("metrics", prefix).out:find('tideway_chain_info{chain="c",[^\n]*tier="native"')
+      end))
+      shell.write(dir .. "/go", "")
+      assert.is_truthy(labs.eventually(60, function()
+         return json.decode(shell.tideway("top --once --json --interval 0.1", prefix).out).totals.received == #frames
+      end))
+      engine:signal "INT"
+      assert.equal(0, engine:wait(60), engine:read "err")
+      local snapshot = json.decode(engine:read "out")
       local chain, count = snapshot.chains[1], {}
       for _, d in ipairs(chain.engine.drops) do count[d.reason] = d.count end
       assert.equal("native", chain.tier)

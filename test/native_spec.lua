@@ -145,7 +145,7 @@ describe("compiled chains", function()
          assert.equal(2, #out)
          assert.equal(ttl_of(udp) - 3, ttl_of(out[1]))
          assert.equal(round, rig:snapshot().chains[1].nfs[3].dropped)
-         if round == 1 and have_cc then native.finish(20) end
+         if round == 1 and have_cc then native.finish(120) end
       end
    end)
 
@@ -191,7 +191,7 @@ describe("compiled chains", function()
       local cpus = require("tideway.plan").cpus()
       tw.chain("c", rig.a, ttl_nf(), rig.b):pin { lcore = cpus[#cpus] }
       rig:start()
-      local sent, got, stop = 0, 0, os.time() + 20
+      local sent, got, stop = 0, 0, os.time() + 120
       local function some()
          for _ = 1, 32 do
             if rig.a:inject(udp) then sent = sent + 1 end
@@ -209,7 +209,7 @@ describe("compiled chains", function()
       end
       assert.equal(C.TW_TIER_NATIVE, tier())
       for _ = 1, 100 do some() end
-      stop = os.time() + 5
+      stop = os.time() + 60
       while got < sent and os.time() < stop do
          got = got + #rig:collect(rig.b)
          C.tw_sleep_ms(1)
@@ -236,7 +236,7 @@ describe("compiled chains", function()
       rig:start()
       native.due = 0
       assert.is_true(native.poll())
-      local stop = os.time() + 5
+      local stop = os.time() + 60
       while leftovers() == before and os.time() < stop do C.tw_sleep_ms(1) end -- the helper has begun
       assert.equal(before + 1, leftovers())
       rig:close()
@@ -270,7 +270,7 @@ describe("compiled chains", function()
          rig:chain("c", rig.a, ttl_nf "bypass", rig.b)
          rig:start()
          if how ~= "LuaJIT" then
-            native.finish(20)
+            native.finish(120)
             assert.equal(C.TW_TIER_NATIVE, tier())
          end
          rig:send(rig.a, udp, poison, udp)
@@ -294,7 +294,7 @@ describe("compiled chains", function()
          end
          rig:chain("c", rig.a, ttl_nf(), burst_nf {}, ttl_nf "bypass", rig.b)
          rig:start()
-         if how ~= "LuaJIT" then native.finish(20) end
+         if how ~= "LuaJIT" then native.finish(120) end
          rig:send(rig.a, udp, udp:sub(1, 22) .. "\67" .. udp:sub(24), udp)
          local out = rig:collect(rig.b)
          assert.equal(3, #out)
@@ -330,7 +330,7 @@ describe("compiled chains", function()
       end
       rig:chain("c", rig.a, ttl_nf "drop", rig.b)
       rig:start()
-      native.finish(20)
+      native.finish(120)
       rig:send(rig.a, udp, poison, udp)
       assert.equal(1, #rig:collect(rig.b))
       local drops = rig:drops()
@@ -358,7 +358,7 @@ describe("compiled chains", function()
       end
       rig:chain("c", rig.a, punter, ttl_nf(), rig.b)
       rig:start()
-      native.finish(20)
+      native.finish(120)
       assert.equal(ttl_of(udp) - 1, ttl_of(rig:through(rig.a, udp, rig.b)))
    end)
 end)

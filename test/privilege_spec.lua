@@ -87,12 +87,12 @@ describe("tideway run", function()
       local engine = lab.spawn(("env TIDEWAY_RUN_DIR=%s/run %s %s run --json %s %s %s/results %s"):format(dir,
          prefix or "", shell.binary, options or "", CHILD, dir, what))
       engines[#engines + 1] = engine
-      assert(engine:says("ready:", 15), engine:read "err")
+      assert(engine:says("ready:", 60), engine:read "err")
       return engine
    end
 
    local function results()
-      local text = lab.eventually(10, function() return posix.slurp(dir .. "/results") end)
+      local text = lab.eventually(60, function() return posix.slurp(dir .. "/results") end)
       local got = json.decode(assert(text, "the script wrote nothing"))
       assert.is_nil(got.failed)
       return got
@@ -168,8 +168,8 @@ describe("tideway run", function()
 
    live("still compiles to machine code, by the helper", function()
       if not have_cc then return pending "no C compiler (cc) here" end
-      local engine = start("nothing", "--for 6")
-      assert.truthy(lab.eventually(6, function()
+      local engine = start "nothing"
+      assert.truthy(lab.eventually(60, function()
          return (posix.slurp(("/proc/%d/maps"):format(engine.pid)) or ""):find("memfd:tideway-chain", 1, true)
       end))
       assert.same({}, compilations(engine.pid))
@@ -192,7 +192,7 @@ describe("tideway run", function()
          python3 -c 'import socket; socket.socket()' 2>/dev/null && r="$r socket"
          echo "error $r $(nice) $(ls -ld . | cut -c1-10) ${HOME:-no-home}"
          exit 3]])
-      assert.is_true(engine:says("ended with status 3", 5))
+      assert.is_true(engine:says("ended with status 3", 60))
       local said = engine:read "err"
       local uid = tonumber(said:match "Uid:(%d+);")
       assert.is_true(uid == 65534 or uid >= 2000000000, said)
@@ -207,14 +207,14 @@ describe("tideway run", function()
       live("leaves neither helper nor compiler nor files behind on SIG" .. signal, function()
          local engine = start("nothing", "", compiler "echo $$ >pid; exec sleep 600")
          local pid, helper = engine.pid, helper_of(engine.pid)
-         local compiling = lab.eventually(5, function()
+         local compiling = lab.eventually(60, function()
             local made = compilations(pid)[1]
             return made and tonumber(posix.slurp(made .. "/pid") or "")
          end)
          assert.truthy(helper)
          assert.truthy(compiling, "the compiler has not started")
          assert.equal(signal == "KILL" and 137 or 0, engine:stop(signal).code)
-         assert.truthy(lab.eventually(2, function()
+         assert.truthy(lab.eventually(60, function()
             return not posix.alive(helper) and not posix.alive(compiling) and #compilations(pid) == 0
          end))
       end)
@@ -223,9 +223,9 @@ describe("tideway run", function()
    live("goes on without a helper, and says so", function()
       local engine = start("nothing", "", compiler "sleep 600")
       local helper = helper_of(engine.pid)
-      assert.truthy(lab.eventually(5, function() return #compilations(engine.pid) > 0 end))
+      assert.truthy(lab.eventually(60, function() return #compilations(engine.pid) > 0 end))
       os.execute(("kill -TERM %d"):format(helper))
-      assert.is_true(engine:says("the helper process has ended", 5))
+      assert.is_true(engine:says("the helper process has ended", 60))
       assert.same({}, compilations(engine.pid))
       ends_well(engine)
    end)

@@ -391,7 +391,7 @@ describe("tw.sandbox", function()
          local rig = Rig.new { ports = { "a", "b" } }
          rig:chain("c", rig.a, tw.nf.count {}, tw.sandbox(file(GUARD)) { block = "10.0.0.1" }, tw.nf.count {}, rig.b)
          rig:start()
-         if compile == "native" then native.finish(20) end
+         if compile == "native" then native.finish(120) end
          assert.equal(compile == "native" and C.TW_TIER_NATIVE or C.TW_TIER_LUAJIT, C.tw_stats().chain[0].tier)
          rig:send(rig.a, udp "10.0.0.1", udp "10.0.0.3", udp "10.0.0.4")
          assert.equal(2, #rig:collect(rig.b))

@@ -74,26 +74,31 @@ describe("service", function()
       shell.write(dir .. "/served.lua", script)
       run = Lab.spawn(("env TIDEWAY_RUN_DIR=%s/run NOTIFY_SOCKET=%s %s %s run --no-huge --memory 128 %s %s/served.lua")
          :format(dir, dir .. "/notify", environment or "", shell.binary, options or "", dir))
-      assert(run:says("ready:", 20), run:read "out" .. run:read "err")
+      assert(run:says("ready:", 60), run:read "out" .. run:read "err")
    end
 
    it("is ready when its lcores run, says how it is, and that it stops", function()
       start(IDLE)
-      local ready = assert(m:hears("READY=1", 2))
+      local ready = assert(m:hears("READY=1", 60))
       assert.equal(1, ready)
       assert.is_truthy(m.heard[1]:find("STATUS=instance served runs", 1, true))
-      assert.is_truthy(m:hears("STATUS=a in 0 pps out 0 pps | b in", 20), table.concat(m.heard, "|"))
+      assert.is_truthy(m:hears("STATUS=a in 0 pps out 0 pps | b in", 60), table.concat(m.heard, "|"))
       run:signal "TERM"
-      assert.is_truthy(m:hears("STOPPING=1", 2))
-      assert.equal(0, run:wait(5))
+      assert.is_truthy(m:hears("STOPPING=1", 60))
+      assert.equal(0, run:wait(60))
    end)
 
    it("feeds the watchdog while its lcores turn", function()
       start(IDLE, "WATCHDOG_USEC=600000")
-      assert.is_truthy(m:hears("READY=1", 2))
-      posix.poll({}, 1500)
-      local fed = m:count "WATCHDOG=1"
-      assert.is_true(fed >= 3 and fed <= 9, fed .. " times")
+      assert.is_truthy(m:hears("READY=1", 60))
+      local began, fed = posix.now(), 0
+      assert.is_truthy(Lab.eventually(60, function()
+         fed = m:count "WATCHDOG=1"
+         return fed >= 4
+      end))
+      -- Twice or three times as often as it has to be.
+      local most = (posix.now() - began) / 0.2e9 + 3
+      assert.is_true(fed <= most, ("%d times, not %.1f"):format(fed, most))
    end)
 
    it("feeds it when a change took an lcore away", function()
@@ -103,12 +108,10 @@ describe("service", function()
       start(on(cpus[1]), "WATCHDOG_USEC=600000")
       shell.write(dir .. "/served.lua", on(cpus[2]))
       run:signal "HUP"
-      assert.is_truthy(m:hears("STATUS=reload: applied", 3), run:read "err")
+      assert.is_truthy(m:hears("STATUS=reload: applied", 60), run:read "err")
       posix.poll({}, 700)
-      m:listen()
       local fed = m:count "WATCHDOG=1"
-      posix.poll({}, 1000)
-      assert.is_true(m:count "WATCHDOG=1" > fed, run:read "err")
+      assert.is_truthy(Lab.eventually(60, function() return m:count "WATCHDOG=1" > fed + 2 end), run:read "err")
    end)
 
    it("does not feed it for another process", function()
@@ -124,7 +127,7 @@ tw.options { stall_ms = 10000 }
 local stuck = tw.nf("stuck", function() return { burst = function() while true do end end } end)
 tw.chain("c", tw.port("a", "net_null0"), stuck {}, tw.port("b", "net_null1"))
 ]], "WATCHDOG_USEC=600000")
-      assert.is_true(run:says("has not turned for", 5), run:read "err")
+      assert.is_true(run:says("has not turned for", 60), run:read "err")
       m:listen()
       local fed = m:count "WATCHDOG=1"
       posix.poll({}, 700)
@@ -138,27 +141,27 @@ tw.chain("c", tw.port("a", "net_null0"), stuck {}, tw.port("b", "net_null1"))
       m = manager(dir .. "/other")
       posix.poll({}, 700)
       run:signal "INT"
-      assert.equal(0, run:wait(5), run:read "err")
+      assert.equal(0, run:wait(60), run:read "err")
    end)
 
    it("takes up an edited script on SIGHUP, refuses a broken one, and says both", function()
       start(IDLE)
-      assert.is_truthy(m:hears("READY=1", 2))
+      assert.is_truthy(m:hears("READY=1", 60))
       shell.write(dir .. "/served.lua", (IDLE:gsub("tw.nf.count {}", 'tw.nf("new", function() return { '
          .. "packet = function() end } end) {}")))
       run:signal "HUP"
-      local reloading = assert(m:hears("RELOADING=1\nMONOTONIC_USEC=", 3), run:read "err")
-      assert.is_truthy(m:hears("READY=1\nSTATUS=reload: applied to 1/1 lcores", 3), table.concat(m.heard, "|"))
+      local reloading = assert(m:hears("RELOADING=1\nMONOTONIC_USEC=", 60), run:read "err")
+      assert.is_truthy(m:hears("READY=1\nSTATUS=reload: applied to 1/1 lcores", 60), table.concat(m.heard, "|"))
       assert.is_true(reloading < #m.heard)
       local nfs = shell.tideway("top --once --interval 0.1 --page chain/c", "env TIDEWAY_RUN_DIR=" .. dir .. "/run").out
       assert.is_truthy(nfs:find("\nnew ", 1, true), nfs)
       shell.write(dir .. "/served.lua", "local x = = 1\n")
       run:signal "HUP"
-      assert.is_truthy(m:hears("STATUS=reload: refused: ", 3), run:read "err")
+      assert.is_truthy(m:hears("STATUS=reload: refused: ", 60), run:read "err")
       assert.is_truthy(run:read("err"):find "served.lua:1:")
       assert.is_nil(run:code())
       run:signal "INT"
-      assert.equal(0, run:wait(5))
+      assert.equal(0, run:wait(60))
    end)
 
    it("reloads by the command of the unit", function()
@@ -175,7 +178,7 @@ tw.chain("c", tw.port("a", "net_null0"), stuck {}, tw.port("b", "net_null1"))
       local name = ("@tideway-spec-%d"):format(posix.getpid())
       local abstract = manager(name)
       start(IDLE, "NOTIFY_SOCKET=" .. name)
-      assert.is_truthy(abstract:hears("READY=1", 2))
+      assert.is_truthy(abstract:hears("READY=1", 60))
       abstract:close()
    end)
 end)
@@ -212,10 +215,14 @@ describe("log", function()
    end)
 
    it("has faults of NFs as errors", function()
-      local err = run([[
+      local err
+      for _, seconds in ipairs { 0.4, 3, 30 } do -- a busy machine may not run its lcore for a while
+         err = run([[
 local bad = tw.nf("bad", function() return { burst = function() error "no" end } end)
 tw.chain("bad", tw.port("x", "net_null0"), bad {}, tw.port("y", "net_null2"))
-]], "--for 0.4", true)
+]], "--for " .. seconds, true)
+         if err:find("taken out", 1, true) then break end
+      end
       assert.is_truthy(err:find "^<3>NF bad .- in chain bad on cpu %d+: .-no; it is taken out", err)
    end)
 
@@ -241,7 +248,7 @@ tw.chain("c", tw.port("a", "net_ring0"), tw.nf.count {}, tw.port("b", "net_null1
 ]])
       local process = Lab.spawn(("env TIDEWAY_RUN_DIR=%s/run %s run --no-huge --memory 128 %s/counted.lua"):format(dir,
          shell.binary, dir))
-      assert.is_true(process:says("ready:", 20))
+      assert.is_true(process:says("ready:", 60))
       local text = shell.tideway("metrics", "env TIDEWAY_RUN_DIR=" .. dir .. "/run").out
       process:stop()
       assert.is_truthy(text:find('tideway_log_messages_total{level="warning"} 30\n', 1, true), text)
@@ -293,14 +300,14 @@ tw.chain("web", tw.listen("web", "http://127.0.0.1:80"), hello {}):pin { worker 
 ]])
       local run = lab:spawn("dut", ("env TIDEWAY_RUN_DIR=%s setpriv --bounding-set=-all,%s --no-new-privs %s run "
          .. "--no-huge --memory 128 %s/bound.lua"):format(lab.run_dir, table.concat(set, ","), shell.binary, lab.files))
-      assert.is_true(run:says("ready:", 20), run:read "err")
+      assert.is_true(run:says("ready:", 60), run:read "err")
       local prefix = "env TIDEWAY_RUN_DIR=" .. lab.run_dir
-      local compiled = not shell.has "cc" or Lab.eventually(20, function()
+      local compiled = not shell.has "cc" or Lab.eventually(60, function()
          return shell.tideway("metrics", prefix).out:find('tideway_chain_info{chain="out",[^\n]*tier="native"')
       end)
       local answer = lab:run("dut", "curl -sS http://127.0.0.1/")
       run:signal "INT"
-      assert.equal(0, run:wait(5), run:read "err")
+      assert.equal(0, run:wait(60), run:read "err")
       assert.is_truthy(compiled, run:read "err")
       assert.equal("hello", answer.out, answer.err)
       assert.equal("", run:read "err")
@@ -314,11 +321,11 @@ describe("DPDK's telemetry", function()
       shell.write(dir .. "/t.lua", IDLE)
       local run = Lab.spawn(("env TIDEWAY_RUN_DIR=%s/run %s run --no-huge --memory 128 %s/t.lua"):format(dir,
          shell.binary, dir))
-      assert.is_true(run:says("ready:", 20), run:read "err")
+      assert.is_true(run:says("ready:", 60), run:read "err")
       local fd = C.tw_posix_socket(AF_UNIX, SOCK_SEQPACKET, 0)
       local function ask(text)
          if text then socket.send(fd, text, 0) end
-         posix.poll({ fd }, 2000)
+         posix.poll({ fd }, 60000)
          local bytes, count = socket.receive(fd)
          return bytes and json.decode(ffi.string(bytes, count))
       end

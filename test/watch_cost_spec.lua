@@ -30,7 +30,7 @@ describe("watching", function()
          return { packet = function(pkt) if pkt:u8(0) == 1 then return pkt:drop "odd" end end }
       end) {}, tw.nf("mark", function() return { packet = function(pkt) pkt.mark = 5 end } end) {}, null)
       rig:start()
-      require("tideway.native").finish(20)
+      require("tideway.native").finish(120)
    end)
    after_each(function() rig:close() end)
 

@@ -55,7 +55,7 @@ function M.start(lab)
    lab:spawn("server", ("dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --user=root "
       .. "--pid-file= --log-facility=- --address=/%s/%s"):format(M.NAME, M.ANSWER))
    lab:spawn("server", "iperf3 -s")
-   assert(labs.eventually(5, function() return listening(lab) end), "the servers did not start")
+   assert(labs.eventually(60, function() return listening(lab) end), "the servers did not start")
    return M.page
 end
 
