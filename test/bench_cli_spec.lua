@@ -182,10 +182,10 @@ describe("tideway bench", function()
       ]])
       local process = labs.spawn(("env TIDEWAY_RUN_DIR=%s/run %s bench %s --json %s/out.json %s"):format(dir, shell.binary,
          options, dir, path))
-      local ready = process:says("measuring", 30)
+      local ready = process:says("measuring", 60)
       local ls = shell.tideway("ls", ("env TIDEWAY_RUN_DIR=%s/run"):format(dir))
       process:signal "INT"
-      process:wait(30)
+      process:wait(60)
       local err = process:read "err"
       local ended = process:stop "KILL"
       assert.is_truthy(ready, err)

@@ -126,7 +126,9 @@ describe("bench.http", function()
       local nginx = assert(child.start({ "ip", "netns", "exec", ns, unpack(server()) }))
       finally(function() nginx:stop() end)
       local c = new { processes = function() return { nginx.pid } end }
-      bench.sleep(0.3)
+      assert.is_truthy(require("tideway.bench.runner").wait(function()
+         return shell.run(("ip netns exec %s curl -s -o /dev/null %s/x"):format(ns, URL)).code == 0
+      end, 60))
       assert.is_true(c:start())
       assert.is_true(assert(c:measure(1)).extras.cpu_us > 0)
    end)

@@ -69,7 +69,7 @@ describe("searches", function()
       local path = script("", '{ method = "soak", path = path, rate = 1000, seconds = 60, interval = 0.1, stop = false }')
       local process = labs.spawn(("env TIDEWAY_RUN_DIR=%s/run %s bench --no-huge --json %s/out.json %s"):format(dir,
          shell.binary, dir, path))
-      assert(process:says("0 lost", 20), process:read "err")
+      assert(process:says("0 lost", 60), process:read "err")
       assert.equal(1, process:stop("INT").code)
       local entries, document = results()
       assert.is_true(document.interrupted)

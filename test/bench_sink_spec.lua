@@ -400,7 +400,7 @@ describe("several lcores", function()
                sent = sent + 1
             end
          end
-         assert(lab.eventually(10, function()
+         assert(lab.eventually(60, function()
             local c = sink:counters()
             for _, s in pairs(c.streams) do assert.equal(s.received, s.unique + s.duplicated + s.old) end
             return c.received == sent
@@ -435,7 +435,7 @@ describe("while packets come", function()
    it("what is read fits together, and nothing is lost of it in the end", function()
       assert(source:start { rate = 300000 })
       local before, looks = 0, 0
-      assert(lab.eventually(20, function()
+      assert(lab.eventually(60, function()
          local s = sink:counters().streams[source.stream]
          if not s then return end
          local n, h = whole(s, 0), sink:latency()
@@ -444,7 +444,7 @@ describe("while packets come", function()
          return looks == 20
       end))
       source:stop()
-      assert(lab.eventually(10, function() return not source:running() end))
+      assert(lab.eventually(60, function() return not source:running() end))
       local c, sent = sink:counters(), source:counters()
       assert.same({ sent.packets, sent.packets, sent.bytes, sent.epoch },
          { whole(c.streams[source.stream], 0), c.packets, c.bytes, c.streams[source.stream].epoch })
@@ -454,7 +454,7 @@ describe("while packets come", function()
    it("a reset forgets what was, and nothing that comes", function()
       assert(source:start { rate = 300000 })
       local highest, resets = -1, 0
-      assert(lab.eventually(20, function()
+      assert(lab.eventually(60, function()
          local s = sink:counters().streams[source.stream]
          if not s or s.highest < 70000 then return end -- from there on streams begin where they are taken up
          local n = whole(s)
@@ -464,10 +464,10 @@ describe("while packets come", function()
          return resets == 20
       end))
       source:stop()
-      assert(lab.eventually(10, function() return not source:running() end))
+      assert(lab.eventually(60, function() return not source:running() end))
       assert(sink:reset())
       assert(source:start { count = 1000 })
-      assert(lab.eventually(10, function() return not source:running() and sink:counters().unique == 1000 end))
+      assert(lab.eventually(60, function() return not source:running() and sink:counters().unique == 1000 end))
       assert.equal(1000, whole(sink:counters().streams[source.stream], 0))
       assert.equal(1000, sink:counters().packets)
    end)

@@ -49,7 +49,7 @@ tw.chain("in", wan, function(pkt)
    totals:add((icmp.type == 0 and icmp.id == 1 and pkt:valid_l4_checksum()) and 0 or 1, 1)
    return pkt:drop "answer"
 end)
-local done = finish(counts, 500, 5)
+local done = finish(counts, 500, 60)
 bench.experiment { kind = "table", name = "counts", run = function()
    source:start { rate = 5000, count = 500 }
    return done()
@@ -70,7 +70,7 @@ tw.chain("in", wan, function(pkt)
    totals:add((questions == 1 and answers == 1) and 0 or 1, 1)
    return pkt:drop "answer"
 end)
-local done = finish(counts, 300, 5)
+local done = finish(counts, 300, 60)
 bench.experiment { kind = "table", name = "counts", run = function()
    source:start { rate = 2000, count = 300 }
    return done()
@@ -87,7 +87,7 @@ local done = finish(function()
    local counts = client.counts()
    counts.done = counts.closed
    return counts
-end, 200, 10)
+end, 200, 60)
 bench.experiment { kind = "table", name = "counts", run = function()
    syns:start { rate = 1000, count = 200 }
    return done()
@@ -101,7 +101,7 @@ local done = finish(function()
    local counts = server.counts()
    counts.done = counts.closed
    return counts
-end, 5, 10)
+end, 5, 60)
 bench.experiment { kind = "table", name = "counts", run = done }
 ]]
 
@@ -128,7 +128,7 @@ describe("traffic of sources, at real hosts:", function()
    end
 
    local function counts_of(process)
-      assert(process:wait(25) == 0, process:read "err")
+      assert(process:wait(100) == 0, process:read "err")
       local counts = {}
       for _, row in ipairs(json.decode(process:read "out").results[1].rows) do counts[row[1]] = row[2] end
       assert.same({}, lab:left_by(process.pid))
@@ -161,7 +161,7 @@ describe("traffic of sources, at real hosts:", function()
       local process = bench(SERVER)
       local client = ("exec 3<>/dev/tcp/%s/80 && printf %%0100d 0 >&3 && head -c 10000 <&3 | wc -c"):format(OURS)
       -- The first one knocks until the chain runs.
-      assert.is_truthy(labs.eventually(8, function()
+      assert.is_truthy(labs.eventually(60, function()
          return lab:run("server", ("bash -c %s"):format(shell.quote(client))).out:match "^10000\n"
       end), process:read "err")
       for _ = 2, 5 do
