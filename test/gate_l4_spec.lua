@@ -393,6 +393,42 @@ describe("a stream", function()
       start {}
    end)
 
+   for _, transport in ipairs { "inline", "sk_msg" } do
+      it("goes on as it was when functions fail, whatever they had made of it, by " .. transport, function()
+         start({ { on_fault = "bypass", message = function() end, data = function(msg)
+            if #msg.bytes == 0 then return end
+            if #msg.bytes % 2 == 0 then msg:set_bytes(("x"):rep(100000)) else msg:reply("back", "on") end
+            error "on purpose"
+         end } }, { transport = transport })
+         local c, s = flow.client(), assert(app:accept())
+         for _, n in ipairs { 3, 4, 5001, 5002 } do
+            local text = l4.pattern(n, n)
+            c:send(text)
+            assert.is_true(s:bytes(n) == text)
+         end
+         c:close()
+         s:close()
+         assert.same({ 0, 0 }, { service:settle(20) })
+      end)
+
+      it("is given up while functions hold a reply, which is freed, by " .. transport, function()
+         local store = require("tideway").store { name = "held-" .. transport, bytes = 65536 }
+         start({ { message = function() end, data = function(msg)
+            local verdict = msg:reply("back", "on")
+            store:set("held", true)
+            msg:sleep(30)
+            return verdict
+         end } }, { transport = transport })
+         local c, s = flow.client(), assert(app:accept())
+         c:send "x"
+         assert.is_true(flow.eventually(function() return store:get "held" end))
+         c:abort()
+         assert.is_false(s:more())
+         s:close()
+         assert.same({ 0, 0 }, { service:settle(30) })
+      end)
+   end
+
    it("is given up while a reply waits for its client", function()
       start { { message = function() end, data = split } }
       local socket = require "tideway.posix.socket"

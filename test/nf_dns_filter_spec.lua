@@ -10,6 +10,7 @@ local names = require "tideway.nf.dns_filter.names"
 local query = require "tideway.nf.dns_filter.query"
 local streams = require "tideway.nf.dns_filter.stream"
 local shell = require "test.shell"
+local socket = require "tideway.posix.socket"
 local tw = require "tideway"
 local upstream = require "test.support.upstream"
 
@@ -204,6 +205,10 @@ describe("messages of a stream", function()
       assert.is_nil(streams.find(all, 9000)) -- had more to keep than there was room for
       assert.is_table(streams.find(all, 8999)) -- had nothing
       assert.is_nil(streams.find(all, 2001))
+      assert.is_false(streams.was_closed(all, 8999))
+      streams.close(all, streams.find(all, 8999))
+      assert.same({ nil, true, false }, { streams.find(all, 8999), streams.was_closed(all, 8999),
+         streams.was_closed(all, 8999 + 256) })
       local n = 0
       while all.oldest do
          streams.forget(all, all.oldest)
@@ -373,6 +378,78 @@ describe("dns_filter", function()
       end)
    end
 
+   -- What a client of the hammer below sends: queries, at times cut off or with something behind them that is none.
+   local function mess()
+      local list = {}
+      for i = 1, math.random(60) do
+         list[i] = framed(make(("n%d.%s"):format(i, math.random(2) == 1 and "bad" or "good")))
+      end
+      local text = table.concat(list)
+      if math.random(4) == 1 then text = text:sub(1, math.random(#text)) end
+      return math.random(50) == 1 and text .. "\0\1" or text
+   end
+
+   for _, transport in ipairs { "inline", "sk_msg", "rings" } do
+      it("keeps nothing of clients and resolvers that come, send anything and go, by " .. transport, function()
+         local seed = tonumber(os.getenv "TIDEWAY_SEED") or os.time()
+         math.randomseed(seed)
+         local nf = start_tcp({ block = { "*.bad" }, name = "dns_hammer_" .. transport }, transport)
+         local clients, servers, opened = {}, {}, 0
+         local function accept()
+            local fd = socket.accept(app.fd)
+            while fd do
+               servers[#servers + 1] = upstream.wrap(fd)
+               fd = socket.accept(app.fd)
+            end
+         end
+         -- One step of one connection; false: it is no more.
+         local function of_client(c)
+            local dice = math.random(100)
+            if dice <= 60 then
+               socket.send(c.fd, mess(), 0)
+            elseif dice <= 93 then
+               c:more(0)
+               c.got = ""
+               if dice > 90 then l4.half_close(c) end
+            elseif dice <= 97 then
+               c[dice > 95 and "close" or "abort"](c)
+               return false
+            end
+         end
+         local function of_server(s)
+            local dice = math.random(100)
+            if s:more(0) == false or dice > 98 then
+               s[dice > 98 and "abort" or "close"](s)
+               return false
+            end
+            s.got = ""
+            if dice < 40 then socket.send(s.fd, framed(("r"):rep(math.random(12, 60000))), 0) end
+            if dice < 3 then l4.half_close(s) end
+         end
+         while opened < 1500 do
+            for _ = #clients, 39 do
+               clients[#clients + 1] = flow.client()
+               opened = opened + 1
+            end
+            accept()
+            for i = #clients, 1, -1 do
+               if of_client(clients[i]) == false then table.remove(clients, i) end
+            end
+            for i = #servers, 1, -1 do
+               if of_server(servers[i]) == false then table.remove(servers, i) end
+            end
+         end
+         for _, list in ipairs { clients, servers } do
+            for _, connection in ipairs(list) do connection:close() end
+         end
+         app:close() -- with those that nobody has accepted
+         assert.same({ 0, 0 }, { service:settle(20) }, "seed " .. seed)
+         local out = nf.export()
+         assert.is_true(out.queries > 1500 and out.bad_length > 0 and out.half > 0)
+         assert.same({ out.queries, 0 }, { out.blocked + out.passed + out.malformed, out.lost })
+      end)
+   end
+
    it("closes streams that are no DNS, and counts them", function()
       local nf = start_tcp { block = { "ads.example" }, name = "dns_bad" }
       local good = framed(make "good.example")
@@ -431,7 +508,6 @@ describe("dns_filter", function()
       local c, s = connected()
       local n, one = 20000, framed(make "a")
       local sent, got, text = 0, 0, one:rep(n)
-      local socket = require "tideway.posix.socket"
       local answer = framed("\18\52\129\131\0\1\0\0\0\0\0\0\1a\0\0\1\0\1")
       assert.is_true(upstream.eventually(function()
          if sent < #text then sent = sent + (socket.send(c.fd, text, sent) or 0) end

@@ -198,6 +198,10 @@ void data_through(struct flow *f, int way, bool as_was)
 	int err;
 
 	if (as_was) {
+		for (uint32_t i = 0; i < TW_BODY_BLOCKS_MAX; i++)
+			if (msg->body[i].handle == d->sent.handle)
+				msg->body[i].handle = 0;
+		gather_forget(lane, handle); /* what they put there instead */
 		memset(msg->body, 0, sizeof(msg->body));
 		msg->n_body = d->sent.len ? 1 : 0;
 		msg->body[0] = (struct tw_body_block){ d->sent.handle, d->sent.at, d->sent.len };
@@ -336,8 +340,8 @@ void data_free(struct flow *f, int way)
 	handle = d->out.handle;
 	out_cancel(f, &d->out);
 	if (handle && d->out.handle) {
-		if (d->reply) /* what was to go on */
-			gather_forget(lane, handle);
+		/* Of functions of this thread, or what was to go on behind a reply. */
+		gather_forget(lane, handle);
 		tw_pool_free(lane->service->pool, handle, lane->gate->id);
 	}
 	pieces_free(lane, d->reply);

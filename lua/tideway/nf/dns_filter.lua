@@ -132,7 +132,7 @@ return tw.nf("dns_filter", function(cfg)
    local connections = streams.connections()
 
    local function close(msg, c, why, counted)
-      if c then streams.forget(connections, c) end
+      if c then streams.close(connections, c) end
       if counted then counts:incr(why, 1, 0) end
       return msg:drop(why)
    end
@@ -191,7 +191,7 @@ return tw.nf("dns_filter", function(cfg)
       end,
       data = function(msg)
          local c = streams.find(connections, msg.id)
-         if not c then return close(msg, nil, "lost", true) end
+         if not c then return close(msg, nil, "lost", not streams.was_closed(connections, msg.id)) end
          if msg.backward then return answered(msg, c) end
          return asked(msg, c)
       end,

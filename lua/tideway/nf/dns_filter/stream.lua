@@ -9,6 +9,7 @@ local byte, sub, concat = string.byte, string.sub, table.concat
 local HEAD = 12
 local CONNECTIONS_MAX = 4000
 local HELD_MAX = 4 * 2 ^ 20
+local CLOSED = 256 -- that are told from those that were not known
 local PART = 16 -- what a part costs besides its bytes
 
 --- Bytes of a message. One question and a few records never come near the first.
@@ -27,11 +28,11 @@ M.QUERY_MAX, M.ANSWER_MAX = 4096, 65535
 ---@field answers tideway.dns_filter.way
 
 --- The connections of an instance; none yet.
-function M.connections() return { of = {}, n = 0, held = 0, oldest = false, newest = false } end
+function M.connections() return { of = {}, n = 0, held = 0, oldest = false, newest = false, closed = {} } end
 
 local function new_way() return { parts = {}, n = 0, bytes = 0, need = 2, ended = false } end
 
--- ---- by when they were used ----
+-- ---- connections, by when they were used ----
 
 local function put(all, c)
    c.older, c.newer = all.newest, false
@@ -81,6 +82,15 @@ function M.find(all, id)
    end
    return c
 end
+
+--- The connection is closed because of what came. Something may still be on its way here, from the other direction.
+function M.close(all, c)
+   all.closed[(c.id - 0.5) % CLOSED] = c.id
+   M.forget(all, c)
+end
+
+--- Was it closed a moment ago?
+function M.was_closed(all, id) return all.closed[id % CLOSED] == id + 0.5 end
 
 --- Nothing more comes this way.
 function M.ended(all, c, w)
