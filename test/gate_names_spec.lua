@@ -137,7 +137,7 @@ describe("servers by name", function()
       local out, began = dir .. "/reload", posix.now()
       os.execute(("(env TIDEWAY_RUN_DIR=%s %s reload >%s.out 2>&1; echo $? >%s.code) &"):format(instance.run_dir,
          shell.binary, out, out))
-      assert(silent:receive(30), "nobody asked")
+      assert(silent:receive(), "nobody asked")
       for _ = 1, 3 do serve(b, port) end
       if posix.now() - began < 4e9 then assert.is_nil(posix.slurp(out .. ".code")) end -- it waits still
       assert.is_true(up.eventually(function() return (posix.slurp(out .. ".code") or "") ~= "" end, 60))
@@ -170,7 +170,7 @@ tw.chain("web", web, app)
          return table.concat(list, ", ")
       end
       local function become(wanted)
-         up.eventually(function() return servers() == wanted end, 30)
+         up.eventually(function() return servers() == wanted end)
          assert.equal(wanted, servers())
       end
       assert.equal("127.0.0.2 2, 127.0.0.4 0", servers())
@@ -187,12 +187,12 @@ tw.chain("web", web, app)
       hosts "127.0.0.4 other.test\n"
       assert.is_true(up.eventually(function()
          return instance:log():find('upstream app: the name "backend.test" has no address: ', 1, true) ~= nil
-      end, 30))
+      end))
       assert.equal("127.0.0.3 2, 127.0.0.4 0", servers())
       serve(b, port)
       -- Two names for one address: refused, and nothing is different.
       hosts "127.0.0.4 other.test backend.test\n"
-      assert.is_true(up.eventually(function() return instance:log():find("there are two servers", 1, true) ~= nil end, 30))
+      assert.is_true(up.eventually(function() return instance:log():find("there are two servers", 1, true) ~= nil end))
       assert.equal("127.0.0.3 2, 127.0.0.4 0", servers())
       hosts "127.0.0.3 other.test\n127.0.0.4 backend.test\n"
       become "127.0.0.4 2, 127.0.0.3 1"

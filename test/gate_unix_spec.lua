@@ -101,7 +101,7 @@ describe("a gate and servers at paths", function()
             conn.got = ""
          end
          return at == #a.text
-      end, 30))
+      end))
       keep(conn)
       got[#got + 1] = conn:bytes(#there - #table.concat(got):match "\r\n\r\n(.*)$")
       assert.is_true(table.concat(got):match "\r\n\r\n(.*)$" == there)
@@ -114,7 +114,7 @@ describe("a gate and servers at paths", function()
             c.got = ""
          end
          return sent == #answer and have > #back
-      end, 30))
+      end))
       local all = table.concat(parts)
       while #all:match "\r\n\r\n(.*)$" < #back do
          assert(c:more())

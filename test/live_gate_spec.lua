@@ -294,7 +294,7 @@ describe("a chain behind a listener, live:", function()
          end
       end
       os.execute("kill " .. pid)
-      assert.equal(0, terminal:wait(30), terminal:read "out")
+      assert.equal(0, terminal:wait(60), terminal:read "out")
       terminal:stop()
       shell.remove(dir)
       assert.equal(3, seen["tideway-worker"]) -- hello, tag, the one behind the route
