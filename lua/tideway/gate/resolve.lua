@@ -7,7 +7,7 @@ local abi = require "tideway.abi"
 local C = abi.C
 local M = {}
 
-local WAIT_MS = 5000 -- half the time that systemd waits for a sign of life
+local WAIT_MS = 5000 -- well below the time that systemd waits for a sign of life
 local NAME_MAX = 253 -- of DNS
 local EINPROGRESS = 115
 
