@@ -263,7 +263,8 @@ for _, transport in ipairs { "sk_msg", "rings" } do
          ffi.C.kill(pid, 9)
          local info = workers.running(w, 1)
          assert.equal(0, service:used())
-         assert.matches("signal 9", ffi.string(info.last))
+         local last = ffi.string(info.last) -- a busy machine tells of the end of its socket first
+         assert.truthy(last:find "signal 9" or last:find "closed its socket", last)
          assert.equal(C.TW_V_NONE, service:round("/").verdict)
          -- What was begun with before counts on: one and one.
          assert.equal(2, tonumber(workers.info(w).board.started))
