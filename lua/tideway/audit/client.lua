@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: BSD-3-Clause
--- The small load of an audit: requests one after the other over one connection that is kept, each answer read whole.
+-- The small load of an audit: the same bytes again and again over one socket, each time when the answer to those before
+-- has been read.
 
 local ffi = require "ffi"
 local net = require "tideway.posix.net"
@@ -8,99 +9,74 @@ local socket = require "tideway.posix.socket"
 
 local M = {}
 
+local WAIT_MS = 10000
+
 ---@class tideway.audit.client
 ---@field fd integer?
----@field connections integer that were made
----@field payload integer bytes of bodies that came
----@field status table<integer, integer> answers by status
+---@field connections integer that were made, or sockets of datagrams
+---@field payload integer bytes that came, without heads
+---@field status table<string|integer, integer> answers by what they are called
 local Client = {}
 Client.__index = Client
 
 --- A client of a listener.
 ---@param host string
 ---@param port integer
----@param request string all bytes of a request
+---@param bytes string what is sent each time
+---@param read fun(client: tideway.audit.client): string|integer|nil, integer|string?, boolean? reads an answer: what it
+--- is called, its bytes, whether the socket is to be closed; or nil and an error
+---@param datagrams? boolean
 ---@return tideway.audit.client
-function M.new(host, port, request)
+function M.new(host, port, bytes, read, datagrams)
    return setmetatable({
-      host = host, port = port, request = request, payload = 0, status = {}, connections = 0,
+      host = host, port = port, bytes = bytes, read = read, datagrams = datagrams, payload = 0, status = {},
+      connections = 0,
    }, Client)
 end
 
-local function receive(self, seconds)
-   if not posix.poll({ self.fd }, seconds * 1000)[self.fd] then return nil, "no answer came" end
+--- What comes next.
+---@param ms? integer how long it is waited for
+---@return string? bytes
+---@return string? err
+---@return boolean? late nothing came
+function Client:receive(ms)
+   if not posix.poll({ self.fd }, ms or WAIT_MS)[self.fd] then return nil, "no answer came", true end
    local data, n = socket.receive(self.fd)
    if not data then return nil, n end
-   if n == 0 then return nil, "the connection was closed" end
+   if n == 0 and not self.datagrams then return nil, "the connection was closed" end
    return ffi.string(data, n)
 end
 
--- All bytes of a chunked body that begins at a position; nil: more are to come.
-local function chunked(text, at)
-   local bytes = 0
-   while true do
-      local size, from = text:match("^(%x+)[^\r]*\r\n()", at)
-      if not size then return nil end
-      local n = tonumber(size, 16)
-      if n == 0 then return text:find("\r\n", from, true) and bytes end
-      at, bytes = from + n + 2, bytes + n
-      if at > #text + 1 then return nil end
+local function one(self)
+   local err
+   if not self.fd then
+      self.fd, err = net.connect(self.host, self.port, self.datagrams)
+      if not self.fd then return nil, err end
+      self.connections = self.connections + 1
    end
-end
-
--- One answer: its status and the bytes of its body.
-local function read_answer(self)
-   local text = ""
-   while true do
-      local piece, err = receive(self, 10)
-      if not piece then return nil, err end
-      text = text .. piece
-      local _, head = text:find("\r\n\r\n", 1, true)
-      if head then
-         local lower = text:sub(1, head):lower()
-         local status = tonumber(lower:match "^http/1%.%d (%d%d%d)")
-         if not status then return nil, "what came is no HTTP" end
-         local close = lower:find "\r\nconnection: close" ~= nil
-         local length = tonumber(lower:match "\r\ncontent%-length: *(%d+)")
-         if length and #text >= head + length then return status, length, close end
-         if not length and (status == 204 or status == 304) then return status, 0, close end
-         if lower:find "\r\ntransfer%-encoding: *chunked" then
-            local bytes = chunked(text, head + 1)
-            if bytes then return status, bytes, close end
-         end
-      end
-   end
-end
-
-local function connect(self)
-   local fd, err = net.connect(self.host, self.port)
-   if not fd then return nil, err end
-   self.fd, self.connections = fd, self.connections + 1
+   local sent
+   sent, err = socket.send(self.fd, self.bytes, 0, not self.datagrams)
+   if not sent then return nil, err end
+   local what, bytes, close = self:read()
+   if not what then return nil, bytes end
+   self.payload, self.status[what] = self.payload + bytes, (self.status[what] or 0) + 1
+   if close then self:close() end
    return true
 end
 
---- Send so many requests, one after the other.
+--- Send so many, one after the other.
 ---@param n integer
 ---@return boolean? ok
 ---@return string? err
 function Client:run(n)
    for _ = 1, n do
-      if not self.fd then
-         local ok, err = connect(self)
-         if not ok then return nil, err end
-      end
-      local sent, err = socket.send(self.fd, self.request, 0, true)
-      if not sent then return nil, err end
-      local status, bytes, close = read_answer(self)
-      if not status then return nil, bytes end
-      self.payload = self.payload + bytes
-      self.status[status] = (self.status[status] or 0) + 1
-      if close then self:close() end
+      local ok, err = one(self)
+      if not ok then return nil, err end
    end
    return true
 end
 
---- Close the connection.
+--- Close the socket.
 function Client:close()
    if self.fd then posix.close(self.fd) end
    self.fd = nil

@@ -7,10 +7,10 @@
 
 local address = require "tideway.audit.address"
 local calls = require "tideway.audit.calls"
-local clients = require "tideway.audit.client"
 local datagrams = require "tideway.audit.datagram"
 local descriptor = require "tideway.posix.descriptor"
 local dns = require "tideway.audit.dns"
+local http = require "tideway.audit.http"
 local instances = require "tideway.audit.instance"
 local origins = require "tideway.audit.origin"
 local posix = require "tideway.posix"
@@ -168,8 +168,7 @@ local function client_of(listener, o)
    elseif o.dns then
       return dns.stream(host, port, dns.query(o.dns)), "query"
    end
-   local request = ("GET %s HTTP/1.1\r\nHost: %s:%d\r\nUser-Agent: tideway-audit\r\n\r\n"):format(o.path, host, port)
-   return clients.new(host, port, request), "request"
+   return http.new(host, port, o.path), "request"
 end
 
 local function measure(engine, o)
