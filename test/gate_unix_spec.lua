@@ -30,21 +30,15 @@ local function server(name) return keep(up.server_at(path(name or "app.sock"))) 
 local function figure(number, name) return tonumber(up.figures(0, number or 0)[name]) end
 local function last(number) return ffi.string(up.figures(0, number or 0).last) end
 
-local function get(c, target)
-   assert(c:send(("GET %s HTTP/1.1\r\nHost: example\r\n\r\n"):format(target or "/")))
-end
-
 local function status(target)
    local c = client()
-   get(c, target)
+   c:get(target)
    return assert(c:response()).status
 end
 
 local function serve(s, answer)
-   local conn = keep(assert(s:accept()))
-   local head = assert(conn:take "\r\n\r\n")
-   if answer then assert(conn:send(answer)) end
-   return conn, head
+   local conn, head = s:serve(answer)
+   return keep(conn), head
 end
 
 -- A server whose queue has one place, and that is taken.
@@ -71,7 +65,7 @@ describe("a gate and servers at paths", function()
       local s = server()
       up.start { servers = { s.path } }
       local c = client()
-      get(c, "/one")
+      c:get("/one")
       local conn, head = serve(s, OK)
       assert.truthy(head:find "^GET /one HTTP/1.1\r\nHost: example\r\n")
       assert.equal("ok", assert(c:response()).body)
@@ -137,7 +131,7 @@ describe("a gate and servers at paths", function()
       assert.equal(3, figure(0, "failures"))
       s = server()
       local c = client()
-      get(c)
+      c:get()
       serve(s, OK)
       assert.equal(200, assert(c:response()).status)
    end)
@@ -147,7 +141,7 @@ describe("a gate and servers at paths", function()
       up.start { servers = { path "gone", s.path }, retries = 1, fails = 2, fail_ms = 60000 }
       local c, conn = client(), nil
       for i = 1, 6 do
-         get(c, "/" .. i)
+         c:get("/" .. i)
          conn = conn or keep(assert(s:accept()))
          assert(conn:take "\r\n\r\n")
          conn:send(OK)
@@ -164,8 +158,8 @@ describe("a gate and servers at paths", function()
       assert.equal("no connection within 60 ms", last())
       up.group(0, { servers = { s.path }, connect_ms = 20000, retries = 0 })
       local c, given_up = client(), up.client()
-      get(c, "/late")
-      get(given_up)
+      c:get("/late")
+      given_up:get()
       assert.is_true(up.eventually(function() return figure(0, "active") == 2 end))
       ffi.C.tw_posix_poll(nil, 0, 20)
       given_up:close()
@@ -181,7 +175,7 @@ describe("a gate and servers at paths", function()
       local s = full()
       up.start { servers = { s.path }, connect_ms = 20000, retries = 0 }
       local c = client()
-      get(c)
+      c:get()
       assert.is_true(up.eventually(function() return figure(0, "active") == 1 end))
       s:close()
       assert.equal(502, assert(c:response()).status)
@@ -189,7 +183,7 @@ describe("a gate and servers at paths", function()
       -- and when the gate ends in the middle of it
       s = full "other"
       up.group(0, { servers = { s.path }, connect_ms = 20000 })
-      get(client())
+      client():get()
       assert.is_true(up.eventually(function() return figure(0, "active") == 1 end))
    end)
 
@@ -229,7 +223,7 @@ describe("a gate and servers at paths", function()
       local s = server()
       up.start { servers = { s.path }, proxy = 1 }
       local c = client()
-      get(c)
+      c:get()
       local _, head = serve(s, OK)
       assert.truthy(head:find "^PROXY TCP4 127%.0%.0%.1 127%.0%.0%.1 %d+ %d+\r\nGET / ", head)
       assert.equal("ok", assert(c:response()).body)

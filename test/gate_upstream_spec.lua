@@ -121,10 +121,6 @@ end)
 
 local OK = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-local function get(client, path)
-   assert(client:send(("GET %s HTTP/1.1\r\nHost: example\r\n\r\n"):format(path or "/")))
-end
-
 describe("a gate and its servers", function()
    local open
 
@@ -137,10 +133,8 @@ describe("a gate and its servers", function()
 
    -- One server; the request's head as it came there.
    local function serve(s, answer)
-      local conn = keep(assert(s:accept()))
-      local head = assert(conn:take "\r\n\r\n")
-      if answer then assert(conn:send(answer)) end
-      return conn, head
+      local conn, head = s:serve(answer)
+      return keep(conn), head
    end
 
    -- Lines that all differ, so that no piece can be lost, doubled or swapped unseen.
@@ -179,7 +173,7 @@ describe("a gate and its servers", function()
       local r = assert(c:response())
       assert.same({ 201, "hello", "3" }, { r.status, r.body, r.headers["x-three"] })
 
-      get(c, "/second")
+      c:get("/second")
       assert.truthy(assert(conn:take "\r\n\r\n"):find "^GET /second ")
       assert(conn:send(OK))
       assert.equal("ok", assert(c:response()).body)
@@ -193,11 +187,11 @@ describe("a gate and its servers", function()
       local s = server()
       up.start { servers = { s.port } }
       local c = client()
-      get(c)
+      c:get()
       serve(s, OK):close()
       assert(c:response())
       assert.is_true(up.eventually(function() return up.figures(0, 0).idle == 0 end))
-      get(c)
+      c:get()
       serve(s, OK)
       assert.equal("ok", assert(c:response()).body)
       assert.equal(0, tonumber(up.figures(0, 0).failures))
@@ -207,10 +201,10 @@ describe("a gate and its servers", function()
       local s = server()
       up.start { servers = { s.port }, retries = 0 }
       local c = client()
-      get(c)
+      c:get()
       local conn = serve(s, OK)
       assert(c:response())
-      get(c, "/again")
+      c:get("/again")
       assert(conn:take "\r\n\r\n")
       conn:abort()
       local _, head = serve(s, OK)
@@ -226,7 +220,7 @@ describe("a gate and its servers", function()
       local c = client()
       local conn
       for _ = 1, 2 do -- a kept connection to both
-         get(c)
+         c:get()
          conn = conn or serve(s, OK)
          if _ == 2 then serve(open[2], OK) end
          assert(c:response())
@@ -286,11 +280,11 @@ describe("a gate and its servers", function()
       local port = up.unused()
       up.start { servers = { port } }
       local c = client()
-      get(c)
+      c:get()
       local r = assert(c:response())
       assert.equal(502, r.status)
       assert.truthy(ffi.string(up.figures(0, 0).last):find "refused")
-      get(c) -- the client's connection goes on
+      c:get() -- the client's connection goes on
       assert.equal(502, assert(c:response()).status)
    end)
 
@@ -300,11 +294,11 @@ describe("a gate and its servers", function()
       -- the kernel holds 16 + 1 that nobody has accepted; it answers no other
       for _ = 1, 17 do keep(up.client(s.port)) end
       local c = client()
-      get(c)
+      c:get()
       assert.equal(504, assert(c:response()).status)
       assert.truthy(ffi.string(up.figures(0, 0).last):find "no connection within 150 ms")
       up.group(0, { servers = { s.port }, connect_ms = 8000, retries = 0 })
-      get(c, "/late")
+      c:get("/late")
       assert.is_true(up.eventually(function() return up.figures(0, 0).active == 1 end))
       for _ = 1, 17 do keep(assert(s:accept())) end
       local _, head = serve(s, OK) -- at the second try of the kernel, a second later
@@ -323,7 +317,7 @@ describe("a gate and its servers", function()
       local s = keep(up.server(fd, port))
       up.start { servers = { { port, v6 = true } } }
       local c = client()
-      get(c)
+      c:get()
       serve(s, OK)
       assert.equal("ok", assert(c:response()).body)
    end)
@@ -332,7 +326,7 @@ describe("a gate and its servers", function()
       local s = server()
       up.start { servers = { s.port }, response_ms = 150, retries = 0 }
       local c = client()
-      get(c)
+      c:get()
       local conn = serve(s, "HTTP/1.1 200 OK\r\nContent-Le")
       assert.equal(504, assert(c:response()).status)
       assert.is_true(conn:ends())
@@ -354,7 +348,7 @@ describe("a gate and its servers", function()
          local s = server()
          up.start { servers = { s.port }, retries = 2 }
          local c = client()
-         get(c)
+         c:get()
          local conn = keep(assert(s:accept()))
          assert(conn:take "\r\n\r\n")
          conn:send(answer)
@@ -374,7 +368,7 @@ describe("a gate and its servers", function()
       local r = assert(c:response "HEAD")
       assert.same({ 200, "1000" }, { r.status, r.headers["content-length"] })
       for _, status in ipairs { 204, 304 } do
-         get(c)
+         c:get()
          assert(conn:take "\r\n\r\n")
          assert(conn:send(("HTTP/1.1 %d X\r\n\r\n"):format(status)))
          local head = assert(c:take "\r\n\r\n")
@@ -395,7 +389,7 @@ describe("a gate and its servers", function()
       chunks[#chunks + 1] = "0\r\nTrailer: x\r\n\r\n"
       local function check(head, payload, close)
          local c = client()
-         get(c)
+         c:get()
          local conn = keep(assert(s:accept()))
          assert(conn:take "\r\n\r\n")
          local wire, from = head .. payload, 1
@@ -426,7 +420,7 @@ describe("a gate and its servers", function()
       local s = server()
       up.start { servers = { s.port } }
       local c = client()
-      get(c)
+      c:get()
       local body = text(1000)
       serve(s, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
          .. body:gsub(".", function(byte) return "1\r\n" .. byte .. "\r\n" end):gsub("\n$", "\n0\r\n\r\n"))
@@ -437,7 +431,7 @@ describe("a gate and its servers", function()
       local s = server()
       up.start { servers = { s.port } }
       local c = client()
-      get(c)
+      c:get()
       serve(s, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this"):close()
       local all = c:rest()
       assert.truthy(all:find("\r\n\r\nonly this", 1, true))
@@ -467,7 +461,7 @@ describe("a gate and its servers", function()
          assert.equal(body, assert(c:response(pieces.method)).body, name)
          if pieces.late then assert(conn:send(pieces.late)) end
          assert.is_false(conn:more(), name)
-         get(c)
+         c:get()
          serve(s, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nfine")
          assert.equal("fine", assert(c:response()).body, name)
       end
@@ -541,12 +535,12 @@ describe("a gate and its servers", function()
       local s = server()
       up.start { servers = { s.port }, connections = 1, queue_ms = 5000 }
       local a, b, c = client(), client(), client()
-      get(a, "/a")
+      a:get("/a")
       local conn, head = serve(s)
       assert.truthy(head:find "^GET /a ")
-      get(b, "/b")
+      b:get("/b")
       assert.is_true(up.eventually(function() return up.counter "requests" >= 2 end))
-      get(c, "/c")
+      c:get("/c")
       assert.is_true(up.eventually(function() return up.counter "requests" >= 3 end))
       for i, who in ipairs { a, b, c } do
          if i > 1 then assert.truthy(assert(conn:take "\r\n\r\n"):find("^GET /" .. ("abc"):sub(i, i))) end
@@ -554,12 +548,12 @@ describe("a gate and its servers", function()
          assert.equal(200, assert(who:response()).status)
       end
       up.group(0, { servers = { s.port }, connections = 1, queue_ms = 100 })
-      get(a)
+      a:get()
       assert(conn:take "\r\n\r\n")
-      get(b)
+      b:get()
       assert.equal(503, assert(b:response()).status)
       up.group(0, { servers = { s.port }, connections = 1, queue_ms = 0 })
-      get(b)
+      b:get()
       assert.equal(503, assert(b:response()).status)
       assert(conn:send(OK))
       assert.equal(200, assert(a:response()).status)
@@ -571,7 +565,7 @@ describe("a gate and its servers", function()
       local c = client()
       local conn
       local function once()
-         get(c)
+         c:get()
          if conn then assert(conn:take "\r\n\r\n") else conn = serve(s) end
          assert(conn:send(OK))
          assert.equal(200, assert(c:response()).status)
@@ -581,7 +575,7 @@ describe("a gate and its servers", function()
       assert.same({ 2, 0 }, { tonumber(f.failures), f.up })
       local back = server(bad)
       assert.is_true(up.eventually(function()
-         get(c)
+         c:get()
          local fresh = back:accept(0.05)
          if fresh then
             keep(fresh)
@@ -636,11 +630,11 @@ describe("a gate and its servers", function()
       local first, second = server(), server()
       up.start { servers = { first.port } }
       local a, b = client(), client()
-      get(a, "/old")
+      a:get("/old")
       local old = serve(first)
       up.group(0, { servers = { { first.port, weight = 0 }, second.port } })
       assert.equal(1, up.figures(0, 0).active)
-      get(b)
+      b:get()
       serve(second, OK)
       assert(b:response())
       up.group(0, { servers = { second.port } })
@@ -649,10 +643,10 @@ describe("a gate and its servers", function()
       assert.is_true(old:ends()) -- not kept
       assert.same({ 0, 1 }, { up.figures(0, 0).active, up.figures(0, 0).idle })
       assert.equal(0, C.tw_gate_group_remove(0))
-      get(a)
+      a:get()
       assert.equal(503, assert(a:response()).status)
       up.group(0, { servers = { second.port } })
-      get(a)
+      a:get()
       serve(second, OK)
       assert.equal(200, assert(a:response()).status)
    end)
@@ -661,7 +655,7 @@ describe("a gate and its servers", function()
       local s = server()
       up.start { servers = { { s.port, weight = 0 } } }
       local c = client()
-      get(c)
+      c:get()
       assert.equal(503, assert(c:response()).status)
    end)
 
@@ -673,7 +667,7 @@ describe("a gate and its servers", function()
       assert.has_error(function() up.group(C.TW_GROUPS_MAX, { servers = { s.port } }) end)
       assert.has_error(function() up.group(0, { servers = { s.port }, balance = 9 }) end)
       local c = client() -- and the group is as it was
-      get(c)
+      c:get()
       serve(s, OK)
       assert.equal(200, assert(c:response()).status)
       assert.is_nil((up.figures(0, 1)))
@@ -703,7 +697,7 @@ describe("a gate and its servers", function()
       }
       for _, phase in ipairs(phases) do
          local c = up.client()
-         get(c)
+         c:get()
          local conn = serve(s)
          phase(conn)
          c:abort()
@@ -713,11 +707,11 @@ describe("a gate and its servers", function()
       end
       -- while it waits for a connection
       local a, b, c = client(), client(), up.client()
-      get(a)
+      a:get()
       local one = serve(s)
-      get(b)
+      b:get()
       local two = serve(s)
-      get(c)
+      c:get()
       assert.is_true(up.eventually(function() return up.counter "requests" == #phases + 3 end))
       c:abort()
       assert.is_true(up.eventually(function() return up.service "in_flight" == 2 end))
@@ -745,7 +739,7 @@ describe("a gate and its servers", function()
          c:close()
       end
       local c = client()
-      get(c)
+      c:get()
       serve(s, OK)
       assert.equal(200, assert(c:response()).status)
    end)
@@ -755,7 +749,7 @@ describe("a gate and its servers", function()
       up.start { servers = { s.port }, proxy = 1 }
       local c = client()
       for _ = 1, 2 do
-         get(c)
+         c:get()
          local conn, head = serve(s, OK)
          assert.truthy(head:find(("^PROXY TCP4 127%%.0%%.0%%.1 127%%.0%%.0%%.1 %%d+ %d\r\nGET / HTTP/1%%.1\r\n")
             :format(up.port)))
@@ -770,7 +764,7 @@ describe("a gate and its servers", function()
       up.start { servers = { list[1].port, list[2].port, list[3].port }, balance = C.TW_BALANCE_HASH }
       for _ = 1, 5 do
          local c = client()
-         get(c)
+         c:get()
          assert.is_true(up.eventually(function()
             local sum = 0
             for i = 0, 2 do sum = sum + up.figures(0, i).active end
@@ -796,7 +790,7 @@ describe("a gate and its servers", function()
       local length, n = 96 * #lump, 12 -- more than the pool and the sockets' buffers hold
       for i = 1, n do
          slow[i] = client()
-         get(slow[i])
+         slow[i]:get()
          conns[i], sent[i] = keep(assert(s:accept())), 0
          assert(conns[i]:take "\r\n\r\n" )
          conns[i]:send(("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"):format(length))
@@ -847,7 +841,7 @@ describe("a gate and its servers", function()
       local s = server()
       up.start { servers = { s.port } }
       local c = client()
-      get(c)
+      c:get()
       serve(s, OK:gsub("Length: 2", "Length: 2\r\nConnection: close"))
       assert(c:response())
       local posix = require "tideway.posix"
@@ -861,13 +855,13 @@ describe("a gate and its servers", function()
          if fd < 0 then break end
          taken[#taken + 1] = fd
       end
-      get(c)
+      c:get()
       local r = c:response()
       for _, fd in ipairs(taken) do ffi.C.tw_posix_close(fd) end
       assert.equal(0, os.execute(limit .. before .. ":"))
       assert.equal(503, r and r.status)
       assert.equal(0, tonumber(up.figures(0, 0).failures))
-      get(c)
+      c:get()
       serve(s, OK)
       assert.equal(200, assert(c:response()).status)
    end)
@@ -879,7 +873,7 @@ describe("a gate and its servers", function()
       for _ = 1, 60 do
          if stop then break end
          local c = client()
-         get(c)
+         c:get()
          local conn
          assert(up.eventually(function()
             conn = s:accept(0.02)
@@ -953,21 +947,21 @@ http {
          local c
          assert(up.eventually(function()
             c = up.client()
-            get(c, "/small")
+            c:get("/small")
             local r = c:response()
             return r and r.status == 200
          end), "nginx does not answer")
          for i = 1, 20 do
-            get(c, "/small")
+            c:get("/small")
             assert.equal("small\n", assert(c:response()).body)
-            get(c, "/big")
+            c:get("/big")
             local r = assert(c:response())
             assert.is_true(r.body == big, i)
-            get(c, "/none")
+            c:get("/none")
             assert.equal(404, assert(c:response()).status)
-            get(c, "/moved")
+            c:get("/moved")
             assert.equal(302, assert(c:response()).status)
-            get(c, "/empty")
+            c:get("/empty")
             assert.truthy(assert(c:take "\r\n\r\n"):find "^HTTP/1.1 204 ")
             assert(c:send "HEAD /big HTTP/1.1\r\nHost: x\r\n\r\n")
             r = assert(c:response "HEAD")

@@ -105,6 +105,11 @@ function connection:ends(seconds)
    return self.got == "" and self:more(seconds) == false
 end
 
+--- Ask for a path.
+function connection:get(path)
+   assert(self:send(("GET %s HTTP/1.1\r\nHost: example\r\n\r\n"):format(path or "/")))
+end
+
 function connection:close()
    if self.fd then posix.close(self.fd) end
    self.fd = nil
@@ -168,6 +173,14 @@ function server:accept(seconds)
       if fd then return wrap(fd) end
       posix.poll({ self.fd }, LOOK)
    end
+end
+
+--- The next connection and the head of its first request; `answer`, if there is one, is sent.
+function server:serve(answer)
+   local conn = assert(self:accept())
+   local head = assert(conn:take "\r\n\r\n")
+   if answer then assert(conn:send(answer)) end
+   return conn, head
 end
 
 function server:close()
